@@ -1,0 +1,13 @@
+/* clock.h - time. Pure modules never call this: `now` reaches them as an argument. Any thread may call. */
+#ifndef PROA_BASE_CLOCK_H
+#define PROA_BASE_CLOCK_H
+
+#include <stdint.h>
+
+/* Microseconds of CLOCK_MONOTONIC: for deadlines and durations. */
+int64_t proa_clock_us(void);
+
+/* Seconds since 1970 UTC: for what people and OpenAI's `created` field see. */
+int64_t proa_clock_unix_seconds(void);
+
+#endif

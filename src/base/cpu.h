@@ -1,0 +1,29 @@
+/* cpu.h - what the processor can do, and how many cores this process may use (hwloc). Any thread may call. */
+#ifndef PROA_BASE_CPU_H
+#define PROA_BASE_CPU_H
+
+/* Instruction sets that kernels are written for, weakest first: each includes the ones before it. */
+typedef enum proa_isa {
+    PROA_ISA_PORTABLE,    /* plain C */
+    PROA_ISA_AVX2,        /* AVX2 + FMA + F16C */
+    PROA_ISA_AVX512,      /* AVX-512 F, BW, DQ, VL */
+    PROA_ISA_AVX512_BF16, /* and AVX512_BF16 + VBMI (Zen 4, Sapphire Rapids) */
+} proa_isa;
+
+/* The best of this processor. */
+proa_isa proa_cpu_isa(void);
+
+const char *proa_isa_name(proa_isa isa);
+
+/* Physical cores that this process is allowed to run on; at least 1. The default of --threads. */
+int proa_cpu_core_count(void);
+
+/* For kernels: functions compiled for an instruction set, called only after proa_cpu_isa() allowed it. */
+#if defined(__x86_64__)
+#define PROA_TARGET_AVX2   __attribute__((target("avx2,fma,f16c")))
+#define PROA_TARGET_AVX512 __attribute__((target("avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c")))
+#define PROA_TARGET_AVX512_BF16                                                                              \
+    __attribute__((target("avx512f,avx512bw,avx512dq,avx512vl,avx512bf16,avx512vbmi,avx2,fma,f16c")))
+#endif
+
+#endif

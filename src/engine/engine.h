@@ -1,0 +1,127 @@
+/* engine.h - one rank: takes requests, runs steps, gives tokens.
+ *
+ * proa_engine_start starts the engine thread, which owns the device, the KV cache and the scheduler. Other
+ * threads talk to it through bounded mailboxes: submit, cancel, grant, statistics. Token and finish callbacks
+ * are made on the engine thread and must not block.
+ *
+ * Flow control: a request has a credit of tokens; each token takes one, proa_engine_grant gives more. A request
+ * without credit is left out of steps, so a reader that stops reading holds back its own request and no memory grows.
+ *
+ * Law 2: tokens depend on model, prompt, sampling parameters and seed alone.
+ */
+#ifndef PROA_ENGINE_ENGINE_H
+#define PROA_ENGINE_ENGINE_H
+
+#include "model/forward.h"
+#include "op/sample/sample.h"
+
+typedef struct proa_engine proa_engine;
+
+typedef enum proa_schedule_policy { PROA_SCHEDULE_FCFS, PROA_SCHEDULE_LPM } proa_schedule_policy;
+
+typedef struct proa_engine_options {
+    int32_t max_running_requests;
+    int32_t max_queued_requests;  /* over it, submit fails with PROA_ERR_OVERLOADED */
+    int32_t max_total_tokens;     /* KV capacity in tokens, a multiple of 64 */
+    int32_t chunked_prefill_size; /* prompt tokens a step; <= 0: whole prompts */
+    int32_t context_length;       /* prompt + output of one request */
+    int32_t page_size;            /* 1 .. 64: granularity of prefix matches */
+    bool disable_radix_cache;
+    proa_schedule_policy schedule_policy;
+    int32_t decode_log_interval; /* decode steps between summary lines; 0: none */
+} proa_engine_options;
+
+typedef enum proa_finish_reason {
+    PROA_FINISH_STOP,   /* end of sequence or a stop id; `matched` has the id */
+    PROA_FINISH_LENGTH, /* max_new_tokens or the context's end */
+    PROA_FINISH_ABORT,  /* cancelled or failed; `error` says why */
+} proa_finish_reason;
+
+typedef struct proa_engine_usage {
+    int32_t prompt_tokens;
+    int32_t cached_tokens; /* of the prompt, found in the prefix cache */
+    int32_t output_tokens;
+    int32_t retractions;
+} proa_engine_usage;
+
+typedef struct proa_engine_finish {
+    proa_finish_reason reason;
+    int32_t matched; /* token id, or -1 */
+    proa_engine_usage usage;
+    proa_error error; /* status PROA_OK unless ABORT */
+} proa_engine_finish;
+
+/* Called on the engine thread. After `finish` the context is never used again; finish comes exactly once for each
+ * request that was accepted. The token that stops a request (end of sequence, stop id) is delivered by `token`
+ * too, as the last one, with `stop` set. */
+typedef struct proa_engine_sink {
+    void (*token)(void *context, const proa_sample_result *token, bool stop);
+    void (*finish)(void *context, const proa_engine_finish *finish);
+    void *context;
+} proa_engine_sink;
+
+/* Copied at submit; the caller keeps ownership of the arrays. */
+typedef struct proa_engine_request {
+    const int32_t *prompt_ids;
+    int32_t prompt_count;   /* >= 1, < context_length */
+    int32_t max_new_tokens; /* >= 1; cut to what the context leaves */
+    int32_t min_new_tokens;
+    bool ignore_eos;
+    const int32_t *stop_ids;
+    int32_t stop_count;
+    float temperature;
+    int32_t top_k;
+    float top_p;
+    float min_p;
+    float repetition_penalty;
+    float frequency_penalty;
+    float presence_penalty;
+    uint64_t seed;
+    const proa_logit_bias *bias;
+    int32_t bias_count;
+    int32_t top_logprobs; /* as in proa_sample_params */
+    int32_t credit;       /* tokens that may be delivered before the first grant; >= 1 */
+    proa_engine_sink sink;
+} proa_engine_request;
+
+/* The engine borrows config, forward and device until proa_engine_stop. */
+proa_status proa_engine_start(const proa_engine_options *options, const proa_model_config *config,
+                              proa_forward *forward, proa_device *device, proa_engine **engine,
+                              proa_error *err);
+
+/* Cancels what runs (each request finishes with ABORT), joins the thread, frees the engine. Accepts NULL. */
+void proa_engine_stop(proa_engine *engine);
+
+/* Checks and queues a request; `id` names it from now on. Thread-safe. On failure no callback is made. */
+proa_status proa_engine_submit(proa_engine *engine, const proa_engine_request *request, uint64_t *id,
+                               proa_error *err);
+
+/* The request finishes with ABORT within one step, its blocks are free then. Unknown ids are ignored. Thread-safe. */
+void proa_engine_cancel(proa_engine *engine, uint64_t id);
+
+/* Gives `tokens` more credit. Thread-safe. */
+void proa_engine_grant(proa_engine *engine, uint64_t id, int32_t tokens);
+
+typedef struct proa_engine_stats {
+    int32_t running;
+    int32_t queued;
+    int32_t kv_blocks_total;
+    int32_t kv_blocks_used;   /* held by requests */
+    int32_t kv_blocks_cached; /* held by the prefix cache alone */
+    uint64_t prompt_tokens;
+    uint64_t cached_tokens;
+    uint64_t output_tokens;
+    uint64_t steps;
+    uint64_t retractions;
+    uint64_t requests_finished;
+    uint64_t requests_aborted;
+    uint64_t step_us_total; /* time spent in steps */
+    int64_t last_step_us; /* proa_clock_us of the end of the last step; 0: none yet. Liveness is progress. */
+} proa_engine_stats;
+void proa_engine_get_stats(proa_engine *engine,
+                           proa_engine_stats *stats); /* thread-safe, a consistent snapshot */
+
+/* Drops what the prefix cache holds and no request uses. PROA_BUSY while requests run. Thread-safe. */
+proa_status proa_engine_flush_cache(proa_engine *engine);
+
+#endif

@@ -1,0 +1,50 @@
+/* forward.h - the layer graph: one step over a batch of rows, for prefill and decode, on any device.
+ *
+ * A forward owns its buffers and its KV cache, sized at creation; a step allocates nothing. One owner thread (the
+ * engine's). Results depend on each row's tokens and positions alone (law 2).
+ */
+#ifndef PROA_MODEL_FORWARD_H
+#define PROA_MODEL_FORWARD_H
+
+#include "model/config.h"
+#include "model/weights.h"
+#include "op/device.h"
+
+typedef struct proa_forward proa_forward;
+
+typedef struct proa_forward_limits {
+    int32_t rows_max;       /* rows of one step */
+    int32_t logit_rows_max; /* rows of one step that need logits */
+    int32_t positions_max;  /* context length */
+    int32_t kv_blocks;      /* blocks of 64 tokens, for all sequences */
+} proa_forward_limits;
+
+/* Bytes of KV cache that one block of 64 tokens takes over all layers. */
+size_t proa_forward_kv_block_bytes(const proa_model_config *config, proa_precision precision);
+
+proa_status proa_forward_create(const proa_model_config *config, const proa_weights *weights,
+                                proa_device *device, const proa_forward_limits *limits,
+                                proa_forward **forward, proa_error *err);
+void proa_forward_free(proa_forward *forward); /* accepts NULL */
+
+/* One step. Rows of a segment are consecutive; segments cover all rows in order. Each segment's blocks hold (or
+ * receive) its keys. */
+typedef struct proa_step {
+    int32_t row_count;
+    const int32_t *token_ids; /* [row_count], 0 <= id < vocab */
+    const proa_segment *segments;
+    int32_t segment_count;
+    const int32_t *logit_rows; /* [logit_count] rows whose next-token logits are wanted */
+    int32_t logit_count;
+} proa_step;
+
+/* `logits` [logit_count, vocab] float32 belongs to the forward and stays valid (and writable: sampling overwrites
+ * it) until the next step. */
+proa_status proa_forward_step(proa_forward *forward, const proa_step *step, float **logits, proa_error *err);
+
+/* For comparison with a reference: called with hidden [rows, hidden] after the embedding (index 0), after each
+ * layer (index i), the last one after the final norm (which is computed for all rows then). NULL: off. */
+typedef void (*proa_forward_tap)(void *context, int32_t index, int32_t rows, const float *hidden);
+void proa_forward_set_tap(proa_forward *forward, proa_forward_tap tap, void *context);
+
+#endif

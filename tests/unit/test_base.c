@@ -1,0 +1,172 @@
+/* test_base.c - the base room: numbers, buffers, JSON strings, random words, pool, mailbox. */
+#include "base/arena.h"
+#include "base/buf.h"
+#include "base/json.h"
+#include "base/mailbox.h"
+#include "base/number.h"
+#include "base/pool.h"
+#include "base/random.h"
+
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stdint.h>
+#include <stdatomic.h>
+#include <string.h>
+#include <cmocka.h>
+
+static void e4m3_round_trips_every_code(void **state)
+{
+    (void)state;
+    for (int code = 0; code < 256; code++) {
+        float value = proa_e4m3_to_f32((uint8_t)code);
+        if (isnan(value))
+            assert_int_equal(code & 0x7f, 0x7f);
+        else
+            assert_int_equal(proa_f32_to_e4m3(value), code);
+    }
+    assert_float_equal(proa_e4m3_to_f32(0x7e), 448.0f, 0);
+    assert_float_equal(proa_e4m3_to_f32(0x01), 0x1p-9f, 0);
+}
+
+static void e4m3_rounds_ties_to_even(void **state)
+{
+    (void)state;
+    for (int code = 0; code < 0x7e; code++) {
+        float low = proa_e4m3_to_f32((uint8_t)code), high = proa_e4m3_to_f32((uint8_t)(code + 1));
+        float middle = (low + high) / 2;
+        int even = code % 2 == 0 ? code : code + 1;
+        assert_int_equal(proa_f32_to_e4m3(middle), even);
+        assert_int_equal(proa_f32_to_e4m3(nextafterf(middle, 0)), code);
+        assert_int_equal(proa_f32_to_e4m3(nextafterf(middle, 1000)), code + 1);
+    }
+    assert_int_equal(proa_f32_to_e4m3(1e9f), 0x7e);
+    assert_int_equal(proa_f32_to_e4m3(-1e9f), 0xfe);
+}
+
+static void bf16_rounds_ties_to_even(void **state)
+{
+    (void)state;
+    assert_int_equal(proa_f32_to_bf16(1.0f), 0x3f80);
+    assert_int_equal(proa_f32_to_bf16(1.00390625f), 0x3f80); /* half way, down to even */
+    assert_int_equal(proa_f32_to_bf16(1.01171875f), 0x3f82); /* half way, up to even */
+    assert_true(isnan(proa_round_bf16(NAN)));
+    assert_true(isinf(proa_round_bf16(3.4e38f)));
+}
+
+/* Known answers of Random123's kat_vectors for philox4x32 10. */
+static void philox_gives_known_answers(void **state)
+{
+    (void)state;
+    uint32_t out[4];
+    proa_random_philox(0, 0, 0, out);
+    assert_int_equal(out[0], 0x6627e8d5);
+    assert_int_equal(out[1], 0xe169c58d);
+    assert_int_equal(out[2], 0xbc57ac4c);
+    assert_int_equal(out[3], 0x9b00dbd8);
+    proa_random_philox(UINT64_MAX, UINT64_MAX, UINT64_MAX, out);
+    assert_int_equal(out[0], 0x408f276d);
+    assert_int_equal(out[1], 0x41c83b0e);
+    assert_int_equal(out[2], 0xa20bc7c6);
+    assert_int_equal(out[3], 0x6d5451fd);
+    assert_true(proa_random_uniform(1, 2) < 1.0);
+}
+
+static void buffer_stops_at_its_limit(void **state)
+{
+    (void)state;
+    proa_buf buf;
+    proa_buf_init(&buf, 4);
+    proa_buf_append_text(&buf, "abc");
+    assert_false(buf.failed);
+    proa_buf_append_text(&buf, "de");
+    assert_true(buf.failed);
+    assert_string_equal(proa_buf_text(&buf), "abc");
+    proa_buf_free(&buf);
+}
+
+static void arena_stops_at_its_limit(void **state)
+{
+    (void)state;
+    proa_arena *arena = proa_arena_create(100000);
+    assert_non_null(proa_arena_alloc(arena, 90000));
+    assert_null(proa_arena_alloc(arena, 20000));
+    assert_null(proa_arena_array(arena, SIZE_MAX / 2, 16));
+    proa_arena_reset(arena);
+    char *memory = proa_arena_alloc(arena, 20000);
+    assert_non_null(memory);
+    assert_int_equal(memory[19999], 0);
+    proa_arena_free(arena);
+}
+
+static void json_strings_are_escaped(void **state)
+{
+    (void)state;
+    static const struct {
+        const char *in;
+        const char *out;
+    } cases[] = {
+        {"", "\"\""},
+        {"a\"b\\c\n\t\x01", "\"a\\\"b\\\\c\\n\\t\\u0001\""},
+        {"\xe6\xaf\x95", "\"\xe6\xaf\x95\""},
+        {"\xff", "\"\xef\xbf\xbd\""},
+        {"\xe6\xaf", "\"\xef\xbf\xbd\xef\xbf\xbd\""},
+        {"\xed\xa0\x80", "\"\xef\xbf\xbd\xef\xbf\xbd\xef\xbf\xbd\""},
+    };
+    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+        proa_buf buf = {0};
+        proa_json_write_string(cases[i].in, strlen(cases[i].in), &buf);
+        assert_string_equal(proa_buf_text(&buf), cases[i].out);
+        proa_buf_free(&buf);
+    }
+}
+
+static void count_task(void *context, int task, int thread)
+{
+    (void)thread;
+    _Atomic int *counts = context;
+    atomic_fetch_add(&counts[task], 1);
+}
+
+static void pool_runs_every_task_once(void **state)
+{
+    (void)state;
+    enum { TASKS = 97, ROUNDS = 2000 };
+    for (int threads = 1; threads <= 4; threads++) {
+        proa_pool *pool = proa_pool_create(threads);
+        static _Atomic int counts[TASKS];
+        memset(counts, 0, sizeof counts);
+        for (int i = 0; i < ROUNDS; i++)
+            proa_pool_run(pool, count_task, (void *)counts, TASKS);
+        for (int i = 0; i < TASKS; i++)
+            assert_int_equal(counts[i], ROUNDS);
+        proa_pool_free(pool);
+    }
+}
+
+static void mailbox_is_bounded_and_ordered(void **state)
+{
+    (void)state;
+    int messages[3];
+    proa_mailbox *box = proa_mailbox_create(2, NULL, NULL);
+    assert_int_equal(proa_mailbox_send(box, &messages[0]), PROA_OK);
+    assert_int_equal(proa_mailbox_send(box, &messages[1]), PROA_OK);
+    assert_int_equal(proa_mailbox_send(box, &messages[2]), PROA_BUSY);
+    assert_ptr_equal(proa_mailbox_take(box), &messages[0]);
+    assert_ptr_equal(proa_mailbox_wait(box, 1000), &messages[1]);
+    assert_null(proa_mailbox_wait(box, 1000));
+    proa_mailbox_close(box);
+    assert_int_equal(proa_mailbox_send(box, &messages[0]), PROA_ERR_CANCELLED);
+    proa_mailbox_free(box);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(e4m3_round_trips_every_code),    cmocka_unit_test(e4m3_rounds_ties_to_even),
+        cmocka_unit_test(bf16_rounds_ties_to_even),       cmocka_unit_test(philox_gives_known_answers),
+        cmocka_unit_test(buffer_stops_at_its_limit),      cmocka_unit_test(arena_stops_at_its_limit),
+        cmocka_unit_test(json_strings_are_escaped),       cmocka_unit_test(pool_runs_every_task_once),
+        cmocka_unit_test(mailbox_is_bounded_and_ordered),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
