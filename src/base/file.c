@@ -83,7 +83,22 @@ proa_status proa_file_read(const char *path, size_t limit_bytes, proa_buf *out, 
     return status;
 }
 
-proa_status proa_file_write(const char *path, const void *data, size_t bytes, proa_error *err)
+/* 0, or -1 with errno set. */
+static int write_all(int fd, const char *next, size_t bytes)
+{
+    while (bytes > 0) {
+        ssize_t written = write(fd, next, bytes);
+        if (written < 0 && errno == EINTR)
+            continue;
+        if (written < 0)
+            return -1;
+        next += written;
+        bytes -= (size_t)written;
+    }
+    return 0;
+}
+
+proa_status proa_file_write_pieces(const char *path, const proa_piece *pieces, size_t count, proa_error *err)
 {
     char temporary[4096];
     int n = snprintf(temporary, sizeof temporary, "%s.part-%ld", path, (long)getpid());
@@ -92,19 +107,13 @@ proa_status proa_file_write(const char *path, const void *data, size_t bytes, pr
     int fd = open(temporary, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0644);
     if (fd < 0)
         return io_error(err, "create", temporary);
-    const char *next = data;
-    while (bytes > 0) {
-        ssize_t written = write(fd, next, bytes);
-        if (written < 0 && errno == EINTR)
-            continue;
-        if (written < 0) {
+    for (size_t i = 0; i < count; i++) {
+        if (write_all(fd, pieces[i].data, pieces[i].bytes) != 0) {
             proa_status status = io_error(err, "write", temporary);
             close(fd);
             unlink(temporary);
             return status;
         }
-        next += written;
-        bytes -= (size_t)written;
     }
     if (close(fd) != 0 || rename(temporary, path) != 0) {
         proa_status status = io_error(err, "write", path);
@@ -112,6 +121,11 @@ proa_status proa_file_write(const char *path, const void *data, size_t bytes, pr
         return status;
     }
     return PROA_OK;
+}
+
+proa_status proa_file_write(const char *path, const void *data, size_t bytes, proa_error *err)
+{
+    return proa_file_write_pieces(path, &(proa_piece){data, bytes}, 1, err);
 }
 
 bool proa_file_exists(const char *path)

@@ -23,6 +23,14 @@ proa_status proa_file_read(const char *path, size_t limit_bytes, proa_buf *out, 
 /* Writes a whole file: to a temporary name beside it, then renamed. */
 proa_status proa_file_write(const char *path, const void *data, size_t bytes, proa_error *err);
 
+/* The same from several pieces, written one after another. */
+typedef struct proa_piece {
+    const void *data;
+    size_t bytes;
+} proa_piece;
+
+proa_status proa_file_write_pieces(const char *path, const proa_piece *pieces, size_t count, proa_error *err);
+
 bool proa_file_exists(const char *path);
 
 #endif

@@ -23,6 +23,8 @@ typedef enum proa_dtype {
     PROA_DTYPE_I64,
     PROA_DTYPE_U8,
     PROA_DTYPE_F64,
+    PROA_DTYPE_E8M0,  /* a power of two in one byte: scales in files, converted to F32 when loaded */
+    PROA_DTYPE_OTHER, /* a type that files may hold and no op takes */
 } proa_dtype;
 
 static inline size_t proa_dtype_bytes(proa_dtype dtype)
@@ -34,7 +36,9 @@ static inline size_t proa_dtype_bytes(proa_dtype dtype)
     case PROA_DTYPE_I32: return 4;
     case PROA_DTYPE_BF16: return 2;
     case PROA_DTYPE_E4M3:
-    case PROA_DTYPE_U8: return 1;
+    case PROA_DTYPE_U8:
+    case PROA_DTYPE_E8M0: return 1;
+    case PROA_DTYPE_OTHER: break;
     }
     return 0;
 }
