@@ -1,0 +1,26 @@
+/* cmd.h - the subcommands. Each is a file of its own here; options.c lists them beside the table of options.
+ *
+ * A command gets its parsed options, prints results on standard output and errors on standard error, and returns the
+ * exit status of the process: one of the codes below.
+ */
+#ifndef PROA_CMD_CMD_H
+#define PROA_CMD_CMD_H
+
+#include "base/option.h"
+
+enum {
+    PROA_EXIT_OK = 0,
+    PROA_EXIT_FAILED = 1, /* the work failed */
+    PROA_EXIT_USAGE = 2,  /* the command line was wrong */
+};
+
+/* The commands and options of this program. */
+extern const proa_program proa_cmd_program;
+
+/* Prints the error for people and returns the exit status that fits. */
+int proa_cmd_fail(const proa_error *err);
+
+int proa_cmd_help(const proa_options *options);
+int proa_cmd_version(const proa_options *options);
+
+#endif

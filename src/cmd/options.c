@@ -1,0 +1,132 @@
+/* options.c - the commands and the option table. Data alone; base/option.c reads it.
+ *
+ * To add a command: a file with proa_cmd_NAME, its line in cmd.h, its line in `commands` below, its name in the
+ * `commands` column of the options that it knows. To add an option: its row, where its group stands. Then `make docs`.
+ *
+ * Names and meanings are SGLang's wherever it has the flag. An option may name commands that do not exist yet.
+ */
+#include "cmd/cmd.h"
+
+#include <math.h>
+#include <stdint.h>
+
+#define COUNT(array) ((int)(sizeof(array) / sizeof *(array)))
+
+/* clang-format off */
+static const proa_command commands[] = {
+    {"help", "[COMMAND]", 1, "Describe the commands, or one of them", proa_cmd_help},
+    {"version", NULL, 0, "Print the version", proa_cmd_version},
+};
+
+#define MODEL_COMMANDS "serve logits"
+#define TEXT_COMMANDS  "tokenize detokenize"
+
+static const proa_option options[] = {
+    {.name = "model-path", .aliases = "model", .commands = MODEL_COMMANDS " " TEXT_COMMANDS, .group = "Model",
+     .type = PROA_OPTION_STRING, .metavar = "DIR",
+     .help = "Folder of the checkpoint: config.json, safetensors, tokenizer.json"},
+    {.name = "tokenizer-path", .commands = "serve " TEXT_COMMANDS, .group = "Model",
+     .type = PROA_OPTION_STRING, .metavar = "DIR",
+     .help = "Folder of tokenizer.json and tokenizer_config.json when it is not --model-path"},
+    {.name = "load-format", .commands = MODEL_COMMANDS, .group = "Model",
+     .type = PROA_OPTION_CHOICE, .choices = "auto|dummy", .fallback = "auto",
+     .help = "auto reads safetensors; dummy makes random weights of the right shapes from config.json alone"},
+    {.name = "activation-dtype", .commands = MODEL_COMMANDS, .group = "Model",
+     .type = PROA_OPTION_CHOICE, .choices = "auto|float32", .fallback = "auto",
+     .help = "auto is bf16, and FP8 where the checkpoint has FP8 weights; float32 neither rounds nor quantises "
+             "activations, as a float32 reference computes"},
+    {.name = "context-length", .commands = "serve", .group = "Model",
+     .type = PROA_OPTION_INT, .low = 1, .high = INT32_MAX, .unit = "tokens",
+     .help = "Longest prompt plus output of a request; without it, what config.json says. Longer than that is an error"},
+    {.name = "chat-template", .commands = "serve", .group = "Model",
+     .type = PROA_OPTION_STRING, .metavar = "FILE",
+     .help = "Chat template (Jinja) instead of the checkpoint's own"},
+    {.name = "reasoning-parser", .commands = "serve", .group = "Model",
+     .type = PROA_OPTION_CHOICE, .choices = "none|deepseek-r1|deepseek-v3", .fallback = "none",
+     .help = "How reasoning_content is told from content: deepseek-r1 starts inside the reasoning, deepseek-v3 when the "
+             "request turns thinking on"},
+    {.name = "trust-remote-code", .commands = "serve", .group = "Model", .type = PROA_OPTION_FLAG,
+     .ignored = "no code of a checkpoint is ever run", .help = "Accepted for SGLang's command lines"},
+
+    {.name = "host", .commands = "serve", .group = "Server",
+     .type = PROA_OPTION_STRING, .metavar = "ADDRESS", .fallback = "127.0.0.1",
+     .help = "Address to listen on; 0.0.0.0 for all"},
+    {.name = "port", .commands = "serve", .group = "Server",
+     .type = PROA_OPTION_INT, .low = 0, .high = 65535, .fallback = "8000",
+     .help = "Port to listen on, 0 for any free one. SGLang's server has 30000; 8000 is the frontend's in its "
+             "multi-node guides"},
+    {.name = "served-model-name", .commands = "serve", .group = "Server", .type = PROA_OPTION_STRING, .metavar = "NAME",
+     .help = "Name in /v1/models and in answers; without it, --model-path"},
+    {.name = "api-key", .commands = "serve", .group = "Server", .type = PROA_OPTION_STRING, .metavar = "KEY",
+     .help = "Key that clients must send as a bearer token. In the environment it does not show in ps"},
+    {.name = "log-level", .commands = "serve logits bench", .group = "Server",
+     .type = PROA_OPTION_CHOICE, .choices = "error|warn|info|debug|trace", .fallback = "info",
+     .help = "Least important lines that are logged"},
+    {.name = "decode-log-interval", .commands = "serve", .group = "Server",
+     .type = PROA_OPTION_INT, .low = 0, .high = INT32_MAX, .fallback = "40", .unit = "decode steps",
+     .help = "Steps between two summary lines in the log; 0 for none"},
+
+    {.name = "device", .commands = MODEL_COMMANDS " bench", .group = "Device",
+     .type = PROA_OPTION_CHOICE, .choices = "cpu|ref", .fallback = "cpu",
+     .help = "cpu is AVX2 or AVX-512 on all cores; ref is the scalar reference that defines the results, and slow"},
+    {.name = "threads", .commands = MODEL_COMMANDS " bench", .group = "Device",
+     .type = PROA_OPTION_INT, .low = 0, .high = 4096, .fallback = "0",
+     .help = "Threads that compute; 0 for one a physical core"},
+
+    {.name = "mem-fraction-static", .commands = "serve", .group = "Memory and scheduling",
+     .type = PROA_OPTION_REAL, .low = 0.01, .high = 1, .metavar = "FRACTION",
+     .help = "Share of the memory that weights and KV cache may take together"},
+    {.name = "max-total-tokens", .commands = "serve", .group = "Memory and scheduling",
+     .type = PROA_OPTION_INT, .low = 1, .high = INT32_MAX, .unit = "tokens",
+     .help = "Size of the KV cache; without it, what --mem-fraction-static leaves"},
+    {.name = "max-running-requests", .commands = "serve", .group = "Memory and scheduling",
+     .type = PROA_OPTION_INT, .low = 1, .high = 65536, .unit = "requests",
+     .help = "Most requests in a step; without it, chosen from the memory"},
+    {.name = "max-queued-requests", .commands = "serve", .group = "Memory and scheduling",
+     .type = PROA_OPTION_INT, .low = 1, .high = 1 << 24, .unit = "requests",
+     .help = "Most requests that wait; more are refused with status 503"},
+    {.name = "chunked-prefill-size", .commands = "serve", .group = "Memory and scheduling",
+     .type = PROA_OPTION_INT, .low = -1, .high = INT32_MAX, .unit = "tokens",
+     .help = "Most prompt tokens in a step; -1 for whole prompts; without it, chosen for the device"},
+    {.name = "page-size", .commands = "serve", .group = "Memory and scheduling",
+     .type = PROA_OPTION_INT, .low = 1, .high = 64, .fallback = "1", .unit = "tokens",
+     .help = "Granularity at which prefixes are matched"},
+    {.name = "schedule-policy", .commands = "serve", .group = "Memory and scheduling",
+     .type = PROA_OPTION_CHOICE, .choices = "fcfs|lpm", .fallback = "fcfs",
+     .help = "Which waiting request is next: first come first served, or longest prefix match"},
+    {.name = "disable-radix-cache", .commands = "serve", .group = "Memory and scheduling", .type = PROA_OPTION_FLAG,
+     .help = "Do not keep the KV cache of finished requests for later ones with the same beginning"},
+
+    {.name = "input", .commands = "logits", .group = "Comparison", .type = PROA_OPTION_STRING, .metavar = "FILE",
+     .help = "Safetensors file with input_ids [n, t] int32, and with --compare the expected tensors"},
+    {.name = "output", .commands = "logits", .group = "Comparison", .type = PROA_OPTION_STRING, .metavar = "FILE",
+     .help = "Safetensors file to write"},
+    {.name = "compare", .commands = "logits", .group = "Comparison", .type = PROA_OPTION_FLAG,
+     .help = "Measure against the tensors of the same names in --input and fail beyond the tolerances"},
+    {.name = "prefix", .commands = "logits", .group = "Comparison",
+     .type = PROA_OPTION_INT, .low = 0, .high = INT32_MAX, .fallback = "0", .unit = "tokens",
+     .help = "With --generate: how many of the given tokens to start from; 0 for all"},
+    {.name = "generate", .commands = "logits", .group = "Comparison",
+     .type = PROA_OPTION_INT, .low = 0, .high = INT32_MAX, .fallback = "0", .unit = "tokens",
+     .help = "Continue greedily by this many tokens"},
+
+    {.name = "op", .commands = "bench", .group = "Benchmark", .type = PROA_OPTION_STRING, .metavar = "NAME",
+     .help = "Measure this op alone, \"linear\" for example"},
+    {.name = "shape", .commands = "bench", .group = "Benchmark", .type = PROA_OPTION_STRING, .metavar = "TEXT",
+     .help = "Measure only the shapes whose description contains the text"},
+
+    {.name = "format", .commands = "help", .group = "Help",
+     .type = PROA_OPTION_CHOICE, .choices = "text|man|markdown", .fallback = "text",
+     .help = "man prints the manual page of the whole program, markdown docs/flags.md"},
+};
+/* clang-format on */
+
+const proa_program proa_cmd_program = {
+    .name = "proa",
+    .version = PROA_VERSION,
+    .summary = "Serve DeepSeek-V3/R1-class language models",
+    .commands = commands,
+    .command_count = COUNT(commands),
+    .options = options,
+    .option_count = COUNT(options),
+};
