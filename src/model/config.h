@@ -2,7 +2,8 @@
  *
  * Names are the file's own. Everything that the engine relies on is checked here: ranges, divisibility, features
  * that are not served (attention_bias, another scoring_func or topk_method, ...), each with file, field, value and
- * remedy. `rope_scaling` and transformers 5's `rope_parameters` are both read, type also under `rope_type`.
+ * remedy, all problems at once. `rope_scaling` and transformers 5's `rope_parameters` are both read, type also under
+ * `rope_type`. A multimodal wrapper's `text_config` is read in place of the outer object, which fills its gaps.
  * A config is plain data: copy freely.
  */
 #ifndef PROA_MODEL_CONFIG_H
@@ -38,6 +39,8 @@ typedef struct proa_model_config {
     bool norm_topk_prob;
     double routed_scaling_factor;
     double rms_norm_eps;
+    double
+        lora_norm_eps; /* q_a_layernorm and kv_a_layernorm: 1e-6 whatever rms_norm_eps is, as in the published code */
     int32_t max_position_embeddings;
     bool tie_word_embeddings;
     proa_rope_config rope;
