@@ -1,0 +1,80 @@
+# Proa. Meson and ninja build; this file names what people want from them.
+#
+#   make              build/proa                      make check     what a commit must keep: format, layers, lengths, ...
+#   make serve        build and serve MODEL           make tidy      clang-tidy
+#   make test         unit and system tests           make sanitize  unit tests with address and undefined sanitizers
+#   make test-long    the slow ones too               make fuzz      libFuzzer targets in build-fuzz
+#   make deps         install missing packages        make format    clang-format in place
+#   make docs         docs/flags.md                   make clean     remove all build folders
+#
+# Variables: CC=clang; MODEL=DIR; ARGS="flags for proa serve"; PYTEST="flags for pytest";
+# PROA_TEST_DATA=DIR, the test data (default ../shared; tests that need it are skipped when it is absent).
+
+ifeq ($(origin CC),default)
+CC = gcc
+endif
+MODEL ?= ../shared/models/tiny-r1
+VENV = build/venv
+SANITIZE = -Db_sanitize=address,undefined -Db_lundef=false
+
+STAMP = build/compiler-$(notdir $(CC))
+
+.PHONY: all serve test test-long check tidy sanitize fuzz format docs deps clean
+all: $(STAMP)
+	ninja -C build
+
+# Configured afresh when CC changes; the program stays build/proa.
+$(STAMP):
+	@command -v meson >/dev/null || { echo "meson is missing: run 'make deps'"; exit 1; }
+	rm -rf build/compiler-* build/meson-* build/build.ninja
+	CC=$(CC) meson setup build
+	touch $@
+
+deps:
+	tools/deps.sh build test check
+
+serve:
+	tools/deps.sh build
+	$(MAKE) all
+	build/proa serve --model-path $(MODEL) $(ARGS)
+
+test test-long:
+	tools/deps.sh build test
+	$(MAKE) all $(VENV)/installed
+	$(if $(PROA_TEST_DATA),meson configure build -Dtest_data=$(PROA_TEST_DATA))
+	meson test -C build --print-errorlogs $(if $(filter test,$@),--no-suite long)
+	@grep -F '[  SKIPPED ] ' build/meson-logs/testlog.txt | sort -u || true
+	$(VENV)/bin/pytest tests/system $(if $(filter test-long,$@),--long) $(PYTEST)
+
+$(VENV)/installed: tests/system/requirements.txt
+	python3 -m venv $(VENV)
+	$(VENV)/bin/pip install --quiet --disable-pip-version-check --requirement $<
+	touch $@
+
+check:
+	tools/deps.sh build check
+	$(MAKE) all
+	tools/check/all.sh
+
+tidy: all
+	tools/tidy.sh
+
+sanitize:
+	tools/deps.sh build
+	test -d build-asan || CC=$(CC) meson setup build-asan $(SANITIZE)
+	ninja -C build-asan
+	meson test -C build-asan --no-rebuild --print-errorlogs --timeout-multiplier 5
+
+fuzz:
+	tools/deps.sh build check
+	test -d build-fuzz || CC=clang meson setup build-fuzz -Dfuzz=true -Dtests=false $(SANITIZE)
+	ninja -C build-fuzz
+
+format:
+	clang-format -i $$(find src tests bench -name '*.[ch]')
+
+docs: all
+	build/proa help --format=markdown > docs/flags.md
+
+clean:
+	rm -rf build build-asan build-fuzz
