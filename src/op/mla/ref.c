@@ -1,0 +1,199 @@
+/* ref.c - latent attention, scalar with double accumulation: the specification.
+ *
+ * Both forms walk the keys in splits of 64 positions and keep, per query, the running maximum m, the sum l of
+ * e^(score - m) and the output o weighted alike. At each split m grows to m', l and o shrink by e^(m - m'), the
+ * split's own terms are added in order of position. The probabilities are rounded (default precision) only where
+ * they weigh the values, not in l. */
+#include "op/mla/mla.h"
+
+#include "op/host.h"
+
+#include <math.h>
+
+static void copy_row_ref(const proa_kv_layer *kv, int64_t index, const float *from, int64_t count)
+{
+    for (int64_t i = 0; i < count; i++) {
+        if (kv->dtype == PROA_DTYPE_F32)
+            ((float *)kv->base)[index + i] = from[i];
+        else
+            ((uint16_t *)kv->base)[index + i] = proa_f32_to_bf16(from[i]);
+    }
+}
+
+static int64_t row_index(const proa_kv_layer *kv, const int32_t *blocks, int64_t position)
+{
+    int64_t block = blocks[position / PROA_KV_BLOCK_TOKENS];
+    return (block * PROA_KV_BLOCK_TOKENS + position % PROA_KV_BLOCK_TOKENS) *
+           (kv->kv_lora_rank + kv->rope_dim);
+}
+
+void proa_kv_append_ref(const proa_host *host, const proa_kv_append_args *args)
+{
+    (void)host;
+    const proa_kv_layer *kv = args->kv;
+    PROA_ASSERT(kv->dtype == PROA_DTYPE_F32 || kv->dtype == PROA_DTYPE_BF16);
+    for (int32_t i = 0; i < args->segment_count; i++) {
+        const proa_segment *segment = &args->segments[i];
+        for (int32_t t = 0; t < segment->row_count; t++) {
+            int64_t row = segment->row_first + t;
+            int64_t at = row_index(kv, segment->blocks, segment->position_first + t);
+            copy_row_ref(kv, at, args->kv_lora + row * args->kv_lora_stride, kv->kv_lora_rank);
+            copy_row_ref(kv, at + kv->kv_lora_rank, args->k_pe + row * args->k_pe_stride, kv->rope_dim);
+        }
+    }
+}
+
+void proa_kv_gather_ref(const proa_host *host, const proa_kv_gather_args *args)
+{
+    (void)host;
+    const proa_kv_layer *kv = args->kv;
+    for (int64_t t = 0; t < args->count; t++) {
+        int64_t at = row_index(kv, args->blocks, args->first + t);
+        for (int32_t i = 0; i < kv->kv_lora_rank; i++)
+            args->kv_lora[t * kv->kv_lora_rank + i] = proa_host_load(kv->base, kv->dtype, at + i);
+        at += kv->kv_lora_rank;
+        for (int32_t i = 0; i < kv->rope_dim; i++)
+            args->k_pe[t * kv->rope_dim + i] = proa_host_load(kv->base, kv->dtype, at + i);
+    }
+}
+
+/* Takes a split's scores into the running maximum and sum; leaves in `score` the probabilities that weigh the
+ * values. Returns the factor by which the output so far shrinks. */
+static double take_scores(const proa_host *host, double *score, int32_t count, float *max, float *sum)
+{
+    double top = *max;
+    for (int32_t j = 0; j < count; j++)
+        if (score[j] > top)
+            top = score[j];
+    double shrink = exp(*max - top), total = *sum * shrink;
+    for (int32_t j = 0; j < count; j++) {
+        double p = exp(score[j] - top);
+        total += p;
+        score[j] = proa_host_round(host, (float)p);
+    }
+    *max = (float)top;
+    *sum = (float)total;
+    return shrink;
+}
+
+static void expand_split(const proa_host *host, const proa_mla_expanded_args *a, int32_t row, int32_t head,
+                         int32_t first, int32_t count)
+{
+    int64_t head_dim = a->nope_dim + a->v_dim, key_stride = a->heads * head_dim,
+            state = row * a->heads + head;
+    const float *q = a->q + row * a->q_row_stride + head * (int64_t)(a->nope_dim + a->rope_dim);
+    const float *k = a->kv + first * key_stride + head * head_dim, *v = k + a->nope_dim;
+    const float *k_pe = a->k_pe + (int64_t)first * a->rope_dim;
+    double score[PROA_KV_BLOCK_TOKENS];
+    for (int32_t j = 0; j < count; j++) {
+        double dot = 0;
+        for (int32_t i = 0; i < a->nope_dim; i++)
+            dot += (double)q[i] * k[j * key_stride + i];
+        for (int32_t i = 0; i < a->rope_dim; i++)
+            dot += (double)q[a->nope_dim + i] * k_pe[j * (int64_t)a->rope_dim + i];
+        score[j] = (float)(dot * a->scale);
+    }
+    double shrink = take_scores(host, score, count, &a->state_max[state], &a->state_sum[state]);
+    for (int32_t i = 0; i < a->v_dim; i++) {
+        double o = a->state_out[state * a->v_dim + i] * shrink;
+        for (int32_t j = 0; j < count; j++)
+            o += score[j] * v[j * key_stride + i];
+        a->state_out[state * a->v_dim + i] = (float)o;
+    }
+}
+
+static void expand_query(const proa_host *host, const proa_mla_expanded_args *a, int32_t row, int32_t head)
+{
+    int64_t state = (int64_t)row * a->heads + head;
+    if (a->first) {
+        a->state_max[state] = -INFINITY;
+        a->state_sum[state] = 0;
+        memset(a->state_out + state * a->v_dim, 0, (size_t)a->v_dim * sizeof(float));
+    }
+    int32_t visible = a->position_first + row + 1 - a->tile_first; /* keys of the tile up to the query */
+    if (visible > a->tile_count)
+        visible = a->tile_count;
+    for (int32_t first = 0; first < visible; first += PROA_KV_BLOCK_TOKENS) {
+        int32_t left = visible - first;
+        expand_split(host, a, row, head, first, left < PROA_KV_BLOCK_TOKENS ? left : PROA_KV_BLOCK_TOKENS);
+    }
+    if (!a->last)
+        return;
+    float *out = a->out + row * a->out_row_stride + (int64_t)head * a->v_dim;
+    double sum = a->state_sum[state];
+    for (int32_t i = 0; i < a->v_dim; i++)
+        out[i] = proa_host_round(host, (float)(a->state_out[state * a->v_dim + i] / sum));
+    if (a->lse != NULL)
+        a->lse[(int64_t)head * a->rows + row] = (float)(a->state_max[state] + log(sum));
+}
+
+void proa_mla_expanded_ref(const proa_host *host, const proa_mla_expanded_args *args)
+{
+    PROA_ASSERT(args->tile_first % PROA_KV_BLOCK_TOKENS == 0);
+    PROA_ASSERT(args->last || args->tile_count % PROA_KV_BLOCK_TOKENS == 0);
+    for (int32_t row = 0; row < args->rows; row++)
+        for (int32_t head = 0; head < args->heads; head++)
+            expand_query(host, args, row, head);
+}
+
+/* One split of `count` keys whose first cache row starts at element `at`. */
+static void absorb_split(const proa_host *host, const proa_mla_absorbed_args *a, const float *q_lat,
+                         const float *q_pe, int64_t at, int32_t count, float *max, float *sum, float *o)
+{
+    const proa_kv_layer *kv = a->kv;
+    int32_t lora = kv->kv_lora_rank, row_dim = lora + kv->rope_dim;
+    double score[PROA_KV_BLOCK_TOKENS];
+    for (int32_t j = 0; j < count; j++) {
+        double dot = 0;
+        for (int32_t i = 0; i < lora; i++)
+            dot += (double)q_lat[i] * proa_host_load(kv->base, kv->dtype, at + j * row_dim + i);
+        for (int32_t i = 0; i < kv->rope_dim; i++)
+            dot += (double)q_pe[i] * proa_host_load(kv->base, kv->dtype, at + j * row_dim + lora + i);
+        score[j] = (float)(dot * a->scale);
+    }
+    double shrink = take_scores(host, score, count, max, sum);
+    for (int32_t i = 0; i < lora; i++) {
+        double sum_i = o[i] * shrink;
+        for (int32_t j = 0; j < count; j++)
+            sum_i += score[j] * proa_host_load(kv->base, kv->dtype, at + j * row_dim + i);
+        o[i] = (float)sum_i;
+    }
+}
+
+static void absorb_query(const proa_host *host, const proa_mla_absorbed_args *a, const proa_segment *segment,
+                         int32_t t, int32_t head, float *lse)
+{
+    int64_t row = segment->row_first + t, lora = a->kv->kv_lora_rank;
+    const float *q_lat = a->q_lat + (row * a->heads + head) * lora;
+    const float *q_pe = a->q_pe + row * a->q_pe_row_stride + head * a->q_pe_head_stride;
+    float *o = a->o_lat + (row * a->heads + head) * lora;
+    int32_t keys = segment->position_first + t + 1;
+    float max = -INFINITY, sum = 0;
+    memset(o, 0, (size_t)lora * sizeof *o);
+    for (int32_t first = 0; first < keys; first += PROA_KV_BLOCK_TOKENS) {
+        int32_t left = keys - first;
+        absorb_split(host, a, q_lat, q_pe, row_index(a->kv, segment->blocks, first),
+                     left < PROA_KV_BLOCK_TOKENS ? left : PROA_KV_BLOCK_TOKENS, &max, &sum, o);
+    }
+    for (int64_t i = 0; i < lora; i++)
+        o[i] = proa_host_round(host, o[i] / sum);
+    if (lse != NULL)
+        *lse = (float)(max + log(sum));
+}
+
+void proa_mla_absorbed_ref(const proa_host *host, const proa_mla_absorbed_args *args)
+{
+    int64_t rows = 0;
+    for (int32_t i = 0; i < args->segment_count; i++)
+        if (args->segments[i].row_first + args->segments[i].row_count > rows)
+            rows = args->segments[i].row_first + args->segments[i].row_count;
+    for (int32_t i = 0; i < args->segment_count; i++) {
+        const proa_segment *segment = &args->segments[i];
+        if (!segment->absorbed)
+            continue;
+        for (int32_t t = 0; t < segment->row_count; t++)
+            for (int32_t head = 0; head < args->heads; head++)
+                absorb_query(host, args, segment, t, head,
+                             args->lse == NULL ? NULL : &args->lse[head * rows + segment->row_first + t]);
+    }
+}
