@@ -6,8 +6,11 @@
  * temperature -> softmax -> top_k -> top_p (smallest set whose sum reaches top_p; at least one token) -> min_p
  * (probability at least min_p * the largest) -> one draw u = proa_random_uniform(seed, position) by inverse CDF
  * over the kept tokens in descending order of probability, ties to the lower id.
+ * Probabilities are those of the whole softmax throughout: top_p is not measured against what top_k has left
+ * (SGLang's "joint" filter). Descending order of probability means descending order of logit.
  * Greedy ties go to the lower id. Every sum has a fixed order (law 2); a NaN logit counts as -inf; a row of nothing
- * but -inf or NaN gives token -1.
+ * but -inf or NaN gives token -1 (log probability -inf); +inf counts as the largest float.
+ * Ids of bias, counts and banned are checked by the caller (0 <= id < vocab).
  */
 #ifndef PROA_OP_SAMPLE_SAMPLE_H
 #define PROA_OP_SAMPLE_SAMPLE_H
