@@ -42,6 +42,18 @@ typedef struct proa_step {
  * it) until the next step. */
 proa_status proa_forward_step(proa_forward *forward, const proa_step *step, float **logits, proa_error *err);
 
+/* Rows 0 .. tokens - 1 of block `from`, in every layer, go to block `to`: a prompt that shares the beginning of a
+ * cached block continues in a block of its own. */
+typedef struct proa_kv_copy {
+    int32_t from;
+    int32_t to;
+    int32_t tokens; /* 1 .. 63 */
+} proa_kv_copy;
+
+/* Does the copies one after another (a later one may overwrite what an earlier one has read), before the next step. */
+proa_status proa_forward_kv_copy(proa_forward *forward, const proa_kv_copy *copies, int32_t count,
+                                 proa_error *err);
+
 /* For comparison with a reference: called with hidden [rows, hidden] after the embedding (index 0), after each
  * layer (index i), the last one after the final norm (which is computed for all rows then). NULL: off. */
 typedef void (*proa_forward_tap)(void *context, int32_t index, int32_t rows, const float *hidden);
