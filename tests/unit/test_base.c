@@ -5,6 +5,7 @@
 #include "base/mailbox.h"
 #include "base/number.h"
 #include "base/pool.h"
+#include "base/progress.h"
 #include "base/random.h"
 
 #include <setjmp.h>
@@ -159,6 +160,39 @@ static void mailbox_is_bounded_and_ordered(void **state)
     proa_mailbox_free(box);
 }
 
+static void progress_lines_are_scaled(void **state)
+{
+    (void)state;
+    static const struct {
+        const char *unit;
+        uint64_t total, done;
+        double seconds;
+        const char *line;
+    } cases[] = {
+        {"B", 2700000000u, 1350000000u, 3,
+         "x  [##########----------]  50%  1.4 GB of 2.7 GB  450 MB/s  3 s left"},
+        {"B", 1000, 0, 0, "x  [--------------------]   0%  0 B of 1.0 kB  0 B/s"},
+        {"B", 1000, 1000, 2, "x  [####################] 100%  1.0 kB of 1.0 kB  500 B/s"},
+        {"files", 4, 1, 1, "x  [#####---------------]  25%  1 files of 4 files  1 files/s  3 s left"},
+        {"B", 10, 20, 1, "x  [####################] 100%  20 B of 10 B  20 B/s"},
+    };
+    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+        proa_progress p;
+        char line[160];
+        proa_progress_start(&p, "x", cases[i].total, cases[i].unit);
+        size_t n = proa_progress_line(&p, cases[i].done, cases[i].seconds, line, sizeof line);
+        assert_string_equal(line, cases[i].line);
+        assert_int_equal(n, strlen(line));
+        assert_int_equal(proa_progress_line(&p, cases[i].done, cases[i].seconds, line, 8), 7);
+        proa_progress_add(&p, 1);
+        assert_true(proa_progress_finish(&p) > 0);
+    }
+    char text[24];
+    assert_string_equal(proa_format_bytes(999, text), "999 B");
+    assert_string_equal(proa_format_bytes(999.9, text), "1.0 kB");
+    assert_string_equal(proa_format_bytes(688.57e9, text), "689 GB");
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -166,7 +200,7 @@ int main(void)
         cmocka_unit_test(bf16_rounds_ties_to_even),       cmocka_unit_test(philox_gives_known_answers),
         cmocka_unit_test(buffer_stops_at_its_limit),      cmocka_unit_test(arena_stops_at_its_limit),
         cmocka_unit_test(json_strings_are_escaped),       cmocka_unit_test(pool_runs_every_task_once),
-        cmocka_unit_test(mailbox_is_bounded_and_ordered),
+        cmocka_unit_test(mailbox_is_bounded_and_ordered), cmocka_unit_test(progress_lines_are_scaled),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
