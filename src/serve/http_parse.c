@@ -295,7 +295,9 @@ static proa_http_progress push_lines(proa_http_parser *p, const char *bytes, siz
         if (!complete)
             break;
         size_t line_length = p->head.length - p->line_start;
-        if (line_length < 2 || p->head.data[p->head.length - 2] != '\r')
+        /* the first CR must be the one before the LF: a CR alone is where parsers begin to disagree */
+        const char *line = p->head.data + p->line_start;
+        if (line_length < 2 || memchr(line, '\r', line_length) != line + line_length - 2)
             return bad(p, 400, "a line of the head does not end in CR LF");
         if (line_length == 2 && p->line_start == 0) {
             proa_buf_clear(&p->head); /* RFC 9112 2.2: an empty line before the request line is ignored */

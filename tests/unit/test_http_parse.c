@@ -40,6 +40,8 @@ static const struct parse_case {
     {" GET / HTTP/1.1\r\n" HOST "\r\n", 400, NULL, NULL, false},
     {"GET / HTTP/1.1\n" HOST "\r\n", 400, NULL, NULL, false},
     {"GET / HTTP/1.1\r\nHost: a\n\r\n", 400, NULL, NULL, false},
+    {"\r\x05GET / HTTP/1.1\r\n" HOST "\r\n", 400, NULL, NULL, false},
+    {"GET / HTTP/1.1\r\n" HOST "\rA: b\r\n\r\n", 400, NULL, NULL, false},
     {"GET /\r\n" HOST "\r\n", 400, NULL, NULL, false},
     {"GET  / HTTP/1.1\r\n" HOST "\r\n", 400, NULL, NULL, false},
     {"GET / HTTP/2.0\r\n" HOST "\r\n", 505, NULL, NULL, false},
