@@ -26,7 +26,8 @@ int32_t proa_tokenizer_vocab_size(const proa_tokenizer *tokenizer); /* largest i
 int32_t proa_tokenizer_id(const proa_tokenizer *tokenizer, const char *token);
 /* Is it an added token with "special": true? */
 bool proa_tokenizer_is_special(const proa_tokenizer *tokenizer, int32_t id);
-/* The bytes a token decodes to (an added token: its content). NULL for an id that does not exist. */
+/* The bytes a token decodes to: what its byte characters stand for; its own text when it has other characters, as added
+ * tokens mostly do. NULL for an id that does not exist. */
 const char *proa_tokenizer_bytes(const proa_tokenizer *tokenizer, int32_t id, size_t *length);
 
 /* A growing array of ids. {0} is empty; freed with proa_ids_free. */
