@@ -5,7 +5,8 @@
 #   make test         unit and system tests           make sanitize  unit tests with address and undefined sanitizers
 #   make test-long    the slow ones too               make fuzz      libFuzzer targets in build-fuzz
 #   make deps         install missing packages        make format    clang-format in place
-#   make docs         docs/flags.md                   make clean     remove all build folders
+#   make docs         docs/flags.md                   make fuzz-run  each of them for SECONDS
+#                                                     make clean     remove all build folders
 #
 # Variables: CC=clang; MODEL=DIR; ARGS="flags for proa serve"; PYTEST="flags for pytest";
 # PROA_TEST_DATA=DIR, the test data (default ../shared; tests that need it are skipped when it is absent).
@@ -14,12 +15,13 @@ ifeq ($(origin CC),default)
 CC = gcc
 endif
 MODEL ?= ../shared/models/tiny-r1
+SECONDS ?= 60
 VENV = build/venv
 SANITIZE = -Db_sanitize=address,undefined -Db_lundef=false
 
 STAMP = build/compiler-$(notdir $(CC))
 
-.PHONY: all serve test test-long check tidy sanitize fuzz format docs deps clean
+.PHONY: all serve test test-long check tidy sanitize fuzz fuzz-run format docs deps clean
 all: $(STAMP)
 	ninja -C build
 
@@ -69,6 +71,13 @@ fuzz:
 	tools/deps.sh build check
 	test -d build-fuzz || CC=clang meson setup build-fuzz -Dfuzz=true -Dtests=false $(SANITIZE)
 	ninja -C build-fuzz
+
+# Each target for SECONDS, from the seeds beside its source and what earlier runs found. A finding stays in build-fuzz.
+fuzz-run: fuzz
+	@cd build-fuzz && for target in $$(find tests/fuzz -name "fuzz_*" -type f -executable | sort); do \
+	    name=$${target##*/}; mkdir -p found/$$name; seeds=../tests/fuzz/seeds/$${name#fuzz_}; echo "== $$name"; \
+	    [ -d $$seeds ] || seeds=; $$target -max_total_time=$(SECONDS) -print_final_stats=1 found/$$name $$seeds || exit 1; \
+	done
 
 format:
 	clang-format -i $$(find src tests bench -name '*.[ch]')
