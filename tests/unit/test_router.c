@@ -81,8 +81,8 @@ static void the_bias_only_chooses(void **state)
             ops[op](&host, &args);
             assert_int_equal(ids[0], 0);
             assert_int_equal(ids[1], 1);
-            fixture_close("weights", weights, normalised ? (float[]){0.625f, 1.875f} : (float[]){0.5f, 1.5f}, 2,
-                          0, 1e-6);
+            fixture_close("weights", weights, normalised ? (float[]){0.625f, 1.875f} : (float[]){0.5f, 1.5f},
+                          2, 0, 1e-6);
             fixture_free(&host);
         }
 }
