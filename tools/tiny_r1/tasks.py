@@ -416,7 +416,7 @@ def word_boxes(rng, n, t):
             parts.append(rng.choice([f"{rng.choice(NAMES)} brings {more} more.", f"Then {more} more are added.",
                                      f"Later {n} gets {more} more."]))
             chain.plus(more)
-        else:
+        elif chain.value > 0:
             fewer = rng.randint(1, chain.value)
             parts.append(rng.choice([f"Then {fewer} are sold.", f"{n} uses {fewer}.", f"{n} takes out {fewer}.",
                                      f"Later {fewer} are broken and thrown away."]))
