@@ -33,7 +33,7 @@ typedef struct proa_added_set {
 void proa_added_set_init(proa_added_set *set, proa_added_token *tokens, size_t count);
 void proa_added_set_free(proa_added_set *set);
 
-/* The pattern that matches a word character, as Rust's regex crate has it: for proa_added_search. */
+/* The pattern (PCRE2) that matches a word character, as Rust's regex crate has it: for proa_added_search. */
 extern const char proa_added_word_pattern[];
 
 /* A search through one text; set `at` and `taken` to 0. */

@@ -23,7 +23,7 @@ typedef struct parser {
     proa_error *err;
 } parser;
 
-static proa_status add_stage(parser *p, const char *pattern, size_t length, bool literal,
+static proa_status add_stage(parser *p, const char *pattern, size_t length, proa_regex_syntax syntax,
                              proa_pretokenize_stage stage)
 {
     if (p->pre->count == PROA_PRETOKENIZE_STAGES_MAX)
@@ -32,7 +32,7 @@ static proa_status add_stage(parser *p, const char *pattern, size_t length, bool
     if (pattern != NULL) {
         char where[40];
         snprintf(where, sizeof where, "pre_tokenizer, stage %zu", p->pre->count + 1);
-        proa_status status = proa_regex_compile(pattern, length, literal, where, &stage.regex, p->err);
+        proa_status status = proa_regex_compile(pattern, length, syntax, where, &stage.regex, p->err);
         if (status != PROA_OK)
             return status;
     }
@@ -89,7 +89,7 @@ static proa_status parse_digits(parser *p, const proa_json *value)
     if (status != PROA_OK)
         return status;
     proa_pretokenize_stage stage = {.behavior = individual ? PROA_SPLIT_ISOLATED : PROA_SPLIT_CONTIGUOUS};
-    return add_stage(p, "\\p{N}", 5, false, stage);
+    return add_stage(p, "\\p{N}", 5, PROA_REGEX_ONIGURUMA, stage);
 }
 
 static proa_status parse_byte_level(parser *p, const proa_json *value)
@@ -104,7 +104,8 @@ static proa_status parse_byte_level(parser *p, const proa_json *value)
     if (!prefix_space && !use_regex)
         return PROA_OK;
     proa_pretokenize_stage stage = {.behavior = PROA_SPLIT_ISOLATED, .prefix_space = prefix_space};
-    return add_stage(p, use_regex ? gpt2_pattern : NULL, sizeof gpt2_pattern - 1, false, stage);
+    return add_stage(p, use_regex ? gpt2_pattern : NULL, sizeof gpt2_pattern - 1, PROA_REGEX_ONIGURUMA,
+                     stage);
 }
 
 static proa_status parse_one(parser *p, const proa_json *value, int depth)

@@ -113,29 +113,30 @@ static proa_status compile(const char *pattern, size_t length, uint32_t options,
     return PROA_OK;
 }
 
-proa_status proa_regex_compile(const char *pattern, size_t length, bool literal, const char *where,
-                               proa_regex **regex, proa_error *err)
+proa_status proa_regex_compile(const char *pattern, size_t length, proa_regex_syntax syntax,
+                               const char *where, proa_regex **regex, proa_error *err)
 {
     *regex = NULL;
     if (length > PATTERN_BYTES_MAX)
         return proa_error_set(err, PROA_ERR_TOO_LONG, "%s: a pattern of %zu bytes; at most %d are taken",
                               where, length, PATTERN_BYTES_MAX);
+    proa_regex *made = calloc(1, sizeof *made);
+    if (made == NULL)
+        return proa_error_set(err, PROA_ERR_MEMORY, "%s: no memory left to compile a pattern", where);
     proa_buf translated = {0};
     proa_status status = PROA_OK;
-    proa_regex *made = calloc(1, sizeof *made);
-    if (made == NULL) {
-        status = proa_error_set(err, PROA_ERR_MEMORY, "%s: no memory left to compile a pattern", where);
-    } else if (literal) {
-        status = compile(pattern, length, PCRE2_UTF | PCRE2_LITERAL, where, made, err);
-    } else {
+    if (syntax == PROA_REGEX_ONIGURUMA) {
         status = proa_regex_translate(pattern, length, &translated, err);
         if (status != PROA_OK)
             proa_error_prefix(err, "%s", where);
-        else
-            status =
-                compile(proa_buf_text(&translated), translated.length,
-                        PCRE2_UTF | PCRE2_UCP | PCRE2_MULTILINE | PCRE2_NEVER_BACKSLASH_C, where, made, err);
+        pattern = proa_buf_text(&translated);
+        length = translated.length;
     }
+    uint32_t options =
+        PCRE2_UTF | (syntax == PROA_REGEX_LITERAL ? PCRE2_LITERAL
+                                                  : PCRE2_UCP | PCRE2_MULTILINE | PCRE2_NEVER_BACKSLASH_C);
+    if (status == PROA_OK)
+        status = compile(pattern, length, options, where, made, err);
     proa_buf_free(&translated);
     if (status == PROA_OK)
         *regex = made;

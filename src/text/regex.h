@@ -17,9 +17,15 @@
 
 typedef struct proa_regex proa_regex;
 
-/* `where` names the pattern in messages ("pre_tokenizer[1]"). A literal has no operators. */
-proa_status proa_regex_compile(const char *pattern, size_t length, bool literal, const char *where,
-                               proa_regex **regex, proa_error *err);
+typedef enum proa_regex_syntax {
+    PROA_REGEX_ONIGURUMA, /* a file's */
+    PROA_REGEX_LITERAL,   /* no operators */
+    PROA_REGEX_PCRE2,     /* our own: not translated */
+} proa_regex_syntax;
+
+/* `where` names the pattern in messages ("pre_tokenizer, stage 1"). */
+proa_status proa_regex_compile(const char *pattern, size_t length, proa_regex_syntax syntax,
+                               const char *where, proa_regex **regex, proa_error *err);
 void proa_regex_free(proa_regex *regex); /* accepts NULL */
 
 /* Working memory of matches: one thread at a time, serves every pattern. */

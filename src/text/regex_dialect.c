@@ -22,9 +22,11 @@
 
 enum { GROUP_DEPTH_MAX = 100, CLASS_DEPTH_MAX = 10, REPEAT_MAX = 65535, WRAPS_MAX = 1000 };
 
-/* Members for a place inside brackets. Word characters as Oniguruma has them (2, 3, 1, 1/4, 1/2, 3/4 are). */
-#define WORD "\\p{Alphabetic}\\p{M}\\p{Nd}\\p{Pc}\\x{b2}\\x{b3}\\x{b9}\\x{bc}-\\x{be}"
-#define HEX  "0-9A-Fa-f"
+/* Members for a place inside brackets. Outside of them, superscript and fraction digits of Latin-1 are word characters
+ * too: Oniguruma looks there in another table. */
+#define WORD       "\\p{Alphabetic}\\p{M}\\p{Nd}\\p{Pc}"
+#define WORD_ALONE WORD "\\x{b2}\\x{b3}\\x{b9}\\x{bc}-\\x{be}"
+#define HEX        "0-9A-Fa-f"
 
 static const size_t NO_ATOM = SIZE_MAX;
 
@@ -505,9 +507,10 @@ static proa_status escaped(translator *t)
         return PROA_OK;
     }
     if (c == 'b' || c == 'B') {
-        proa_buf_append_text(t->out, c == 'b'
-                                         ? "(?:(?<=[" WORD "])(?![" WORD "])|(?<![" WORD "])(?=[" WORD "]))"
-                                         : "(?:(?<=[" WORD "])(?=[" WORD "])|(?<![" WORD "])(?![" WORD "]))");
+        proa_buf_append_text(t->out, c == 'b' ? "(?:(?<=[" WORD_ALONE "])(?![" WORD_ALONE
+                                                "])|(?<![" WORD_ALONE "])(?=[" WORD_ALONE "]))"
+                                              : "(?:(?<=[" WORD_ALONE "])(?=[" WORD_ALONE
+                                                "])|(?<![" WORD_ALONE "])(?![" WORD_ALONE "]))");
         t->at++;
         t->atom = NO_ATOM;
         return PROA_OK;
@@ -520,7 +523,8 @@ static proa_status escaped(translator *t)
     if (status == PROA_OK && kind == ATOM_CHAR)
         put_char(t->out, code);
     else if (status == PROA_OK)
-        proa_buf_append_format(t->out, kind == ATOM_SET ? "[%s]" : "[^%s]", proa_buf_text(&set));
+        proa_buf_append_format(t->out, kind == ATOM_SET ? "[%s]" : "[^%s]",
+                               c == 'w' || c == 'W' ? WORD_ALONE : proa_buf_text(&set));
     proa_buf_free(&set);
     return status;
 }

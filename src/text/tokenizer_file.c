@@ -375,8 +375,8 @@ static proa_status load_root(loader *l, const proa_json *root)
     if (status == PROA_OK)
         status = load_added(l, proa_json_get(root, "added_tokens"));
     if (status == PROA_OK)
-        status = proa_regex_compile(proa_added_word_pattern, strlen(proa_added_word_pattern), false,
-                                    "word characters", &l->tokenizer->word, l->err);
+        status = proa_regex_compile(proa_added_word_pattern, strlen(proa_added_word_pattern),
+                                    PROA_REGEX_PCRE2, "word characters", &l->tokenizer->word, l->err);
     return status;
 }
 

@@ -3,7 +3,8 @@
  * Which characters are letters or symbols decides where a pre-tokenizer cuts. Hugging Face's Oniguruma knows Unicode
  * 16, PCRE2 10.42 knows 14: U+1FAE8 (shaking face) would be a symbol to one and nothing to the other. So patterns run
  * over a shadow of the text, in which each such character is replaced by one of the same category, script and
- * length in bytes; offsets found there hold in the text. With a newer PCRE2 the shadow changes nothing.
+ * length in bytes; offsets found there hold in the text. With a newer PCRE2 the shadow changes nothing. Lacks: scripts
+ * whose first characters of that length are new (Cyrillic at U+1E030) keep the category alone.
  * Pure; any thread may call.
  */
 #ifndef PROA_TEXT_UNICODE_SHADOW_H
