@@ -14,7 +14,9 @@
 
 /* clang-format off */
 static const proa_command commands[] = {
+    {"detokenize", NULL, 0, "Turn JSON lines {\"ids\": [...]} into {\"text\": ...}", proa_cmd_detokenize},
     {"help", "[COMMAND]", 1, "Describe the commands, or one of them", proa_cmd_help},
+    {"tokenize", NULL, 0, "Turn JSON lines {\"text\": ...} into {\"ids\": [...]}", proa_cmd_tokenize},
     {"version", NULL, 0, "Print the version", proa_cmd_version},
 };
 
@@ -109,6 +111,9 @@ static const proa_option options[] = {
     {.name = "generate", .commands = "logits", .group = "Comparison",
      .type = PROA_OPTION_INT, .low = 0, .high = INT32_MAX, .fallback = "0", .unit = "tokens",
      .help = "Continue greedily by this many tokens"},
+
+    {.name = "input", .commands = TEXT_COMMANDS, .group = "Text", .type = PROA_OPTION_STRING, .metavar = "FILE",
+     .help = "JSON lines to read; without it, standard input"},
 
     {.name = "op", .commands = "bench", .group = "Benchmark", .type = PROA_OPTION_STRING, .metavar = "NAME",
      .help = "Measure this op alone, \"linear\" for example"},
