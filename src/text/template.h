@@ -43,7 +43,9 @@ void proa_template_output_free(proa_template_output *output);
 /* Renders with the variables of `variables` (trusted: bos_token, add_generation_prompt, ...) and of `tainted` (the
  * user's: messages, tools, documents, chat_template_kwargs); both are JSON objects, `tainted` may be NULL. Strings that
  * descend from `tainted` keep their origin through every operation (concatenation keeps the parts apart; filters
- * and methods that rebuild a string mark the whole result). raise_exception is PROA_ERR_INVALID with its message. */
+ * and methods that rebuild a string mark the whole result); numbers have none. A name in both is the user's value, as a
+ * request's chat_template_kwargs go before the server's. strftime_now exists when `variables` has a number of
+ * that name: seconds since 1970 in the zone to be shown. raise_exception is PROA_ERR_INVALID with its message. */
 proa_status proa_template_render(const proa_template *template_in, const proa_json *variables,
                                  const proa_json *tainted, const proa_template_limits *limits,
                                  proa_template_output *output, proa_error *err);
