@@ -181,7 +181,7 @@ static void events(sim *s)
         if (r->cancel_us >= 0 && s->now_us >= r->cancel_us) {
             proa_scheduler_cancel(s->scheduler, i);
             r->ended++;
-        } else if (r->credit < 50000 && (s->generous || chance(s, 60))) {
+        } else if (r->credit < 50000 && (s->generous || chance(s, 100))) {
             r->credit += r->grants;
             proa_scheduler_grant(s->scheduler, i, r->grants);
         }
@@ -374,7 +374,7 @@ int main(int argc, char **argv)
     for (uint64_t seed = first; seed < first + seeds; seed++) {
         start(&s, seed);
         while (!finished(&s)) {
-            s.generous = s.steps > 400;
+            s.generous = s.steps > 200;
             require(&s, s.steps < 40000, "no end");
             step(&s);
         }
