@@ -57,6 +57,17 @@ static uint64_t read_row(uint64_t digest, uint64_t row)
     return (digest ^ row) * 0x9E3779B97F4A7C15u;
 }
 
+static uint64_t read_rows(fake_model *model, const int32_t *blocks, int32_t count)
+{
+    uint64_t digest = 0;
+    for (int32_t first = 0; first < count; first += PROA_KV_BLOCK_TOKENS) {
+        const uint64_t *rows = row_of(model, blocks, first);
+        for (int32_t i = 0; i < PROA_KV_BLOCK_TOKENS && first + i < count; i++)
+            digest = read_row(digest, rows[i]);
+    }
+    return digest;
+}
+
 void fake_model_step(fake_model *model, const proa_step *step, uint64_t *digests)
 {
     int32_t row = 0;
@@ -76,9 +87,7 @@ void fake_model_step(fake_model *model, const proa_step *step, uint64_t *digests
         for (; l < step->logit_count && step->logit_rows[l] < segment->row_first + segment->row_count; l++) {
             PROA_ASSERT(step->logit_rows[l] >= segment->row_first);
             int32_t last = segment->position_first + step->logit_rows[l] - segment->row_first;
-            digests[l] = 0;
-            for (int32_t p = 0; p <= last; p++)
-                digests[l] = read_row(digests[l], *row_of(model, segment->blocks, p));
+            digests[l] = read_rows(model, segment->blocks, last + 1);
         }
     }
 }
