@@ -84,6 +84,11 @@ typedef struct proa_engine_request {
     proa_engine_sink sink;
 } proa_engine_request;
 
+/* The limits that the engine's forward must be created with. The longest sequence is the smaller of context_length
+ * and max_total_tokens. PROA_ERR_INVALID names the option that is out of range. */
+proa_status proa_engine_forward_limits(const proa_engine_options *options, proa_forward_limits *limits,
+                                       proa_error *err);
+
 /* The engine borrows config, forward and device until proa_engine_stop. */
 proa_status proa_engine_start(const proa_engine_options *options, const proa_model_config *config,
                               proa_forward *forward, proa_device *device, proa_engine **engine,
@@ -92,7 +97,9 @@ proa_status proa_engine_start(const proa_engine_options *options, const proa_mod
 /* Cancels what runs (each request finishes with ABORT), joins the thread, frees the engine. Accepts NULL. */
 void proa_engine_stop(proa_engine *engine);
 
-/* Checks and queues a request; `id` names it from now on. Thread-safe. On failure no callback is made. */
+/* Checks and queues a request; `id` names it from now on, and is set before the first callback. Thread-safe. On failure
+ * no callback is made. PROA_ERR_TOO_LONG: the prompt can never fit; PROA_ERR_OVERLOADED: try again later; a device's
+ * error: the engine has lost its device and must be started again. */
 proa_status proa_engine_submit(proa_engine *engine, const proa_engine_request *request, uint64_t *id,
                                proa_error *err);
 
@@ -108,8 +115,8 @@ typedef struct proa_engine_stats {
     int32_t kv_blocks_total;
     int32_t kv_blocks_used;   /* held by requests */
     int32_t kv_blocks_cached; /* held by the prefix cache alone */
-    uint64_t prompt_tokens;
-    uint64_t cached_tokens;
+    uint64_t prompt_tokens;   /* of requests that were accepted */
+    uint64_t cached_tokens;   /* of those, found in the prefix cache */
     uint64_t output_tokens;
     uint64_t steps;
     uint64_t retractions;
@@ -121,7 +128,8 @@ typedef struct proa_engine_stats {
 void proa_engine_get_stats(proa_engine *engine,
                            proa_engine_stats *stats); /* thread-safe, a consistent snapshot */
 
-/* Drops what the prefix cache holds and no request uses. PROA_BUSY while requests run. Thread-safe. */
+/* Drops what the prefix cache holds and no request uses. PROA_BUSY while requests run or wait. Thread-safe; waits for
+ * the engine thread, 10 s at most (PROA_ERR_DEADLINE). PROA_ERR_CANCELLED: the engine stops or has stopped. */
 proa_status proa_engine_flush_cache(proa_engine *engine);
 
 #endif

@@ -1,0 +1,224 @@
+/* engine_loop.c - the engine thread: takes what others have left, plans, executes, sleeps when there is nothing to do.
+ *
+ * When the device is lost, or the engine is stopped, each request that is known or was just left finishes with
+ * ABORT; what is submitted later is refused. Nothing is left to wait for.
+ */
+#include "engine/engine_internal.h"
+
+#include "base/clock.h"
+#include "base/log.h"
+
+enum { SLEEP_US = 1000000 }; /* a message wakes it at once; this only bounds a wait (law 4) */
+
+void proa_engine_publish(proa_engine *engine)
+{
+    proa_scheduler_view view;
+    proa_scheduler_look(engine->scheduler, &view);
+    engine->stats.running = view.running;
+    engine->stats.kv_blocks_used = view.blocks_used;
+    engine->stats.kv_blocks_cached = view.blocks_cached;
+    pthread_mutex_lock(&engine->lock);
+    engine->published = engine->stats;
+    engine->blocked = view.blocked;
+    pthread_mutex_unlock(&engine->lock);
+}
+
+void proa_engine_fill_usage(const proa_engine *engine, int32_t slot, proa_engine_usage *usage)
+{
+    const proa_request *request = engine->slots[slot].request;
+    *usage = (proa_engine_usage){
+        .prompt_tokens = request->prompt_count,
+        .cached_tokens = proa_scheduler_cached_tokens(engine->scheduler, slot),
+        .output_tokens = request->output_count,
+        .retractions = proa_scheduler_retractions(engine->scheduler, slot),
+    };
+}
+
+void proa_engine_finish_request(proa_engine *engine, int32_t number, const proa_engine_finish *finish)
+{
+    proa_engine_slot *slot = &engine->slots[number];
+    proa_request *request = slot->request;
+    slot->request = NULL;
+    pthread_mutex_lock(&engine->lock);
+    slot->used = false;
+    slot->generation++;
+    engine->free_slots[engine->free_count++] = number;
+    pthread_mutex_unlock(&engine->lock);
+    request->sink.finish(request->sink.context, finish);
+    proa_request_free(request);
+}
+
+/* A request that the scheduler knows ends with ABORT. */
+static void abort_request(proa_engine *engine, int32_t slot, const proa_error *error)
+{
+    proa_engine_finish finish = {.reason = PROA_FINISH_ABORT, .matched = -1, .error = *error};
+    proa_engine_fill_usage(engine, slot, &finish.usage);
+    proa_scheduler_cancel(engine->scheduler, slot);
+    engine->stats.requests_aborted++;
+    proa_engine_publish(engine);
+    proa_engine_finish_request(engine, slot, &finish);
+}
+
+/* ---- what others have left ---- */
+
+static void take_slot(proa_engine *engine, proa_engine_slot *slot)
+{
+    pthread_mutex_lock(&engine->lock);
+    proa_request *incoming = slot->incoming;
+    int64_t granted = slot->granted;
+    bool cancelled = slot->cancelled;
+    slot->incoming = NULL;
+    slot->granted = 0;
+    slot->cancelled = false;
+    slot->rung = false;
+    pthread_mutex_unlock(&engine->lock);
+
+    int32_t number = (int32_t)(slot - engine->slots);
+    if (incoming != NULL) {
+        PROA_ASSERT(slot->request == NULL);
+        slot->request = incoming;
+        engine->stats.prompt_tokens += (uint64_t)incoming->prompt_count;
+        proa_scheduler_submit(engine->scheduler, number,
+                              &(proa_scheduler_request){.prompt_ids = incoming->tokens,
+                                                        .prompt_count = incoming->prompt_count,
+                                                        .max_new_tokens = incoming->max_new_tokens,
+                                                        .credit = incoming->credit});
+    }
+    if (slot->request == NULL)
+        return; /* it finished meanwhile */
+    if (granted > 0)
+        proa_scheduler_grant(engine->scheduler, number, granted < INT32_MAX ? (int32_t)granted : INT32_MAX);
+    if (cancelled)
+        abort_request(engine, number, &(proa_error){PROA_ERR_CANCELLED, "the request was cancelled"});
+}
+
+static void flush_cache(proa_engine *engine)
+{
+    proa_scheduler_flush(engine->scheduler);
+    proa_engine_publish(engine);
+    pthread_mutex_lock(&engine->lock);
+    engine->flush_done = engine->flush_wanted;
+    pthread_cond_broadcast(&engine->changed);
+    pthread_mutex_unlock(&engine->lock);
+}
+
+static void take_message(proa_engine *engine, void *message)
+{
+    if (message == &engine->flush_bell)
+        flush_cache(engine);
+    else
+        take_slot(engine, message);
+}
+
+static void drain(proa_engine *engine)
+{
+    for (void *message; (message = proa_mailbox_take(engine->mailbox)) != NULL;)
+        take_message(engine, message);
+}
+
+/* ---- the end ---- */
+
+/* Finishes everything that is known or was left. No more can come: the state has changed. */
+static void abort_all(proa_engine *engine, const proa_error *error)
+{
+    for (int32_t i = 0; i < engine->limits.slots; i++) {
+        take_slot(engine, &engine->slots[i]);
+        if (engine->slots[i].request != NULL)
+            abort_request(engine, i, error);
+    }
+}
+
+static void die(proa_engine *engine, const proa_error *cause)
+{
+    proa_log(PROA_LOG_ERROR, "engine", "a step failed, and with it the engine; all requests end: %s (%s)",
+             cause->text, proa_status_name(cause->status));
+    pthread_mutex_lock(&engine->lock);
+    if (engine->state == PROA_ENGINE_RUNS)
+        engine->state = PROA_ENGINE_DEAD;
+    engine->cause = *cause;
+    pthread_cond_broadcast(&engine->changed);
+    pthread_mutex_unlock(&engine->lock);
+}
+
+static bool runs(proa_engine *engine)
+{
+    pthread_mutex_lock(&engine->lock);
+    bool running = engine->state == PROA_ENGINE_RUNS;
+    pthread_mutex_unlock(&engine->lock);
+    return running;
+}
+
+/* ---- summary lines, in SGLang's words ---- */
+
+static void summarise(proa_engine *engine)
+{
+    proa_engine_window window = engine->window;
+    if (engine->options.decode_log_interval == 0 || window.steps < engine->options.decode_log_interval)
+        return;
+    engine->window = (proa_engine_window){0};
+    proa_scheduler_view view;
+    proa_scheduler_look(engine->scheduler, &view);
+    double usage = (double)view.blocks_used / engine->limits.kv_blocks;
+    double seconds = (double)(window.busy_us > 0 ? window.busy_us : 1) / 1e6;
+    if (window.prefill_rows > 0)
+        proa_log(PROA_LOG_INFO, "engine",
+                 "Prefill batch, #new-seq: %d, #new-token: %d, #cached-token: %d, token usage: %.2f, "
+                 "#running-req: %d, #queue-req: %d, input throughput (token/s): %.2f",
+                 window.admitted, window.prefill_rows, window.cached_tokens, usage, view.running,
+                 view.waiting, window.prefill_rows / seconds);
+    if (window.decode_rows > 0)
+        proa_log(PROA_LOG_INFO, "engine",
+                 "Decode batch, #running-req: %d, #token: %lld, token usage: %.2f, "
+                 "gen throughput (token/s): %.2f, #queue-req: %d",
+                 view.running, (long long)view.tokens_used, usage, window.decode_rows / seconds,
+                 view.waiting);
+}
+
+/* ---- the loop ---- */
+
+/* One round; PROA_BUSY when there was nothing to execute. */
+static proa_status turn(proa_engine *engine, proa_error *err)
+{
+    proa_schedule_plan plan;
+    int64_t start_us = proa_clock_us();
+    drain(engine);
+    if (engine->model.guard != NULL)
+        engine->model.guard(engine->model.context, true);
+    proa_scheduler_plan(engine->scheduler, start_us, &plan);
+    if (engine->model.guard != NULL)
+        engine->model.guard(engine->model.context, false);
+    engine->stats.retractions += (uint64_t)plan.retracted;
+    engine->stats.cached_tokens += (uint64_t)plan.cached_tokens;
+    if (plan.segment_count == 0)
+        return PROA_BUSY;
+    proa_status status = proa_engine_execute(engine, &plan, err);
+    engine->window.busy_us += proa_clock_us() - start_us;
+    engine->window.steps++;
+    engine->window.decode_rows += plan.decode_rows;
+    engine->window.prefill_rows += plan.prefill_rows;
+    engine->window.cached_tokens += plan.cached_tokens;
+    engine->window.admitted += plan.admitted;
+    summarise(engine);
+    return status;
+}
+
+void *proa_engine_run(void *context)
+{
+    proa_engine *engine = context;
+    proa_error error = {PROA_ERR_CANCELLED, "the engine was stopped"};
+    while (runs(engine)) {
+        proa_error err = {0};
+        proa_status status = turn(engine, &err);
+        if (status == PROA_BUSY) {
+            proa_engine_publish(engine);
+            void *message = proa_mailbox_wait(engine->mailbox, SLEEP_US);
+            if (message != NULL)
+                take_message(engine, message);
+        } else if (proa_failed(status)) {
+            die(engine, &err);
+            error = err;
+        }
+    }
+    abort_all(engine, &error);
+    return NULL;
+}

@@ -1,0 +1,35 @@
+/* engine_start.c - binds the engine to the real forward and device; apart, so that tests link without them. */
+#include "engine/engine_internal.h"
+
+static proa_status copy(void *context, const proa_kv_copy *copies, int32_t count, proa_error *err)
+{
+    return proa_forward_kv_copy(context, copies, count, err);
+}
+
+static proa_status step(void *context, const proa_step *rows, float **logits, proa_error *err)
+{
+    return proa_forward_step(context, rows, logits, err);
+}
+
+static void sample(void *context, const proa_sample_args *args)
+{
+    const proa_device *device = context;
+    device->ops->sample(&device->host, args);
+}
+
+proa_status proa_engine_start(const proa_engine_options *options, const proa_model_config *config,
+                              proa_forward *forward, proa_device *device, proa_engine **engine,
+                              proa_error *err)
+{
+    proa_forward_limits limits;
+    proa_status status = proa_engine_forward_limits(options, &limits, err);
+    if (status != PROA_OK)
+        return status;
+    size_t scratch = proa_sample_scratch_bytes(&device->host, limits.logit_rows_max, config->vocab_size);
+    status = proa_device_reserve(device, scratch, err);
+    if (status != PROA_OK)
+        return status;
+    const proa_engine_model model = {
+        .context = forward, .copy = copy, .step = step, .sample_context = device, .sample = sample};
+    return proa_engine_start_with(options, config, &model, engine, err);
+}
