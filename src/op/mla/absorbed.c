@@ -133,14 +133,14 @@ static void walk(const proa_mla_work *w, const proa_mla_absorbed_args *a, const 
     }
 }
 
-static void finish(const absorbed_job *job, const proa_mla_work *w, const chunk *c)
+static void finish_chunk(const absorbed_job *job, const proa_mla_work *w, const chunk *c)
 {
     const proa_mla_absorbed_args *a = job->args;
     int32_t lora = a->kv->kv_lora_rank, n = 0;
     for (int32_t t = c->first; t < c->end; t++) {
         float *out = output_of(a, c, t);
         for (int32_t h = 0; h < c->head_count; h++, n++, out += lora) {
-            proa_mla_finish(job->host, out, w->sum[n], lora, out);
+            w->kernels->finish(out, w->sum[n], w->round, lora, out);
             if (a->lse != NULL)
                 a->lse[(int64_t)(c->head_first + h) * job->rows + c->segment->row_first + t] =
                     w->max[n] + logf(w->sum[n]);
@@ -160,7 +160,7 @@ static void absorbed_task(void *context, int task, int thread)
                          padded_depth(a->kv->kv_lora_rank, a->kv->rope_dim), a->kv->kv_lora_rank, a->scale);
     start(&work, a, &c);
     walk(&work, a, &c);
-    finish(job, &work, &c);
+    finish_chunk(job, &work, &c);
 }
 
 void proa_mla_absorbed_cpu(const proa_host *host, const proa_mla_absorbed_args *args)

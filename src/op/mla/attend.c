@@ -8,6 +8,14 @@ enum { ALIGNMENT = 64 };
 
 const proa_mla_kernels *proa_mla_pick_kernels(const proa_host *host)
 {
+#if defined(__x86_64__)
+    if (host->isa >= PROA_ISA_AVX512_BF16 && host->precision == PROA_PRECISION_DEFAULT)
+        return &proa_mla_kernels_avx512_bf16;
+    if (host->isa >= PROA_ISA_AVX512)
+        return &proa_mla_kernels_avx512;
+    if (host->isa >= PROA_ISA_AVX2)
+        return &proa_mla_kernels_avx2;
+#endif
     (void)host;
     return &proa_mla_kernels_portable;
 }
@@ -19,7 +27,7 @@ static size_t aligned(size_t bytes)
 
 static int32_t padded_cols(int32_t dim)
 {
-    return (dim + PROA_MLA_COLS_MULTIPLE - 1) / PROA_MLA_COLS_MULTIPLE * PROA_MLA_COLS_MULTIPLE;
+    return (dim + PROA_MLA_COLS - 1) / PROA_MLA_COLS * PROA_MLA_COLS;
 }
 
 typedef struct layout {
@@ -105,13 +113,4 @@ void proa_mla_attend(const proa_mla_work *work, const proa_mla_queries *queries)
         int32_t left = queries->n - first;
         attend_batch(work, queries, first, left < PROA_MLA_BATCH ? left : PROA_MLA_BATCH);
     }
-}
-
-void proa_mla_finish(const proa_host *host, const float *state_out, float sum, int32_t dim, float *out)
-{
-    for (int32_t i = 0; i < dim; i++)
-        out[i] = state_out[i] / sum;
-    if (host->precision == PROA_PRECISION_DEFAULT)
-        for (int32_t i = 0; i < dim; i++)
-            out[i] = proa_round_bf16(out[i]);
 }

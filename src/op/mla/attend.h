@@ -47,7 +47,4 @@ proa_mla_work proa_mla_work_at(const proa_host *host, int thread, int32_t querie
 
 void proa_mla_attend(const proa_mla_work *work, const proa_mla_queries *queries);
 
-/* out[i] = round(out[i] / sum): the end of a walk. */
-void proa_mla_finish(const proa_host *host, const float *state_out, float sum, int32_t dim, float *out);
-
 #endif

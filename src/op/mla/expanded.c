@@ -93,13 +93,13 @@ static void walk(const proa_mla_work *w, const proa_mla_expanded_args *a, int32_
     }
 }
 
-static void finish(const proa_host *host, const proa_mla_expanded_args *a, int32_t head, int32_t first,
-                   int32_t end)
+static void finish_rows(const proa_mla_work *w, const proa_mla_expanded_args *a, int32_t head, int32_t first,
+                        int32_t end)
 {
     for (int64_t row = first; row < end; row++) {
         int64_t state = row * a->heads + head;
-        proa_mla_finish(host, a->state_out + state * a->v_dim, a->state_sum[state], a->v_dim,
-                        a->out + row * a->out_row_stride + (int64_t)head * a->v_dim);
+        w->kernels->finish(a->state_out + state * a->v_dim, a->state_sum[state], w->round, a->v_dim,
+                           a->out + row * a->out_row_stride + (int64_t)head * a->v_dim);
         if (a->lse != NULL)
             a->lse[(int64_t)head * a->rows + row] = a->state_max[state] + logf(a->state_sum[state]);
     }
@@ -113,14 +113,14 @@ static void expanded_task(void *context, int task, int thread)
     int32_t first = run * RUN_ROWS, end = smaller(first + RUN_ROWS, a->rows);
     if (a->first)
         initialise(a, head, first, end);
+    proa_mla_work work =
+        proa_mla_work_at(job->host, thread, smaller(a->rows, RUN_ROWS), job->depth, a->v_dim, a->scale);
     if (a->position_first + end > a->tile_first) {
-        proa_mla_work work =
-            proa_mla_work_at(job->host, thread, smaller(a->rows, RUN_ROWS), job->depth, a->v_dim, a->scale);
         pack_queries(&work, a, head, first, end);
         walk(&work, a, head, first, end);
     }
     if (a->last)
-        finish(job->host, a, head, first, end);
+        finish_rows(&work, a, head, first, end);
 }
 
 void proa_mla_expanded_cpu(const proa_host *host, const proa_mla_expanded_args *args)

@@ -7,11 +7,13 @@
  * while the lanes of a vector are different keys (scores) or different columns (values): no sum crosses lanes, and
  * its order is the order of the dimensions (scores) or of the keys (values), whatever the batch is (law 2).
  *
- *   element                 keys                         values                       query, probabilities
- *   float                   [depth][64]                  [64][cols]                   [depth], [64]
- *   pair of bf16            [depth / 2][64][2]           [32][cols][2]                [depth], [64]
+ *   element         keys                    values                                   query, probabilities
+ *   float           [depth][64]             [cols / 32][64][32]                      [depth], [64]
+ *   pair of bf16    [depth / 2][64][2]      [cols / 32][32][32][2]                   [depth], [64]
  *
- * depth is even (pieces are padded with zeros), cols is dim rounded up to 16 (padded with zeros).
+ * depth is even (pieces are padded with zeros), cols is dim rounded up to 32. A block of 32 columns of values is
+ * contiguous: it stays in the first-level cache while a batch of queries passes over it, which rows of 512 columns,
+ * 2 KiB apart and hence in few cache sets, would not.
  */
 #ifndef PROA_OP_MLA_KERNELS_H
 #define PROA_OP_MLA_KERNELS_H
@@ -20,7 +22,7 @@
 
 enum {
     PROA_MLA_SPLIT = PROA_KV_BLOCK_TOKENS,
-    PROA_MLA_COLS_MULTIPLE = 16,
+    PROA_MLA_COLS = 32,  /* columns of a block of values */
     PROA_MLA_BATCH = 32, /* queries whose scores exist at once */
 };
 
@@ -53,9 +55,15 @@ typedef struct proa_mla_kernels {
      * Values from `count` on are not touched: a NaN there stays there. */
     void (*accumulate)(const void *p, const float *shrink, int32_t n, int32_t count, const void *values,
                        int32_t dim, int32_t cols, float *out, int64_t out_stride);
+
+    /* The end of a query's walk: out[c] = weighted[c] / sum, rounded to bf16 if `round` is set; may be in place. */
+    void (*finish)(const float *weighted, float sum, bool round, int32_t dim, float *out);
 } proa_mla_kernels;
 
 extern const proa_mla_kernels proa_mla_kernels_portable;
+extern const proa_mla_kernels proa_mla_kernels_avx2;
+extern const proa_mla_kernels proa_mla_kernels_avx512;
+extern const proa_mla_kernels proa_mla_kernels_avx512_bf16; /* default precision */
 
 static inline int32_t proa_mla_even(int32_t n)
 {

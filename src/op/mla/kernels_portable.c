@@ -5,7 +5,7 @@
 
 #include <math.h>
 
-enum { SPLIT = PROA_MLA_SPLIT };
+enum { SPLIT = PROA_MLA_SPLIT, COLS = PROA_MLA_COLS };
 
 static void pack_keys(void *packed, int32_t at, const proa_mla_source *source, int32_t keys)
 {
@@ -19,12 +19,11 @@ static void pack_keys(void *packed, int32_t at, const proa_mla_source *source, i
 static void pack_values(void *packed, int32_t cols, const proa_mla_source *source, int32_t keys)
 {
     float *to = packed;
-    for (int32_t j = 0; j < keys; j++, to += cols) {
-        for (int32_t i = 0; i < source->dim; i++)
-            to[i] = proa_host_load(source->data, source->dtype, j * source->stride + i);
-        for (int32_t i = source->dim; i < cols; i++)
-            to[i] = 0;
-    }
+    memset(to, 0, (size_t)cols * SPLIT * sizeof *to);
+    for (int32_t j = 0; j < keys; j++)
+        for (int32_t c = 0; c < source->dim; c++)
+            to[(c / COLS * SPLIT + j) * COLS + c % COLS] =
+                proa_host_load(source->data, source->dtype, j * source->stride + c);
 }
 
 static void pack_query(void *packed, int32_t at, const float *query, int32_t dim)
@@ -68,17 +67,35 @@ static float weigh(const float *s, int32_t count, bool round, float *max, float 
     return shrink;
 }
 
+/* One query and one block of columns. */
+static void accumulate_block(const float *p, float shrink, int32_t count, const float *values, int32_t dim,
+                             float *out)
+{
+    float sum[COLS];
+    for (int32_t c = 0; c < COLS; c++)
+        sum[c] = c < dim ? out[c] * shrink : 0;
+    for (int32_t j = 0; j < count; j++, values += COLS)
+        for (int32_t c = 0; c < COLS; c++)
+            sum[c] += p[j] * values[c];
+    for (int32_t c = 0; c < COLS && c < dim; c++)
+        out[c] = sum[c];
+}
+
 static void accumulate(const void *p, const float *shrink, int32_t n, int32_t count, const void *values,
                        int32_t dim, int32_t cols, float *out, int64_t out_stride)
 {
-    const float *weight = p;
-    for (int32_t i = 0; i < n; i++, weight += SPLIT, out += out_stride) {
-        const float *v = values;
-        for (int32_t c = 0; c < dim; c++)
-            out[c] *= shrink[i];
-        for (int32_t j = 0; j < count; j++, v += cols)
-            for (int32_t c = 0; c < dim; c++)
-                out[c] += weight[j] * v[c];
+    (void)cols;
+    for (int32_t c = 0; c < dim; c += COLS)
+        for (int32_t i = 0; i < n; i++)
+            accumulate_block((const float *)p + i * SPLIT, shrink[i], count,
+                             (const float *)values + c * SPLIT, dim - c, out + i * out_stride + c);
+}
+
+static void finish(const float *weighted, float sum, bool round, int32_t dim, float *out)
+{
+    for (int32_t c = 0; c < dim; c++) {
+        float o = weighted[c] / sum;
+        out[c] = round ? proa_round_bf16(o) : o;
     }
 }
 
@@ -90,4 +107,5 @@ const proa_mla_kernels proa_mla_kernels_portable = {
     .scores = scores,
     .weigh = weigh,
     .accumulate = accumulate,
+    .finish = finish,
 };
