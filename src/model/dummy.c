@@ -1,6 +1,6 @@
 /* dummy.c - random weights of the right shapes and types, the same in every run and with any number of threads.
  *
- * Element i of a tensor is made from word i of a counter-based generator keyed by the tensor's name. Weights of a
+ * Element i of a tensor is made from bits at place i of a counter-based generator keyed by the tensor's name. Weights of a
  * linear layer are uniform with a standard deviation of 1 / sqrt(k), so that activations keep their size from layer to
  * layer; embeddings have 1, norms lie around 1, router biases around 0. FP8 weights use the whole range of e4m3 and
  * carry it in their scales. Two walks: the first sums up the bytes, the second hands out places; then the pool fills.
@@ -117,22 +117,36 @@ static void fill_e4m3(const dummy *d, const piece *p)
     }
 }
 
+static float spread_value(const piece *p, float u)
+{
+    float value = p->middle + p->spread * u;
+    return p->power_of_two ? exp2f(ceilf(log2f(value))) : value;
+}
+
 static void fill_float(const piece *p)
 {
+    float *out = (float *)p->data + p->first;
     for (uint64_t i = 0; i < p->count; i += WORDS) {
         uint32_t words[WORDS];
         proa_random_philox(p->key, p->first + i, 0, words);
         uint64_t left = p->count - i < WORDS ? p->count - i : WORDS;
-        for (uint64_t j = 0; j < left; j++) {
-            float u = ((float)(words[j] >> 8) + 0.5f) * 0x1p-23f - 1;
-            float value = p->middle + p->spread * u;
-            if (p->power_of_two)
-                value = exp2f(ceilf(log2f(value)));
-            if (p->dtype == PROA_DTYPE_F32)
-                ((float *)p->data)[p->first + i + j] = value;
-            else
-                ((uint16_t *)p->data)[p->first + i + j] = proa_f32_to_bf16(value);
-        }
+        for (uint64_t j = 0; j < left; j++)
+            out[i + j] = spread_value(p, ((float)(words[j] >> 8) + 0.5f) * 0x1p-23f - 1);
+    }
+}
+
+/* 16 random bits an element are more than bf16 keeps. */
+static void fill_bf16(const piece *p)
+{
+    uint16_t *out = (uint16_t *)p->data + p->first;
+    for (uint64_t i = 0; i < p->count; i += 2 * WORDS) {
+        uint32_t words[WORDS];
+        uint16_t halves[2 * WORDS];
+        proa_random_philox(p->key, p->first + i, 0, words);
+        memcpy(halves, words, sizeof halves);
+        uint64_t left = p->count - i < 2 * WORDS ? p->count - i : 2 * WORDS;
+        for (uint64_t j = 0; j < left; j++)
+            out[i + j] = proa_f32_to_bf16(spread_value(p, ((float)halves[j] + 0.5f) * 0x1p-15f - 1));
     }
 }
 
@@ -143,6 +157,8 @@ static void fill(void *context, int task, int thread)
     const piece *p = &d->pieces[task];
     if (p->dtype == PROA_DTYPE_E4M3)
         fill_e4m3(d, p);
+    else if (p->dtype == PROA_DTYPE_BF16)
+        fill_bf16(p);
     else
         fill_float(p);
     proa_progress_add(&d->progress, p->count * proa_dtype_bytes(p->dtype));
