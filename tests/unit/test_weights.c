@@ -23,7 +23,7 @@ static const char config_text[] =
     "{\"model_type\":\"deepseek_v3\",\"vocab_size\":32,\"hidden_size\":160,\"intermediate_size\":48,"
     "\"moe_intermediate_size\":24,\"num_hidden_layers\":2,\"num_nextn_predict_layers\":1,\"num_attention_"
     "heads\":2,"
-    "\"q_lora_rank\":20,\"kv_lora_rank\":136,\"qk_nope_head_dim\":70,\"qk_rope_head_dim\":4,\"v_head_dim\":6,"
+    "\"q_lora_rank\":20,\"kv_lora_rank\":264,\"qk_nope_head_dim\":70,\"qk_rope_head_dim\":4,\"v_head_dim\":6,"
     "\"n_routed_experts\":4,\"n_shared_experts\":2,\"num_experts_per_tok\":2,\"n_group\":2,\"topk_group\":1,"
     "\"first_k_dense_replace\":1,\"routed_scaling_factor\":2.5,\"max_position_embeddings\":64%s}";
 
@@ -45,9 +45,9 @@ static const entry entries[] = {
     {"model.layers.0.self_attn.q_a_proj.weight", 20, 160, true, false},
     {"model.layers.0.self_attn.q_a_layernorm.weight", 0, 20, false, false},
     {"model.layers.0.self_attn.q_b_proj.weight", 148, 20, true, false},
-    {"model.layers.0.self_attn.kv_a_proj_with_mqa.weight", 140, 160, true, false},
-    {"model.layers.0.self_attn.kv_a_layernorm.weight", 0, 136, false, false},
-    {"model.layers.0.self_attn.kv_b_proj.weight", 152, 136, true, false},
+    {"model.layers.0.self_attn.kv_a_proj_with_mqa.weight", 268, 160, true, false},
+    {"model.layers.0.self_attn.kv_a_layernorm.weight", 0, 264, false, false},
+    {"model.layers.0.self_attn.kv_b_proj.weight", 152, 264, true, false},
     {"model.layers.0.self_attn.o_proj.weight", 160, 12, true, false},
     {"model.layers.0.mlp.gate_proj.weight", 48, 160, true, false},
     {"model.layers.0.mlp.up_proj.weight", 48, 160, true, false},
@@ -57,9 +57,9 @@ static const entry entries[] = {
     {"model.layers.1.self_attn.q_a_proj.weight", 20, 160, true, true},
     {"model.layers.1.self_attn.q_a_layernorm.weight", 0, 20, false, true},
     {"model.layers.1.self_attn.q_b_proj.weight", 148, 20, true, true},
-    {"model.layers.1.self_attn.kv_a_proj_with_mqa.weight", 140, 160, true, true},
-    {"model.layers.1.self_attn.kv_a_layernorm.weight", 0, 136, false, true},
-    {"model.layers.1.self_attn.kv_b_proj.weight", 152, 136, true, true},
+    {"model.layers.1.self_attn.kv_a_proj_with_mqa.weight", 268, 160, true, true},
+    {"model.layers.1.self_attn.kv_a_layernorm.weight", 0, 264, false, true},
+    {"model.layers.1.self_attn.kv_b_proj.weight", 152, 264, true, true},
     {"model.layers.1.self_attn.o_proj.weight", 160, 12, true, true},
     {"model.layers.1.mlp.gate.weight", 4, 160, false, true},
     {"model.layers.1.mlp.gate.e_score_correction_bias", 0, 4, false, true},
@@ -325,9 +325,9 @@ static void check_places(checkpoint *c, const proa_weights *w)
     check_same(c, "model.layers.1.post_attention_layernorm.weight", &b->post_attention_layernorm, 1, 160);
     check_same(c, "model.layers.1.self_attn.q_a_proj.weight", &b->q_a_proj, 20, 160);
     check_same(c, "model.layers.1.self_attn.q_a_layernorm.weight", &b->q_a_layernorm, 1, 20);
-    check_same(c, "model.layers.1.self_attn.kv_a_proj_with_mqa.weight", &b->kv_a_proj, 140, 160);
-    check_same(c, "model.layers.1.self_attn.kv_a_layernorm.weight", &b->kv_a_layernorm, 1, 136);
-    check_same(c, "model.layers.1.self_attn.kv_b_proj.weight", &b->kv_b_proj, 152, 136);
+    check_same(c, "model.layers.1.self_attn.kv_a_proj_with_mqa.weight", &b->kv_a_proj, 268, 160);
+    check_same(c, "model.layers.1.self_attn.kv_a_layernorm.weight", &b->kv_a_layernorm, 1, 264);
+    check_same(c, "model.layers.1.self_attn.kv_b_proj.weight", &b->kv_b_proj, 152, 264);
     check_same(c, "model.layers.1.self_attn.o_proj.weight", &b->o_proj, 160, 12);
     check_same(c, "model.layers.1.mlp.gate.weight", &b->router, 4, 160);
     check_same(c, "model.layers.1.mlp.shared_experts.up_proj.weight", &b->mlp.up, 48, 160);
@@ -377,7 +377,7 @@ static void unusual_types_are_placed(void **state)
     proa_model_config config = read_config(FP8);
     drop(c, "model.layers.0.self_attn.kv_b_proj.weight");
     drop(c, "model.layers.0.self_attn.kv_b_proj.weight_scale_inv");
-    add(c, "model.layers.0.self_attn.kv_b_proj.weight", PROA_DTYPE_BF16, 152, 136, false);
+    add(c, "model.layers.0.self_attn.kv_b_proj.weight", PROA_DTYPE_BF16, 152, 264, false);
     drop(c, "model.layers.1.self_attn.o_proj.weight");
     drop(c, "model.layers.1.self_attn.o_proj.weight_scale_inv");
     add(c, "model.layers.1.self_attn.o_proj.weight", PROA_DTYPE_F32, 160, 12, false);
@@ -678,7 +678,7 @@ static void dummies_are_reproducible(void **state)
         const proa_layer_weights *p = &a->layers[1], *q = &b->layers[1];
         assert_memory_equal(p->expert_up[2].data, q->expert_up[2].data, 24 * 160);
         assert_memory_not_equal(p->expert_up[2].data, p->expert_up[1].data, 24 * 160);
-        assert_memory_equal(p->w_uk, q->w_uk, 2 * 2 * 136 * 70);
+        assert_memory_equal(p->w_uk, q->w_uk, 2 * 2 * 264 * 70);
         check_absorbed(&config, a, PROA_PRECISION_DEFAULT);
         check_spread(&a->embed_tokens, 0, 1);
         check_spread(&p->expert_down[0], 0, 1 / sqrt(24));
