@@ -15,6 +15,8 @@ ifeq ($(origin CC),default)
 CC = gcc
 endif
 MODEL ?= ../shared/models/tiny-r1
+PROA_TEST_DATA ?= $(CURDIR)/../shared
+export PROA_TEST_DATA
 SECONDS ?= 60
 VENV = build/venv
 SANITIZE = -Db_sanitize=address,undefined -Db_lundef=false
@@ -43,9 +45,9 @@ serve:
 test test-long:
 	tools/deps.sh build test
 	$(MAKE) all $(VENV)/installed
-	$(if $(PROA_TEST_DATA),meson configure build -Dtest_data=$(PROA_TEST_DATA))
+	meson configure build -Dtest_data=$(PROA_TEST_DATA)
 	meson test -C build --print-errorlogs $(if $(filter test,$@),--no-suite long)
-	@grep -F '[  SKIPPED ] ' build/meson-logs/testlog.txt | sort -u || true
+	@grep '\[  SKIPPED \] [a-z]' build/meson-logs/testlog.txt | sort -u || true
 	$(VENV)/bin/pytest tests/system $(if $(filter test-long,$@),--long) $(PYTEST)
 
 $(VENV)/installed: tests/system/requirements.txt
@@ -63,19 +65,19 @@ tidy: all
 
 sanitize:
 	tools/deps.sh build
-	test -d build-asan || CC=$(CC) meson setup build-asan $(SANITIZE)
+	test -d build-asan || CC=$(CC) meson setup build-asan $(SANITIZE) -Dtest_data=$(PROA_TEST_DATA)
 	ninja -C build-asan
-	meson test -C build-asan --no-rebuild --print-errorlogs --timeout-multiplier 5
+	meson test -C build-asan --no-rebuild --print-errorlogs --no-suite long --timeout-multiplier 5
 
 fuzz:
 	tools/deps.sh build check
 	test -d build-fuzz || CC=clang meson setup build-fuzz -Dfuzz=true -Dtests=false $(SANITIZE)
 	ninja -C build-fuzz
 
-# Each target for SECONDS, from the seeds beside its source and what earlier runs found. A finding stays in build-fuzz.
+# Each target for SECONDS, from the seeds in tests/fuzz/corpus and what earlier runs found. A finding stays in build-fuzz.
 fuzz-run: fuzz
 	@cd build-fuzz && for target in $$(find tests/fuzz -name "fuzz_*" -type f -executable | sort); do \
-	    name=$${target##*/}; mkdir -p found/$$name; seeds=../tests/fuzz/seeds/$${name#fuzz_}; echo "== $$name"; \
+	    name=$${target##*/}; mkdir -p found/$$name; seeds=../tests/fuzz/corpus/$${name#fuzz_}; echo "== $$name"; \
 	    [ -d $$seeds ] || seeds=; $$target -max_total_time=$(SECONDS) -print_final_stats=1 found/$$name $$seeds || exit 1; \
 	done
 

@@ -16,6 +16,8 @@ GOOD = {
                     "    return 1;\n}\n",
     "src/op/b.c": '#include "base/a.h"\n',
     "src/text/t.h": "",
+    "src/base/names.c": 'static const char *const names[] = {"a"};\nconst char *proa_name(int i);\n\n'
+                        "const char *proa_name(int i)\n{\n    return names[i];\n}\n",
     "docs/flags.md": "flags\n",
     "build/proa": "#!/bin/sh\necho flags\n",
 }
@@ -44,7 +46,9 @@ BAD = [
     ("length", "tools/check/long_functions.txt", "src/base/a.c proa_a\n", "has no reason"),
     ("headers", "src/base/b.h", "size_t x(void);\n", "src/base/b.h:1:1: error"),
     ("headers", "src/base/b.h", "struct a {\n    int b;\n};\n", "src/base/b.h:1:8: error: redefinition"),
-    ("symbols", "src/base/b.c", "int stray;\n", "b.c:1: stray is public"),
+    ("symbols", "src/base/b.c", "int stray(void)\n{\n    return 1;\n}\n", "build/proa.p/b.o:1: stray is public"),
+    ("symbols", "src/base/b.c", "static int kept;\nint *proa_b(void)\n{\n    return &kept;\n}\n", "kept is a mutable static"),
+    ("symbols", "src/base/b.c", "static __thread int kept = 1;\nint *proa_b(void)\n{\n    return &kept;\n}\n", "kept is a mut"),
     ("environment", "src/base/b.c", '\nchar *p = getenv("HOME");\n', "src/base/b.c:2: getenv outside"),
     ("docs", "docs/flags.md", "flags\nmore\n", "docs/flags.md:2: not what build/proa says"),
     ("docs", "docs/flags.md", "", "docs/flags.md:1: not what build/proa says"),

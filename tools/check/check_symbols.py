@@ -1,21 +1,31 @@
 #!/usr/bin/env python3
-"""Every symbol that an object of build/ exports begins with proa_ (main excepted)."""
-import os
+"""Every symbol that an object of build/ exports begins with proa_ (main excepted), and none has mutable statics but those
+that are named here."""
 import re
 import subprocess
 
 from common import finish, root
 
+MUTABLE = {"log_level"}  # the level of log lines: one a process, atomic
+
 build = root() / "build"
+problems = []
 objects = sorted([*build.glob("src/**/*.a"), *build.glob("proa.p/*.o")])
-problems = [] if objects else [f"{build}:1: no objects here: run `make` first"]
-# -l reads the line numbers from the debug information: "name T address size<TAB>file:line"
-run = subprocess.run(["nm", "--extern-only", "--defined-only", "--format=posix", "-l", *objects], capture_output=True, text=True)
+if not objects:
+    problems.append(f"{build}:1: no objects here: run `make` first")
+run = subprocess.run(["nm", "--defined-only", "--print-file-name", "--format=sysv", *objects], capture_output=True, text=True)
 if run.returncode != 0:
     problems.append(f"nm failed: {run.stderr.strip()}")
 for line in run.stdout.splitlines():
-    match = re.match(r"(\S+) [A-Za-z] [0-9a-f]+ [0-9a-f]*\s*(\S*)", line)
-    if match and not match[1].startswith("proa_") and match[1] != "main":
-        place = os.path.relpath(match[2], root()) if match[2] else "build:1"
-        problems.append(f"{place}: {match[1]} is public and does not begin with proa_: make it static or rename it")
+    place, _, row = line.rpartition(":")  # archive:object.o:row
+    columns = [c.strip() for c in row.split("|")]  # name, value, class, type, size, line, section
+    if len(columns) != 7:
+        continue
+    name, section, exported = columns[0], columns[6], columns[2].isupper()
+    place = place.replace(f"{root()}/", "") + ":1"
+    if exported and not name.startswith("proa_") and name != "main":
+        problems.append(f"{place}: {name} is public and does not begin with proa_: make it static or rename it")
+    if columns[3] in ("OBJECT", "TLS") and re.fullmatch(r"\.t?(data|bss)(\.\w+)?|\*COM\*", section) and name not in MUTABLE \
+            and not name.startswith("__"):
+        problems.append(f"{place}: {name} is a mutable static: put it into a struct that someone owns")
 finish(problems)
