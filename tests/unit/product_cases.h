@@ -143,11 +143,11 @@ static inline void take_magnitudes(proa_weight *w, proa_rows *x)
     }
 }
 
-/* Float32 sums over at least 8 lanes: each lane adds k / 8 products, each addition (and the scale and its product,
+/* Float32 sums over at least 4 lanes: each lane adds k / 4 products, each addition (and the scale and its product,
  * and the reduction of the lanes) rounds by 2^-24 of what is there, which is at most the sum of magnitudes. */
 static inline float sum_tolerance(int32_t k, float magnitude)
 {
-    return (float)(k / 8 + 16) * 0x1p-24f * magnitude;
+    return (float)(k / 4 + 16) * 0x1p-24f * magnitude;
 }
 
 #endif

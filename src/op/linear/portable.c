@@ -1,0 +1,173 @@
+/* portable.c - the forms that every processor runs: float32 in vectors of four, which is what the baselines of
+ * x86-64 (SSE2) and arm64 (NEON) have. No fused multiply-add: x86-64's baseline lacks it. */
+#include "op/linear/form.h"
+
+#include "base/number.h"
+
+#include <string.h>
+
+typedef float float4 __attribute__((vector_size(16)));
+
+/* --- packing --- */
+
+static void pad(float *packed, int32_t count)
+{
+    for (int32_t i = count; i % PROA_FORM_CHUNK != 0; i++)
+        packed[i] = 0;
+}
+
+static void pack_f32(void *to, const void *from, int32_t count)
+{
+    memcpy(to, from, (size_t)count * sizeof(float));
+    pad(to, count);
+}
+
+static void pack_bf16(void *to, const void *from, int32_t count)
+{
+    float *packed = to;
+    for (int32_t i = 0; i < count; i++) {
+        uint16_t h;
+        memcpy(&h, (const char *)from + 2 * i, sizeof h);
+        packed[i] = proa_bf16_to_f32(h);
+    }
+    pad(packed, count);
+}
+
+/* The value of 15 exponents times 1/8: of a normal, its mantissa (8 to 15) times this. */
+static const float unit_of_exponent[16] = {0x1p-9f, 0x1p-9f, 0x1p-8f, 0x1p-7f, 0x1p-6f, 0x1p-5f,
+                                           0x1p-4f, 0x1p-3f, 0x1p-2f, 0x1p-1f, 0x1p0f,  0x1p1f,
+                                           0x1p2f,  0x1p3f,  0x1p4f,  0x1p5f};
+
+static void pack_e4m3(void *to, const void *from, int32_t count)
+{
+    const uint8_t *q = from;
+    float *packed = to;
+    for (int32_t i = 0; i < count; i++) {
+        int exponent = q[i] >> 3 & 15, mantissa = (q[i] & 7) + (exponent > 0 ? 8 : 0);
+        float magnitude = (float)mantissa * unit_of_exponent[exponent];
+        if ((q[i] & 0x7f) == 0x7f)
+            magnitude = NAN;
+        packed[i] = q[i] & 0x80 ? -magnitude : magnitude;
+    }
+    pad(packed, count);
+}
+
+/* --- tiles --- */
+
+static inline float4 tile_zero(void)
+{
+    return (float4){0, 0, 0, 0};
+}
+
+static inline float4 tile_load(const void *at)
+{
+    float4 v;
+    memcpy(&v, at, sizeof v);
+    return v;
+}
+
+static inline void tile_store(float *at, float4 v)
+{
+    memcpy(at, &v, sizeof v);
+}
+
+static inline float4 multiply_add(float4 sum, float4 x, float4 w)
+{
+    return sum + x * w;
+}
+
+static inline float4 tile_scale_add(float4 sum, float4 part, float scale)
+{
+    return sum + part * scale;
+}
+
+static inline void tile_add_lanes(float out[4], float4 a, float4 b, float4 c, float4 d)
+{
+    out[0] = (a[0] + a[2]) + (a[1] + a[3]);
+    out[1] = (b[0] + b[2]) + (b[1] + b[3]);
+    out[2] = (c[0] + c[2]) + (c[1] + c[3]);
+    out[3] = (d[0] + d[2]) + (d[1] + d[3]);
+}
+
+#define TILE_TARGET
+#define TILE_SUM   float4
+#define TILE_LANES 4
+
+#define TILE              plain
+#define TILE_ROWS         2
+#define TILE_COLUMNS      4
+#define TILE_STEP         4
+#define TILE_X_BYTES      16
+#define TILE_W_BYTES      16
+#define TILE_X            float4
+#define TILE_W            float4
+#define TILE_LOAD_X       tile_load
+#define TILE_LOAD_W       tile_load
+#define TILE_MULTIPLY_ADD multiply_add
+#define TILE_GROUPED      0
+#include "op/linear/tile.h"
+
+#define TILE              recipe
+#define TILE_ROWS         2
+#define TILE_COLUMNS      2
+#define TILE_STEP         4
+#define TILE_X_BYTES      16
+#define TILE_W_BYTES      16
+#define TILE_X            float4
+#define TILE_W            float4
+#define TILE_LOAD_X       tile_load
+#define TILE_LOAD_W       tile_load
+#define TILE_MULTIPLY_ADD multiply_add
+#define TILE_GROUPED      1
+#include "op/linear/tile.h"
+
+static const proa_form f32_form = {
+    .name = "f32",
+    .element_bytes = 4,
+    .lanes = TILE_LANES,
+    .tile_columns = 4,
+    .pack_x = pack_f32,
+    .pack_w = pack_f32,
+    .multiply = plain_multiply,
+    .multiply_stored = plain_multiply,
+    .stored_rows_max = 4,
+};
+
+static const proa_form bf16_form = {
+    .name = "bf16 as f32",
+    .element_bytes = 4,
+    .lanes = TILE_LANES,
+    .tile_columns = 4,
+    .pack_x = pack_f32,
+    .pack_w = pack_bf16,
+    .multiply = plain_multiply,
+};
+
+static const proa_form e4m3_form = {
+    .name = "e4m3 as f32",
+    .element_bytes = 4,
+    .lanes = TILE_LANES,
+    .tile_columns = 4,
+    .pack_x = pack_f32,
+    .pack_w = pack_e4m3,
+    .multiply = plain_multiply,
+};
+
+static const proa_form recipe_form = {
+    .name = "recipe in f32",
+    .element_bytes = 4,
+    .lanes = TILE_LANES,
+    .tile_columns = 2,
+    .grouped = true,
+    .pack_x = pack_e4m3,
+    .pack_w = pack_e4m3,
+    .multiply = recipe_multiply,
+};
+
+const proa_form *proa_form_portable(proa_dtype w_dtype, bool recipe, bool bf16_x)
+{
+    (void)bf16_x;
+    if (recipe)
+        return &recipe_form;
+    return w_dtype == PROA_DTYPE_F32 ? &f32_form : w_dtype == PROA_DTYPE_BF16 ? &bf16_form : &e4m3_form;
+}
