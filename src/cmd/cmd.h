@@ -20,6 +20,7 @@ extern const proa_program proa_cmd_program;
 /* Prints the error for people and returns the exit status that fits. */
 int proa_cmd_fail(const proa_error *err);
 
+int proa_cmd_bench(const proa_options *options);
 int proa_cmd_detokenize(const proa_options *options);
 int proa_cmd_help(const proa_options *options);
 int proa_cmd_tokenize(const proa_options *options);

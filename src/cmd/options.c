@@ -14,6 +14,7 @@
 
 /* clang-format off */
 static const proa_command commands[] = {
+    {"bench", "op", 1, "Measure the ops beside the bounds of this machine", proa_cmd_bench},
     {"detokenize", NULL, 0, "Turn JSON lines {\"ids\": [...]} into {\"text\": ...}", proa_cmd_detokenize},
     {"help", "[COMMAND]", 1, "Describe the commands, or one of them", proa_cmd_help},
     {"tokenize", NULL, 0, "Turn JSON lines {\"text\": ...} into {\"ids\": [...]}", proa_cmd_tokenize},
@@ -119,6 +120,11 @@ static const proa_option options[] = {
      .help = "Measure this op alone, \"linear\" for example"},
     {.name = "shape", .commands = "bench", .group = "Benchmark", .type = PROA_OPTION_STRING, .metavar = "TEXT",
      .help = "Measure only the shapes whose description contains the text"},
+    {.name = "isa", .commands = "bench", .group = "Benchmark",
+     .type = PROA_OPTION_CHOICE, .choices = "portable|avx2|avx512|avx512-bf16",
+     .help = "Use this instruction set instead of the processor's best"},
+    {.name = "json", .commands = "bench", .group = "Benchmark", .type = PROA_OPTION_STRING, .metavar = "FILE",
+     .help = "Write the bounds and rows there too, as JSON"},
 
     {.name = "format", .commands = "help", .group = "Help",
      .type = PROA_OPTION_CHOICE, .choices = "text|man|markdown", .fallback = "text",

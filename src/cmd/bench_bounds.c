@@ -1,0 +1,170 @@
+/* bench_bounds.c - the most that this machine reads, copies and multiplies: simple loops on all threads at once.
+ *
+ * The arithmetic loops keep CHAINS sums in registers, enough to hide the latency of a multiply-add on every
+ * processor that we know of (5 cycles, two a cycle). Lacks: NUMA (threads of one node, reading its memory), caches.
+ */
+#include "cmd/bench.h"
+
+#include "base/clock.h"
+
+#include <string.h>
+
+enum { TRIES = 5, CHAINS = 12, PART_BYTES = 1 << 20, ROUNDS = 3000000, SLOTS = 1024 };
+
+typedef struct sweep {
+    const proa_bench_memory *buffer;
+    proa_isa isa;
+    bool bf16;
+    float out[SLOTS]; /* what the loops gave, so that they are not optimised away */
+    uint64_t words[SLOTS];
+} sweep;
+
+/* --- memory --- */
+
+static uint64_t read_part(const char *data)
+{
+    typedef uint64_t words __attribute__((vector_size(32), aligned(32), may_alias));
+    const words *at = (const words *)(const void *)data;
+    words a = {0}, b = {0}, c = {0}, d = {0};
+    for (size_t i = 0; i < PART_BYTES / sizeof(words); i += 4) {
+        a |= at[i];
+        b |= at[i + 1];
+        c |= at[i + 2];
+        d |= at[i + 3];
+    }
+    a = (a | b) | (c | d);
+    return a[0] | a[1] | a[2] | a[3];
+}
+
+static void read_task(void *context, int task, int thread)
+{
+    sweep *s = context;
+    s->words[thread % SLOTS] |= read_part(s->buffer->data + (size_t)task * PART_BYTES);
+}
+
+static void copy_task(void *context, int task, int thread)
+{
+    (void)thread;
+    sweep *s = context;
+    char *to = s->buffer->data + s->buffer->bytes / 2 + (size_t)task * PART_BYTES;
+    memcpy(to, s->buffer->data + (size_t)task * PART_BYTES, PART_BYTES);
+}
+
+static double best_gbps(proa_pool *pool, proa_pool_task task, sweep *s, int parts, double bytes)
+{
+    double best = 0;
+    for (int i = 0; i < TRIES; i++) {
+        int64_t start = proa_clock_us();
+        proa_pool_run(pool, task, s, parts);
+        double gbps = bytes / 1e3 / (double)(proa_clock_us() - start);
+        best = gbps > best ? gbps : best;
+    }
+    return best;
+}
+
+/* --- arithmetic: ROUNDS times CHAINS multiply-adds of vectors --- */
+
+/* The loop with vectors of TYPE; `x` looks changed each round, so that nothing moves out of it. */
+#define MULTIPLY(type, multiply_add)                                                                         \
+    type sums[CHAINS];                                                                                       \
+    for (int i = 0; i < CHAINS; i++)                                                                         \
+        sums[i] = x * (float)i; /* no two alike */                                                           \
+    for (int64_t round = 0; round < ROUNDS; round++) {                                                       \
+        __asm__ volatile("" : "+v"(x));                                                                      \
+        _Pragma("GCC unroll 12") for (int i = 0; i < CHAINS; i++) sums[i] = multiply_add;                    \
+    }                                                                                                        \
+    float sum = 0;                                                                                           \
+    for (int i = 0; i < CHAINS; i++)                                                                         \
+        sum += sums[i][0];                                                                                   \
+    return sum;
+
+#if defined(__x86_64__)
+#include <immintrin.h>
+
+PROA_TARGET_AVX2 static float multiply_avx2(void)
+{
+    __m256 x = _mm256_set1_ps(0.5f);
+    MULTIPLY(__m256, _mm256_fmadd_ps(x, x, sums[i]))
+}
+
+PROA_TARGET_AVX512 static float multiply_avx512(void)
+{
+    __m512 x = _mm512_set1_ps(0.5f);
+    MULTIPLY(__m512, _mm512_fmadd_ps(x, x, sums[i]))
+}
+
+PROA_TARGET_AVX512_BF16 static float multiply_bf16(void)
+{
+    __m512 x = _mm512_castsi512_ps(_mm512_set1_epi32(0x3f003f00));
+    MULTIPLY(__m512, _mm512_dpbf16_ps(sums[i], (__m512bh)x, (__m512bh)x))
+}
+#endif
+
+typedef float float4 __attribute__((vector_size(16)));
+
+static float multiply_portable(void)
+{
+    float4 sums[CHAINS];
+    volatile float half = 0.5f;
+    float4 x = {half, half, half, half};
+    for (int i = 0; i < CHAINS; i++)
+        sums[i] = x * (float)i;
+    for (int64_t round = 0; round < ROUNDS; round++)
+        for (int i = 0; i < CHAINS; i++)
+            sums[i] = (sums[i] + x) * x;
+    float sum = 0;
+    for (int i = 0; i < CHAINS; i++)
+        sum += sums[i][0];
+    return sum;
+}
+
+/* Operations of a round of one chain: two a product. */
+static double flops_each(proa_isa isa, bool bf16)
+{
+    if (isa >= PROA_ISA_AVX512_BF16 && bf16)
+        return 64;
+    return isa >= PROA_ISA_AVX512 ? 32 : isa >= PROA_ISA_AVX2 ? 16 : 8;
+}
+
+static void multiply_task(void *context, int task, int thread)
+{
+    (void)thread;
+    sweep *s = context;
+    float out;
+#if defined(__x86_64__)
+    if (s->isa >= PROA_ISA_AVX512_BF16 && s->bf16)
+        out = multiply_bf16();
+    else if (s->isa >= PROA_ISA_AVX512)
+        out = multiply_avx512();
+    else if (s->isa >= PROA_ISA_AVX2)
+        out = multiply_avx2();
+    else
+#endif
+        out = multiply_portable();
+    s->out[task % SLOTS] = out;
+}
+
+static double best_gflops(proa_pool *pool, sweep *s, bool bf16)
+{
+    int threads = proa_pool_threads(pool);
+    double flops = (double)threads * ROUNDS * CHAINS * flops_each(s->isa, bf16), best = 0;
+    s->bf16 = bf16;
+    for (int i = 0; i < TRIES; i++) {
+        int64_t start = proa_clock_us();
+        proa_pool_run(pool, multiply_task, s, threads);
+        double gflops = flops / 1e3 / (double)(proa_clock_us() - start);
+        best = gflops > best ? gflops : best;
+    }
+    return best;
+}
+
+void proa_bench_bounds_measure(proa_pool *pool, proa_isa isa, const proa_bench_memory *buffer,
+                               proa_bench_bounds *bounds)
+{
+    sweep s = {.buffer = buffer, .isa = isa};
+    int parts = (int)(buffer->bytes / PART_BYTES);
+    bounds->read_gbps = best_gbps(pool, read_task, &s, parts, (double)parts * PART_BYTES);
+    bounds->copy_gbps = best_gbps(pool, copy_task, &s, parts / 2, 2.0 * (parts / 2) * PART_BYTES);
+    bounds->f32_gflops = best_gflops(pool, &s, false);
+    bounds->bf16_gflops = best_gflops(pool, &s, true);
+}
