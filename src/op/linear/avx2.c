@@ -140,6 +140,22 @@ INLINE void tile_add_lanes(float out[4], __m256 a, __m256 b, __m256 c, __m256 d)
 #define TILE_LOAD_W       load_f32
 #define TILE_MULTIPLY_ADD multiply_add
 #define TILE_GROUPED      0
+#define TILE_STORED       0
+#include "op/linear/tile.h"
+
+#define TILE              f32_stored
+#define TILE_ROWS         3
+#define TILE_COLUMNS      4
+#define TILE_STEP         8
+#define TILE_X_BYTES      32
+#define TILE_W_BYTES      32
+#define TILE_X            __m256
+#define TILE_W            __m256
+#define TILE_LOAD_X       load_f32
+#define TILE_LOAD_W       load_f32
+#define TILE_MULTIPLY_ADD multiply_add
+#define TILE_GROUPED      0
+#define TILE_STORED       1
 #include "op/linear/tile.h"
 
 #define TILE              bf16_stored
@@ -154,6 +170,7 @@ INLINE void tile_add_lanes(float out[4], __m256 a, __m256 b, __m256 c, __m256 d)
 #define TILE_LOAD_W       load_bf16
 #define TILE_MULTIPLY_ADD multiply_add
 #define TILE_GROUPED      0
+#define TILE_STORED       1
 #include "op/linear/tile.h"
 
 #define TILE              recipe
@@ -168,6 +185,7 @@ INLINE void tile_add_lanes(float out[4], __m256 a, __m256 b, __m256 c, __m256 d)
 #define TILE_LOAD_W       load_f32
 #define TILE_MULTIPLY_ADD multiply_add
 #define TILE_GROUPED      1
+#define TILE_STORED       0
 #include "op/linear/tile.h"
 
 #define TILE              recipe_stored
@@ -182,6 +200,7 @@ INLINE void tile_add_lanes(float out[4], __m256 a, __m256 b, __m256 c, __m256 d)
 #define TILE_LOAD_W       load_e4m3
 #define TILE_MULTIPLY_ADD multiply_add
 #define TILE_GROUPED      1
+#define TILE_STORED       1
 #include "op/linear/tile.h"
 
 static const proa_form f32_form = {
@@ -192,8 +211,8 @@ static const proa_form f32_form = {
     .pack_x = pack_f32,
     .pack_w = pack_f32,
     .multiply = plain_multiply,
-    .multiply_stored = plain_multiply,
-    .stored_rows_max = 8,
+    .multiply_stored = f32_stored_multiply,
+    .stored_rows_max = 16,
 };
 
 static const proa_form bf16_form = {
@@ -205,7 +224,7 @@ static const proa_form bf16_form = {
     .pack_w = pack_bf16,
     .multiply = plain_multiply,
     .multiply_stored = bf16_stored_multiply,
-    .stored_rows_max = 4,
+    .stored_rows_max = 8,
 };
 
 static const proa_form e4m3_form = {

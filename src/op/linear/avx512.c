@@ -127,6 +127,22 @@ INLINE __m512 load_e4m3(const char *at)
 #define TILE_LOAD_W       tile_load
 #define TILE_MULTIPLY_ADD multiply_add
 #define TILE_GROUPED      0
+#define TILE_STORED       0
+#include "op/linear/tile.h"
+
+#define TILE              f32_stored
+#define TILE_ROWS         4
+#define TILE_COLUMNS      4
+#define TILE_STEP         16
+#define TILE_X_BYTES      64
+#define TILE_W_BYTES      64
+#define TILE_X            __m512
+#define TILE_W            __m512
+#define TILE_LOAD_X       tile_load
+#define TILE_LOAD_W       tile_load
+#define TILE_MULTIPLY_ADD multiply_add
+#define TILE_GROUPED      0
+#define TILE_STORED       1
 #include "op/linear/tile.h"
 
 #define TILE              bf16_stored
@@ -141,6 +157,7 @@ INLINE __m512 load_e4m3(const char *at)
 #define TILE_LOAD_W       load_bf16
 #define TILE_MULTIPLY_ADD multiply_add
 #define TILE_GROUPED      0
+#define TILE_STORED       1
 #include "op/linear/tile.h"
 
 #define TILE              recipe
@@ -155,6 +172,7 @@ INLINE __m512 load_e4m3(const char *at)
 #define TILE_LOAD_W       tile_load
 #define TILE_MULTIPLY_ADD multiply_add
 #define TILE_GROUPED      1
+#define TILE_STORED       0
 #include "op/linear/tile.h"
 
 #define TILE              recipe_stored
@@ -169,6 +187,7 @@ INLINE __m512 load_e4m3(const char *at)
 #define TILE_LOAD_W       load_e4m3
 #define TILE_MULTIPLY_ADD multiply_add
 #define TILE_GROUPED      1
+#define TILE_STORED       1
 #include "op/linear/tile.h"
 
 static const proa_form f32_form = {
@@ -179,8 +198,8 @@ static const proa_form f32_form = {
     .pack_x = pack_f32,
     .pack_w = pack_f32,
     .multiply = plain_multiply,
-    .multiply_stored = plain_multiply,
-    .stored_rows_max = 8,
+    .multiply_stored = f32_stored_multiply,
+    .stored_rows_max = 16,
 };
 
 static const proa_form bf16_form = {
@@ -192,7 +211,7 @@ static const proa_form bf16_form = {
     .pack_w = pack_bf16,
     .multiply = plain_multiply,
     .multiply_stored = bf16_stored_multiply,
-    .stored_rows_max = 4,
+    .stored_rows_max = 8,
 };
 
 static const proa_form e4m3_form = {

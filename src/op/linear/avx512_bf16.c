@@ -191,6 +191,22 @@ INLINE __m512 multiply_add_pair(__m512 sum, bf16_pair x, bf16_pair w)
 #define TILE_LOAD_W       load_bf16
 #define TILE_MULTIPLY_ADD _mm512_dpbf16_ps
 #define TILE_GROUPED      0
+#define TILE_STORED       0
+#include "op/linear/tile.h"
+
+#define TILE              bf16_stored
+#define TILE_ROWS         4
+#define TILE_COLUMNS      4
+#define TILE_STEP         32
+#define TILE_X_BYTES      64
+#define TILE_W_BYTES      64
+#define TILE_X            __m512bh
+#define TILE_W            __m512bh
+#define TILE_LOAD_X       load_bf16
+#define TILE_LOAD_W       load_bf16
+#define TILE_MULTIPLY_ADD _mm512_dpbf16_ps
+#define TILE_GROUPED      0
+#define TILE_STORED       1
 #include "op/linear/tile.h"
 
 #define TILE              recipe
@@ -205,6 +221,7 @@ INLINE __m512 multiply_add_pair(__m512 sum, bf16_pair x, bf16_pair w)
 #define TILE_LOAD_W       load_bf16
 #define TILE_MULTIPLY_ADD _mm512_dpbf16_ps
 #define TILE_GROUPED      1
+#define TILE_STORED       0
 #include "op/linear/tile.h"
 
 #define TILE              recipe_stored
@@ -219,6 +236,7 @@ INLINE __m512 multiply_add_pair(__m512 sum, bf16_pair x, bf16_pair w)
 #define TILE_LOAD_W       load_e4m3
 #define TILE_MULTIPLY_ADD multiply_add_pair
 #define TILE_GROUPED      1
+#define TILE_STORED       1
 #include "op/linear/tile.h"
 
 static const proa_form bf16_form = {
@@ -229,8 +247,8 @@ static const proa_form bf16_form = {
     .pack_x = pack_f32,
     .pack_w = pack_bf16,
     .multiply = bf16_multiply,
-    .multiply_stored = bf16_multiply,
-    .stored_rows_max = 8,
+    .multiply_stored = bf16_stored_multiply,
+    .stored_rows_max = 16,
 };
 
 static const proa_form recipe_form = {

@@ -41,6 +41,11 @@ typedef struct proa_panel {
     const int32_t *scale_block;
     int32_t groups;
 
+    /* What to load into the cache meanwhile, as many columns, ahead_lines of 64 bytes each; NULL: nothing. */
+    const char *ahead;
+    size_t ahead_stride;
+    int32_t ahead_lines;
+
     float *y;
     int64_t y_stride;
     bool round_bf16;

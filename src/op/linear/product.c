@@ -18,9 +18,9 @@
 enum {
     SLOTS_PER_ROUND = 512,
     ROWS_PER_TASK = 64,
-    COLUMNS_PER_TASK = 24, /* with K_BLOCK: a panel of bf16 is 24 KiB */
+    COLUMNS_PER_TASK = 24, /* with K_BLOCK: a panel of bf16 is 48 KiB */
     TASKS_PER_THREAD = 8,  /* enough that the last ones are short */
-    K_BLOCK = 512,
+    K_BLOCK = 1024,
     GROUPS_PER_BLOCK = K_BLOCK / PROA_QUANT_GROUP,
     SLOTS_PER_PACK = 8,
     PACK_ALONE = 32768, /* elements of x that one thread packs faster than a pool wakes */
@@ -37,7 +37,8 @@ typedef struct round_plan {
     int32_t *task_first; /* [segments + 1] */
     char *x;             /* packed rows of this round's slots */
     size_t x_stride;
-    char *threads;
+    int thread_count;
+    char *threads; /* scratch of each */
     size_t thread_bytes;
 } round_plan;
 
@@ -194,6 +195,23 @@ static void pack_weights(const round_plan *run, const task_view *t, proa_panel *
     }
 }
 
+/* The weights that are packed next: the block of k from `first` on, or this thread's likely next task, which is
+ * as many columns further as there are threads. */
+static void look_ahead(const round_plan *run, const task_view *t, proa_panel *panel, int64_t first)
+{
+    int64_t column = 0, k = run->p->k;
+    if (first >= k) {
+        first = 0;
+        column = (int64_t)run->columns_per_task * run->thread_count;
+    }
+    size_t element_bytes = proa_dtype_bytes(t->w->dtype);
+    bool within = t->column + column + panel->columns <= run->p->n;
+    panel->ahead =
+        within ? t->w_data + (size_t)column * t->w_row_bytes + (size_t)first * element_bytes : NULL;
+    panel->ahead_stride = t->w_row_bytes;
+    panel->ahead_lines = (int32_t)((size_t)least(K_BLOCK, k - first) * element_bytes / LINE);
+}
+
 /* Many rows: block after block of k, weights packed. */
 static void multiply_packed(const round_plan *run, const task_view *t, proa_panel *panel)
 {
@@ -210,6 +228,7 @@ static void multiply_packed(const round_plan *run, const task_view *t, proa_pane
             panel->groups = (int32_t)((count + PROA_QUANT_GROUP - 1) / PROA_QUANT_GROUP);
             make_scales(run, t, panel, first / PROA_QUANT_GROUP);
         }
+        look_ahead(run, t, panel, first + K_BLOCK);
         run->form->multiply(panel);
     }
 }
@@ -304,13 +323,13 @@ static void run_task(void *context, int task, int thread)
 /* --- the whole --- */
 
 /* Cuts this round into tasks and numbers them; returns how many. */
-static int32_t number_tasks(round_plan *run, int threads)
+static int32_t number_tasks(round_plan *run)
 {
     const proa_product *p = run->p;
     int64_t row_tasks = 0, count = 0, tile = run->form->tile_columns;
     for (int32_t e = 0; e < p->segments; e++)
         row_tasks += row_tasks_of(run, e);
-    int64_t wanted = p->n * row_tasks / ((int64_t)threads * TASKS_PER_THREAD) / tile * tile;
+    int64_t wanted = p->n * row_tasks / ((int64_t)run->thread_count * TASKS_PER_THREAD) / tile * tile;
     run->columns_per_task = (int32_t)(wanted < tile ? tile : least(wanted, COLUMNS_PER_TASK));
     int64_t column_tasks = (p->n + run->columns_per_task - 1) / run->columns_per_task;
     for (int32_t e = 0; e < p->segments; e++) {
@@ -336,13 +355,12 @@ static size_t thread_scratch_bytes(size_t element_bytes)
 void proa_product_run(const proa_host *host, const proa_product *p)
 {
     int64_t slots = segment_begin(p, p->segments);
-    int threads = proa_pool_threads(host->pool);
     if (slots == 0 || p->n == 0)
         return;
     PROA_ASSERT(p->k > 0);
     PROA_ASSERT(host->isa <= proa_cpu_isa());
     PROA_ASSERT(proa_product_scratch_bytes(host, slots, p->segments, p->n, p->k) <= host->scratch_bytes);
-    round_plan run = {.p = p};
+    round_plan run = {.p = p, .thread_count = proa_pool_threads(host->pool)};
     run.form = choose_form(host->isa, p->w_dtype, p->q != NULL, host->precision == PROA_PRECISION_DEFAULT);
     run.x_stride = x_stride_bytes(p->k, run.form->element_bytes);
     run.task_first = host->scratch;
@@ -354,7 +372,7 @@ void proa_product_run(const proa_host *host, const proa_product *p)
         bool alone = run.slot_count * p->k <= PACK_ALONE;
         int pack_tasks = (int)((run.slot_count + SLOTS_PER_PACK - 1) / SLOTS_PER_PACK);
         proa_pool_run(alone ? NULL : host->pool, pack_slots, &run, pack_tasks);
-        proa_pool_run(host->pool, run_task, &run, number_tasks(&run, threads));
+        proa_pool_run(host->pool, run_task, &run, number_tasks(&run));
     }
 }
 

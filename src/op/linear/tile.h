@@ -13,6 +13,8 @@
  *   TILE_X, TILE_W     types of a step of x and w, and their loads: TILE_LOAD_X(pointer), TILE_LOAD_W(pointer)
  *   TILE_MULTIPLY_ADD  (sum, x, w): the new sum
  *   TILE_GROUPED       1: the sums of each 128 of k are scaled
+ *   TILE_STORED        1: w is the matrix itself, whose next rows are asked for on the way; 0: w is packed, and
+ *                      tiles ask for parts of panel->ahead
  *
  * and static inline functions tile_zero(), tile_load(floats), tile_store(floats, sum), tile_scale_add(sum, part,
  * scale), and tile_add_lanes(floats[4], four sums). All TILE macros but TILE_TARGET and TILE_SUM, TILE_LANES are
@@ -26,19 +28,36 @@
 #define PASTE(a, b)        PASTE_TOKENS(a, b)
 #define NAME(name)         PASTE(TILE, name)
 #define TILE_INLINE        TILE_TARGET static inline __attribute__((always_inline))
-#define UNROLLED           _Pragma("GCC unroll 4") for
+/* Loops over a tile are unrolled whole, so that its arrays are registers; a group's steps too, where it helps. */
+#if defined(__clang__)
+#define UNROLLED _Pragma("clang loop unroll(full)") for
+#define STEPS    for
+#else
+#define UNROLLED _Pragma("GCC unroll 4") for
+#if TILE_GROUPED
+#define STEPS _Pragma("GCC unroll 4") for
+#else
+#define STEPS for
+#endif
+#endif
 
 /* sums += x w^T over `steps` steps. */
 TILE_INLINE void NAME(accumulate)(TILE_SUM sums[TILE_ROWS][TILE_COLUMNS], const char *x, size_t x_stride,
-                                  const char *const w[TILE_COLUMNS], size_t step_first, int rows, int steps)
+                                  const char *const w[TILE_COLUMNS], size_t step_first, int rows, int steps,
+                                  size_t ahead)
 {
-    for (int step = 0; step < steps; step++) {
+    (void)ahead;
+    STEPS(int step = 0; step < steps; step++)
+    {
         const char *x_at = x + (step_first + (size_t)step) * TILE_X_BYTES;
         size_t w_at = (step_first + (size_t)step) * TILE_W_BYTES;
         TILE_W w_step[TILE_COLUMNS];
         UNROLLED(int c = 0; c < TILE_COLUMNS; c++)
         {
             w_step[c] = TILE_LOAD_W(w[c] + w_at);
+#if TILE_STORED
+            __builtin_prefetch(w[c] + w_at + ahead, 0, 2);
+#endif
         }
         UNROLLED(int r = 0; r < rows; r++)
         {
@@ -55,7 +74,7 @@ TILE_INLINE void NAME(accumulate)(TILE_SUM sums[TILE_ROWS][TILE_COLUMNS], const 
 /* One group's sums, scaled, into the sums; `steps` is the group's. */
 TILE_INLINE void NAME(add_group)(TILE_SUM sums[TILE_ROWS][TILE_COLUMNS], const char *x, size_t x_stride,
                                  const char *const w[TILE_COLUMNS], const float *const scales[TILE_COLUMNS],
-                                 int scale_stride, size_t step_first, int rows, int steps)
+                                 int scale_stride, size_t step_first, int rows, int steps, size_t ahead)
 {
     TILE_SUM parts[TILE_ROWS][TILE_COLUMNS];
     UNROLLED(int r = 0; r < rows; r++)
@@ -65,7 +84,7 @@ TILE_INLINE void NAME(add_group)(TILE_SUM sums[TILE_ROWS][TILE_COLUMNS], const c
             parts[r][c] = tile_zero();
         }
     }
-    NAME(accumulate)(parts, x, x_stride, w, step_first, rows, steps);
+    NAME(accumulate)(parts, x, x_stride, w, step_first, rows, steps, ahead);
     UNROLLED(int r = 0; r < rows; r++)
     {
         UNROLLED(int c = 0; c < TILE_COLUMNS; c++)
@@ -87,13 +106,34 @@ TILE_INLINE void NAME(finish)(const proa_panel *p, TILE_SUM sums[TILE_COLUMNS], 
         to[c] = p->round_bf16 ? proa_round_bf16(y[c]) : y[c];
 }
 
+#if !TILE_STORED
+/* Asks for this tile's part of the weights that come next: each tile of a column takes `share` of their lines. */
+TILE_INLINE void NAME(prefetch)(const proa_panel *p, int row, int column, int share)
+{
+    int first = row / TILE_ROWS * share,
+        last = first + share < p->ahead_lines ? first + share : p->ahead_lines;
+    UNROLLED(int c = 0; c < TILE_COLUMNS; c++)
+    {
+        const char *at = p->ahead + (size_t)(column + c) * p->ahead_stride;
+        for (int line = first; line < last; line++)
+            __builtin_prefetch(at + (size_t)line * 64, 0, 2);
+    }
+}
+#endif
+
 /* `rows` is a constant in every call: the arrays become registers. */
-TILE_INLINE void NAME(tile)(const proa_panel *p, int row, int column, int rows)
+TILE_INLINE void NAME(tile)(const proa_panel *p, int row, int column, int rows, int ahead_share)
 {
     TILE_SUM sums[TILE_ROWS][TILE_COLUMNS];
     const char *x = (const char *)p->x + (size_t)row * p->x_stride, *w[TILE_COLUMNS];
     float *kept[TILE_COLUMNS];
-    size_t kept_stride = (size_t)p->columns * TILE_LANES;
+#if TILE_STORED
+    (void)ahead_share;
+#else
+    if (p->ahead != NULL)
+        NAME(prefetch)(p, row, column, ahead_share);
+#endif
+    size_t kept_stride = (size_t)p->columns * TILE_LANES, ahead = TILE_COLUMNS * p->w_stride;
     UNROLLED(int c = 0; c < TILE_COLUMNS; c++)
     {
         int at = column + c < p->columns ? column + c : p->columns - 1;
@@ -115,16 +155,16 @@ TILE_INLINE void NAME(tile)(const proa_panel *p, int row, int column, int rows)
     }
     size_t step = 0;
     for (int chunk = 2; chunk <= p->chunks; chunk += 2, step += GROUP_STEPS) {
-        NAME(add_group)(sums, x, p->x_stride, w, scales, p->groups, step, rows, GROUP_STEPS);
+        NAME(add_group)(sums, x, p->x_stride, w, scales, p->groups, step, rows, GROUP_STEPS, ahead);
         UNROLLED(int c = 0; c < TILE_COLUMNS; c++)
         {
             scales[c]++;
         }
     }
     if (p->chunks % 2 != 0)
-        NAME(add_group)(sums, x, p->x_stride, w, scales, p->groups, step, rows, CHUNK_STEPS);
+        NAME(add_group)(sums, x, p->x_stride, w, scales, p->groups, step, rows, CHUNK_STEPS, ahead);
 #else
-    NAME(accumulate)(sums, x, p->x_stride, w, 0, rows, p->chunks * (PROA_FORM_CHUNK / TILE_STEP));
+    NAME(accumulate)(sums, x, p->x_stride, w, 0, rows, p->chunks * (PROA_FORM_CHUNK / TILE_STEP), ahead);
 #endif
     UNROLLED(int r = 0; r < rows; r++)
     {
@@ -139,21 +179,22 @@ TILE_INLINE void NAME(tile)(const proa_panel *p, int row, int column, int rows)
 }
 
 /* All columns for `rows` rows. */
-TILE_INLINE void NAME(row_of_tiles)(const proa_panel *p, int row, int rows)
+TILE_INLINE void NAME(row_of_tiles)(const proa_panel *p, int row, int rows, int ahead_share)
 {
     for (int column = 0; column < p->columns; column += TILE_COLUMNS)
-        NAME(tile)(p, row, column, rows);
+        NAME(tile)(p, row, column, rows, ahead_share);
 }
 
 TILE_TARGET static void NAME(multiply)(const proa_panel *p)
 {
-    int row = 0;
+    int row = 0, tiles = (p->rows + TILE_ROWS - 1) / TILE_ROWS,
+        ahead_share = (p->ahead_lines + tiles - 1) / tiles;
     for (; p->rows - row >= TILE_ROWS; row += TILE_ROWS)
-        NAME(row_of_tiles)(p, row, TILE_ROWS);
+        NAME(row_of_tiles)(p, row, TILE_ROWS, ahead_share);
     switch (p->rows - row) {
-    case 3: NAME(row_of_tiles)(p, row, TILE_ROWS > 3 ? 3 : 1); break;
-    case 2: NAME(row_of_tiles)(p, row, TILE_ROWS > 2 ? 2 : 1); break;
-    case 1: NAME(row_of_tiles)(p, row, 1); break;
+    case 3: NAME(row_of_tiles)(p, row, TILE_ROWS > 3 ? 3 : 1, ahead_share); break;
+    case 2: NAME(row_of_tiles)(p, row, TILE_ROWS > 2 ? 2 : 1, ahead_share); break;
+    case 1: NAME(row_of_tiles)(p, row, 1, ahead_share); break;
     default: break;
     }
 }
@@ -163,6 +204,7 @@ TILE_TARGET static void NAME(multiply)(const proa_panel *p)
 #undef NAME
 #undef TILE_INLINE
 #undef UNROLLED
+#undef STEPS
 #undef TILE
 #undef TILE_ROWS
 #undef TILE_COLUMNS
@@ -175,3 +217,4 @@ TILE_TARGET static void NAME(multiply)(const proa_panel *p)
 #undef TILE_LOAD_W
 #undef TILE_MULTIPLY_ADD
 #undef TILE_GROUPED
+#undef TILE_STORED
