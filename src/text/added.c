@@ -5,6 +5,7 @@
  */
 #include "text/added.h"
 
+#include "text/tokenizer.h"
 #include "text/utf8.h"
 
 #include <stdlib.h>
@@ -117,6 +118,26 @@ static size_t skip_space_right(const proa_added_search *s, size_t at)
     return at;
 }
 
+/* Bytes from `at` on in which a token may stand: to the end of the range that `at` is in, 0 outside of all. */
+static size_t allowed(const proa_added_search *s, size_t at)
+{
+    size_t left = s->length - at;
+    if (s->scope == NULL)
+        return left;
+    size_t place = (size_t)(s->text - s->scope->origin) + at, low = 0, high = s->scope->count;
+    while (low < high) { /* the first range that ends behind `place` */
+        size_t middle = low + (high - low) / 2;
+        if (s->scope->ranges[middle].end <= place)
+            low = middle + 1;
+        else
+            high = middle;
+    }
+    if (low == s->scope->count || s->scope->ranges[low].start > place)
+        return 0;
+    size_t to_end = s->scope->ranges[low].end - place;
+    return to_end < left ? to_end : left;
+}
+
 bool proa_added_next(proa_added_search *s, proa_added_match *match)
 {
     if (s->set->count == 0)
@@ -124,7 +145,7 @@ bool proa_added_next(proa_added_search *s, proa_added_match *match)
     for (; s->at < s->length; s->at++) {
         if (!s->set->starts[(unsigned char)s->text[s->at]])
             continue;
-        const proa_added_token *token = longest(s->set, s->text + s->at, s->length - s->at);
+        const proa_added_token *token = longest(s->set, s->text + s->at, allowed(s, s->at));
         if (token == NULL)
             continue;
         size_t start = s->at, end = s->at + token->length;

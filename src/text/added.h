@@ -36,11 +36,20 @@ void proa_added_set_free(proa_added_set *set);
 /* The pattern (PCRE2) that matches a word character, as Rust's regex crate has it: for proa_added_search. */
 extern const char proa_added_word_pattern[];
 
+/* Where added tokens may stand: ranges of a larger text, ascending, none touching the next. A token that lies wholly
+ * in one of them counts, any other is plain text. */
+typedef struct proa_added_scope {
+    const char *origin; /* the larger text, that the ranges are in */
+    const struct proa_text_range *ranges;
+    size_t count;
+} proa_added_scope;
+
 /* A search through one text; set `at` and `taken` to 0. */
 typedef struct proa_added_search {
     const proa_added_set *set;
-    const char *text;   /* valid UTF-8 */
-    const char *shadow; /* see unicode_shadow.h */
+    const proa_added_scope *scope; /* NULL: everywhere */
+    const char *text;              /* valid UTF-8; inside scope->origin */
+    const char *shadow;            /* see unicode_shadow.h */
     size_t length;
     const proa_regex *word;
     proa_regex_scratch *scratch;

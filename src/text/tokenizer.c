@@ -139,11 +139,12 @@ static proa_status encode_plain(proa_encoder *encoder, proa_text_piece piece)
 
 /* Searches the sets in turn: what lies between one's tokens is searched for the next one's, at last encoded. */
 static proa_status encode_around(proa_encoder *encoder, proa_text_piece piece,
-                                 const proa_added_set *const *sets)
+                                 const proa_added_set *const *sets, const proa_added_scope *scope)
 {
     if (*sets == NULL)
         return encode_plain(encoder, piece);
     proa_added_search search = {.set = *sets,
+                                .scope = scope,
                                 .text = piece.text,
                                 .shadow = piece.shadow,
                                 .length = piece.length,
@@ -158,7 +159,7 @@ static proa_status encode_around(proa_encoder *encoder, proa_text_piece piece,
             to = match.start;
         if (from < to) {
             proa_text_piece between = {piece.text + from, piece.shadow + from, to - from};
-            status = encode_around(encoder, between, sets + 1);
+            status = encode_around(encoder, between, sets + 1, scope);
         }
         if (status == PROA_OK && more && !proa_ids_push(encoder->ids, match.id))
             status = out_of_memory(encoder->err);
@@ -172,36 +173,59 @@ static void give_back(proa_buf *buf)
         proa_buf_free(buf);
 }
 
-proa_status proa_encode(proa_encoder *encoder, const char *text, size_t length, bool parse_added,
-                        proa_ids *ids, proa_error *err)
+/* `scope` NULL: added tokens count everywhere. */
+static proa_status encode_valid(proa_encoder *encoder, const char *text, size_t length, bool parse_added,
+                                const proa_added_scope *scope)
 {
     const proa_tokenizer *tokenizer = encoder->tokenizer;
     const proa_added_set *const all[] = {&tokenizer->verbatim, &tokenizer->normalized, NULL};
-    if (length > TEXT_BYTES_MAX)
-        return proa_error_set(err, PROA_ERR_TOO_LONG, "a text of %zu bytes; at most %d are taken at once",
-                              length, TEXT_BYTES_MAX);
-    if (length == 0)
-        return PROA_OK;
-    encoder->ids = ids;
-    encoder->err = err;
-    proa_text_piece piece = {text, text, length};
-    proa_status status = PROA_OK;
-    if (proa_utf8_valid_length(text, length) < length) {
-        proa_buf_clear(&encoder->clean);
-        proa_utf8_append_valid(text, length, &encoder->clean);
-        if (encoder->clean.failed)
-            status = out_of_memory(err);
-        piece.text = encoder->clean.data;
-        piece.length = encoder->clean.length;
-    }
-    if (status == PROA_OK) {
-        piece.shadow = proa_unicode_shadow(piece.text, piece.length, &encoder->shadow);
-        if (piece.shadow == NULL)
-            status = out_of_memory(err);
-    }
-    if (status == PROA_OK)
-        status = encode_around(encoder, piece, parse_added ? all : all + 2);
-    give_back(&encoder->clean);
+    proa_text_piece piece = {text, proa_unicode_shadow(text, length, &encoder->shadow), length};
+    proa_status status = piece.shadow == NULL
+                             ? out_of_memory(encoder->err)
+                             : encode_around(encoder, piece, parse_added ? all : all + 2, scope);
     give_back(&encoder->shadow);
     return status;
+}
+
+static proa_status check_length(size_t length, proa_error *err)
+{
+    if (length <= TEXT_BYTES_MAX)
+        return PROA_OK;
+    return proa_error_set(err, PROA_ERR_TOO_LONG, "a text of %zu bytes; at most %d are taken at once", length,
+                          TEXT_BYTES_MAX);
+}
+
+proa_status proa_encode(proa_encoder *encoder, const char *text, size_t length, bool parse_added,
+                        proa_ids *ids, proa_error *err)
+{
+    proa_status status = check_length(length, err);
+    if (status != PROA_OK || length == 0)
+        return status;
+    encoder->ids = ids;
+    encoder->err = err;
+    if (proa_utf8_valid_length(text, length) == length)
+        return encode_valid(encoder, text, length, parse_added, NULL);
+    proa_buf_clear(&encoder->clean);
+    proa_utf8_append_valid(text, length, &encoder->clean);
+    if (encoder->clean.failed)
+        status = out_of_memory(err);
+    else
+        status = encode_valid(encoder, encoder->clean.data, encoder->clean.length, parse_added, NULL);
+    give_back(&encoder->clean);
+    return status;
+}
+
+proa_status proa_encode_trusted(proa_encoder *encoder, const char *text, size_t length,
+                                const proa_text_range *trusted, size_t trusted_count, proa_ids *ids,
+                                proa_error *err)
+{
+    proa_status status = check_length(length, err);
+    if (status != PROA_OK || length == 0)
+        return status;
+    if (proa_utf8_valid_length(text, length) < length)
+        return proa_error_set(err, PROA_ERR_INVALID, "the text is not UTF-8");
+    encoder->ids = ids;
+    encoder->err = err;
+    const proa_added_scope scope = {text, trusted, trusted_count};
+    return encode_valid(encoder, text, length, true, &scope);
 }

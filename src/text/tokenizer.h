@@ -50,6 +50,19 @@ void proa_encoder_free(proa_encoder *encoder); /* accepts NULL */
 proa_status proa_encode(proa_encoder *encoder, const char *text, size_t length, bool parse_added,
                         proa_ids *ids, proa_error *err);
 
+/* Bytes [start, end) of a text. */
+typedef struct proa_text_range {
+    size_t start, end;
+} proa_text_range;
+
+/* The same for a text of which only parts may speak: an added token counts when it lies wholly in one of `trusted`
+ * (ascending, none touching the next), elsewhere it is plain text. What lies between the tokens is encoded as one text
+ * whatever its origin, so that a prompt without added tokens in its untrusted parts becomes what proa_encode makes of the
+ * whole. Text that is not UTF-8 is PROA_ERR_INVALID. */
+proa_status proa_encode_trusted(proa_encoder *encoder, const char *text, size_t length,
+                                const proa_text_range *trusted, size_t trusted_count, proa_ids *ids,
+                                proa_error *err);
+
 /* Text of ids: bytes joined, invalid UTF-8 replaced by U+FFFD (as Hugging Face's ByteLevel decoder). */
 void proa_decode(const proa_tokenizer *tokenizer, const int32_t *ids, size_t count, bool skip_special,
                  proa_buf *out);
