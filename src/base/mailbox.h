@@ -1,4 +1,5 @@
-/* mailbox.h - a bounded queue of pointers between threads: many senders, one receiver.
+/* mailbox.h - a bounded queue of pointers between threads: many senders, and usually one receiver (several share
+ * the messages, each goes to one of them).
  *
  * Ownership of what a pointer points to moves with it. Sending to a full or closed mailbox fails at once: the
  * sender decides what that means. The receiver may sleep on it with a deadline, or be woken through a

@@ -126,5 +126,6 @@ const proa_reply_format proa_reply_generate = {
     .chunk = generate_chunk,
     .last = generate_chunk,
     .end = generate_end,
+    .cumulative = true,
     .whole = generate_whole,
 };

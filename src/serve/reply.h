@@ -72,6 +72,7 @@ typedef struct proa_reply_format {
     void (*last)(const proa_reply *reply, proa_reply_choice *choice, proa_buf *out);
     /* After all choices: the usage where asked for. */
     void (*end)(const proa_reply *reply, proa_buf *out);
+    bool cumulative; /* a chunk says again all that was said: one a batch of tokens is enough */
     /* All at once. */
     void (*whole)(const proa_reply *reply, proa_buf *out);
 } proa_reply_format;

@@ -1,0 +1,22 @@
+/* backend.h - what answers requests, as the server sees it: an engine of this process, or (later) a router to workers.
+ *
+ * The functions have the contracts of engine.h's proa_engine_*: thread-safe, none of them blocks.
+ */
+#ifndef PROA_SERVE_BACKEND_H
+#define PROA_SERVE_BACKEND_H
+
+#include "engine/engine.h"
+
+typedef struct proa_backend {
+    proa_status (*submit)(void *context, const proa_engine_request *request, uint64_t *id, proa_error *err);
+    void (*cancel)(void *context, uint64_t id);
+    void (*grant)(void *context, uint64_t id, int32_t tokens);
+    void (*get_stats)(void *context, proa_engine_stats *stats);
+    proa_status (*flush_cache)(void *context);
+    void *context;
+} proa_backend;
+
+/* An engine of this process; it stays the caller's. */
+proa_backend proa_backend_of_engine(proa_engine *engine);
+
+#endif
