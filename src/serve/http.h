@@ -83,6 +83,7 @@ void *proa_http_exchange_user(const proa_http_exchange *exchange);
 /* Takes the body over; it still counts against bodies_bytes_max until proa_http_release_body(its length). */
 proa_buf proa_http_take_body(proa_http_exchange *exchange);
 void proa_http_release_body(proa_http *http, size_t bytes);
+void proa_http_charge_body(proa_http *http, size_t bytes); /* for bodies that came another way */
 
 /* One more header for the reply that follows; `name` and `value` must have no line breaks. */
 void proa_http_add_header(proa_http_exchange *exchange, const char *name, const char *value);

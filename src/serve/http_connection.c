@@ -196,6 +196,11 @@ proa_buf proa_http_take_body(proa_http_exchange *exchange)
     return body;
 }
 
+void proa_http_charge_body(proa_http *http, size_t bytes)
+{
+    http->stats.bodies_bytes += bytes;
+}
+
 void proa_http_release_body(proa_http *http, size_t bytes)
 {
     PROA_ASSERT(http->stats.bodies_bytes >= bytes);
