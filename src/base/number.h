@@ -36,14 +36,16 @@ static inline float proa_round_bf16(float f)
 
 static inline float proa_e4m3_to_f32(uint8_t q)
 {
-    int exponent = q >> 3 & 15, mantissa = q & 7;
+    uint32_t exponent = q >> 3 & 15, mantissa = q & 7;
     float magnitude;
-    if (exponent == 15 && mantissa == 7)
+    if (exponent == 15 && mantissa == 7) {
         magnitude = NAN;
-    else if (exponent == 0)
+    } else if (exponent == 0) {
         magnitude = (float)mantissa * 0x1p-9f;
-    else
-        magnitude = ldexpf((float)(8 + mantissa), exponent - 10);
+    } else {
+        uint32_t bits = (exponent + (127 - 7)) << 23 | mantissa << 20;
+        memcpy(&magnitude, &bits, sizeof magnitude);
+    }
     return q & 0x80 ? -magnitude : magnitude;
 }
 

@@ -18,6 +18,7 @@ static const proa_command commands[] = {
     {"detokenize", NULL, 0, "Turn JSON lines {\"ids\": [...]} into {\"text\": ...}", proa_cmd_detokenize},
     {"help", "[COMMAND]", 1, "Describe the commands, or one of them", proa_cmd_help},
     {"tokenize", NULL, 0, "Turn JSON lines {\"text\": ...} into {\"ids\": [...]}", proa_cmd_tokenize},
+    {"logits", NULL, 0, "Compute logits, hidden states and greedy tokens, and compare them with a reference", proa_cmd_logits},
     {"version", NULL, 0, "Print the version", proa_cmd_version},
 };
 

@@ -1,0 +1,23 @@
+/* load.h - what serve, logits and eval do first: config, device and weights from the same flags.
+ *
+ * Reads --model-path, --load-format, --device, --threads and --activation-dtype. The parts live until
+ * proa_loaded_free; the engine and the forward borrow them.
+ */
+#ifndef PROA_CMD_LOAD_H
+#define PROA_CMD_LOAD_H
+
+#include "base/option.h"
+#include "model/weights.h"
+#include "op/device.h"
+
+typedef struct proa_loaded {
+    proa_model_config config;
+    proa_generation_config generation;
+    proa_device *device;
+    proa_checkpoint *checkpoint;
+} proa_loaded;
+
+proa_status proa_loaded_open(const proa_options *options, proa_loaded *loaded, proa_error *err);
+void proa_loaded_close(proa_loaded *loaded); /* accepts a half-built one */
+
+#endif

@@ -1,0 +1,352 @@
+/* forward.c - buffers and the walk over the layers.
+ *
+ *   ids ─ embed ─> hidden ─┬─ norm ─ attention ─> delta ─ (+ hidden) norm ─ mlp ─> delta ─ ... ─ norm ─ lm_head ─> logits
+ *                          └────────── residual ───────────┘
+ *
+ * `delta` is added to the residual stream by the norm that follows it, one pass over memory for both. Only the rows
+ * that need logits go through the last norm and the head.
+ */
+#include "model/forward_internal.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+enum { ALIGNMENT = 64 };
+
+static int32_t max_i32(int32_t a, int32_t b)
+{
+    return a > b ? a : b;
+}
+
+size_t proa_forward_kv_block_bytes(const proa_model_config *config, proa_precision precision)
+{
+    size_t value_bytes = precision == PROA_PRECISION_EXACT ? sizeof(float) : sizeof(uint16_t);
+    size_t row = (size_t)(config->kv_lora_rank + config->qk_rope_head_dim) * value_bytes;
+    return row * PROA_KV_BLOCK_TOKENS * (size_t)config->num_hidden_layers;
+}
+
+/* Hands out aligned pieces of one allocation; the first pass (base NULL) only measures. */
+typedef struct carver {
+    unsigned char *base;
+    size_t used;
+} carver;
+
+static void *carve(carver *c, size_t count, size_t element_bytes)
+{
+    void *piece = c->base != NULL ? c->base + c->used : NULL;
+    c->used += (count * element_bytes + ALIGNMENT - 1) / ALIGNMENT * ALIGNMENT;
+    return piece;
+}
+
+static float *carve_floats(carver *c, int64_t rows, int64_t cols)
+{
+    return carve(c, (size_t)(rows * cols), sizeof(float));
+}
+
+static int32_t *carve_ints(carver *c, int64_t count)
+{
+    return carve(c, (size_t)count, sizeof(int32_t));
+}
+
+/* The widest row that is ever quantised, and the room for all rows of it. */
+static void carve_quantised(carver *c, const proa_model_config *m, int32_t rows, int32_t slots,
+                            forward_buffers *b)
+{
+    int32_t shared = m->moe_intermediate_size * m->n_shared_experts;
+    int32_t widest = max_i32(max_i32(m->hidden_size, m->q_lora_rank),
+                             max_i32(m->num_attention_heads * m->v_head_dim, m->kv_lora_rank));
+    widest = max_i32(widest, max_i32(m->intermediate_size, shared));
+    int64_t groups = (widest + PROA_QUANT_GROUP - 1) / PROA_QUANT_GROUP;
+    int64_t slot_groups = (m->moe_intermediate_size + PROA_QUANT_GROUP - 1) / PROA_QUANT_GROUP;
+    int64_t many = max_i32(rows, EXPANDED_TILE);
+    int64_t bytes = many * widest, slot_bytes = (int64_t)slots * m->moe_intermediate_size;
+    int64_t scales = many * groups, slot_scales = slots * slot_groups;
+    b->q8 = carve(c, (size_t)(bytes > slot_bytes ? bytes : slot_bytes), 1);
+    b->q8_scale = carve_floats(c, 1, scales > slot_scales ? scales : slot_scales);
+}
+
+static void carve_attention(carver *c, const proa_model_config *m, int32_t rows, forward_buffers *b)
+{
+    int64_t heads = m->num_attention_heads;
+    b->q_a = carve_floats(c, rows, m->q_lora_rank);
+    b->q = carve_floats(c, rows, heads * (m->qk_nope_head_dim + m->qk_rope_head_dim));
+    b->kv_a = carve_floats(c, rows, m->kv_lora_rank + m->qk_rope_head_dim);
+    b->attention = carve_floats(c, rows, heads * m->v_head_dim);
+    b->q_lat = carve_floats(c, ABSORBED_ROWS, heads * m->kv_lora_rank);
+    b->o_lat = carve_floats(c, ABSORBED_ROWS, heads * m->kv_lora_rank);
+    b->tile_lora = carve_floats(c, EXPANDED_TILE, m->kv_lora_rank);
+    b->tile_pe = carve_floats(c, EXPANDED_TILE, m->qk_rope_head_dim);
+    b->tile_kv = carve_floats(c, EXPANDED_TILE, heads * (m->qk_nope_head_dim + m->v_head_dim));
+    b->state_max = carve_floats(c, rows, heads);
+    b->state_sum = carve_floats(c, rows, heads);
+    b->state_out = carve_floats(c, rows, heads * m->v_head_dim);
+    b->batch = carve(c, ABSORBED_ROWS, sizeof(proa_segment));
+}
+
+static void carve_mlp(carver *c, const proa_model_config *m, int32_t rows, int32_t slots, forward_buffers *b)
+{
+    int32_t width = max_i32(m->intermediate_size, m->moe_intermediate_size * m->n_shared_experts);
+    b->mlp_gate = carve_floats(c, rows, width);
+    b->mlp_up = carve_floats(c, rows, width);
+    b->router_logits = carve_floats(c, rows, m->n_routed_experts);
+    b->expert_ids = carve_ints(c, slots);
+    b->expert_weights = carve_floats(c, 1, slots);
+    b->offsets = carve_ints(c, m->n_routed_experts + 1);
+    b->order = carve_ints(c, slots);
+    b->row_index = carve_ints(c, slots);
+    b->place = carve_ints(c, slots);
+    b->slot_gate = carve_floats(c, slots, m->moe_intermediate_size);
+    b->slot_up = carve_floats(c, slots, m->moe_intermediate_size);
+    b->slot_out = carve_floats(c, slots, m->hidden_size);
+    b->shared_out = carve_floats(c, rows, m->hidden_size);
+}
+
+static size_t carve_buffers(proa_forward *f, unsigned char *base)
+{
+    const proa_model_config *m = &f->config;
+    const proa_forward_limits *l = &f->limits;
+    int32_t mlp_rows = l->rows_max < MLP_ROWS ? l->rows_max : MLP_ROWS;
+    int32_t slots = m->n_routed_experts > 0 ? mlp_rows * m->num_experts_per_tok : 0;
+    carver c = {.base = base};
+    f->b.positions = carve_ints(&c, l->rows_max);
+    f->b.logit_rows = carve_ints(&c, l->logit_rows_max);
+    f->b.hidden = carve_floats(&c, l->rows_max, m->hidden_size);
+    f->b.normed = carve_floats(&c, l->rows_max, m->hidden_size);
+    f->b.delta = carve_floats(&c, l->rows_max, m->hidden_size);
+    carve_quantised(&c, m, l->rows_max, slots, &f->b);
+    carve_attention(&c, m, l->rows_max, &f->b);
+    carve_mlp(&c, m, mlp_rows, slots, &f->b);
+    f->b.last_hidden = carve_floats(&c, l->logit_rows_max, m->hidden_size);
+    f->b.last_delta = carve_floats(&c, l->logit_rows_max, m->hidden_size);
+    f->b.logits = carve_floats(&c, l->logit_rows_max, m->vocab_size);
+    f->rope_cos = carve_floats(&c, l->positions_max, m->qk_rope_head_dim / 2);
+    f->rope_sin = carve_floats(&c, l->positions_max, m->qk_rope_head_dim / 2);
+    f->kv = carve(&c, (size_t)m->num_hidden_layers, sizeof(proa_kv_layer));
+    return c.used;
+}
+
+static size_t head_scratch(const proa_forward *f)
+{
+    const proa_host *h = &f->device->host;
+    size_t linear =
+        proa_linear_scratch_bytes(h, f->limits.logit_rows_max, f->config.vocab_size, f->config.hidden_size);
+    size_t sample = proa_sample_scratch_bytes(h, f->limits.logit_rows_max, f->config.vocab_size);
+    return linear > sample ? linear : sample;
+}
+
+static proa_status reserve_scratch(proa_forward *f, proa_error *err)
+{
+    size_t bytes = head_scratch(f);
+    size_t attention = proa_forward_attention_scratch(f), mlp = proa_forward_mlp_scratch(f);
+    bytes = bytes > attention ? bytes : attention;
+    bytes = bytes > mlp ? bytes : mlp;
+    return proa_device_reserve(f->device, bytes, err);
+}
+
+static void place_kv(proa_forward *f)
+{
+    const proa_model_config *m = &f->config;
+    size_t layer_bytes = proa_forward_kv_block_bytes(m, f->device->host.precision) /
+                         (size_t)m->num_hidden_layers * (size_t)f->limits.kv_blocks;
+    for (int32_t i = 0; i < m->num_hidden_layers; i++) {
+        f->kv[i] = (proa_kv_layer){
+            .base = (unsigned char *)f->kv_memory + (size_t)i * layer_bytes,
+            .dtype = f->device->host.precision == PROA_PRECISION_EXACT ? PROA_DTYPE_F32 : PROA_DTYPE_BF16,
+            .kv_lora_rank = m->kv_lora_rank,
+            .rope_dim = m->qk_rope_head_dim,
+        };
+    }
+}
+
+static void *allocate(size_t bytes)
+{
+    return aligned_alloc(ALIGNMENT, (bytes + ALIGNMENT) / ALIGNMENT * ALIGNMENT);
+}
+
+proa_status proa_forward_create(const proa_model_config *config, const proa_weights *weights,
+                                proa_device *device, const proa_forward_limits *limits,
+                                proa_forward **forward, proa_error *err)
+{
+    PROA_ASSERT(limits->rows_max > 0);
+    PROA_ASSERT(limits->logit_rows_max > 0);
+    PROA_ASSERT(limits->logit_rows_max <= limits->rows_max);
+    PROA_ASSERT(weights->layer_count == config->num_hidden_layers);
+    proa_forward *f = calloc(1, sizeof *f);
+    if (f == NULL)
+        return proa_error_set(err, PROA_ERR_MEMORY, "no memory for the layer graph");
+    f->config = *config;
+    f->weights = weights;
+    f->device = device;
+    f->limits = *limits;
+    f->softmax_scale =
+        (float)proa_rope_softmax_scale(&config->rope, config->qk_nope_head_dim + config->qk_rope_head_dim);
+    device->host.ue8m0 = config->ue8m0;
+    size_t kv_bytes = proa_forward_kv_block_bytes(config, device->host.precision) * (size_t)limits->kv_blocks;
+    size_t buffer_bytes = carve_buffers(f, NULL);
+    f->memory = allocate(buffer_bytes);
+    f->kv_memory = allocate(kv_bytes);
+    if (f->memory == NULL || f->kv_memory == NULL) {
+        proa_forward_free(f);
+        return proa_error_set(err, PROA_ERR_MEMORY,
+                              "no memory for %zu MiB of step buffers and %zu MiB of KV cache: "
+                              "lower --max-total-tokens, --chunked-prefill-size or --max-running-requests",
+                              buffer_bytes >> 20, kv_bytes >> 20);
+    }
+    carve_buffers(f, f->memory);
+    place_kv(f);
+    proa_rope_table(&config->rope, 0, limits->positions_max, f->rope_cos, f->rope_sin);
+    proa_status status = reserve_scratch(f, err);
+    if (status != PROA_OK) {
+        proa_forward_free(f);
+        return status;
+    }
+    *forward = f;
+    return PROA_OK;
+}
+
+void proa_forward_free(proa_forward *forward)
+{
+    if (forward == NULL)
+        return;
+    free(forward->memory);
+    free(forward->kv_memory);
+    free(forward);
+}
+
+void proa_forward_set_tap(proa_forward *forward, proa_forward_tap tap, void *context)
+{
+    forward->tap = tap;
+    forward->tap_context = context;
+}
+
+proa_rows proa_forward_rows(proa_forward *f, const float *x, int32_t rows, int32_t cols, const proa_weight *w,
+                            const proa_weight *w2)
+{
+    proa_rows r = {.rows = rows, .cols = cols, .x = x};
+    bool fp8 = w->dtype == PROA_DTYPE_E4M3 || (w2 != NULL && w2->dtype == PROA_DTYPE_E4M3);
+    if (fp8 && f->device->host.precision == PROA_PRECISION_DEFAULT) {
+        f->device->ops->quantise(&f->device->host, &(proa_quantise_args){
+                                                       .rows = rows,
+                                                       .cols = cols,
+                                                       .x = x,
+                                                       .x_stride = cols,
+                                                       .q = f->b.q8,
+                                                       .s = f->b.q8_scale,
+                                                   });
+        r.q = f->b.q8;
+        r.s = f->b.q8_scale;
+    }
+    return r;
+}
+
+void proa_forward_linear(proa_forward *f, proa_rows x, const proa_weight *w, float *y)
+{
+    f->device->ops->linear(
+        &f->device->host,
+        &(proa_linear_args){.x = x, .w = w, .y = y, .y_stride = w->n, .round_output = true});
+}
+
+/* hidden += delta (unless NULL); normed = norm(hidden) * w (unless w is NULL). Contiguous rows. */
+static void add_and_norm(proa_forward *f, int32_t rows, float *hidden, const float *delta,
+                         const proa_weight *w, float *normed)
+{
+    f->device->ops->rmsnorm(&f->device->host, &(proa_rmsnorm_args){
+                                                  .rows = rows,
+                                                  .cols = f->config.hidden_size,
+                                                  .x = hidden,
+                                                  .x_stride = f->config.hidden_size,
+                                                  .delta = delta,
+                                                  .w = w,
+                                                  .eps = f->config.rms_norm_eps,
+                                                  .y = w != NULL ? normed : NULL,
+                                                  .y_stride = f->config.hidden_size,
+                                              });
+}
+
+/* Copies the rows that need logits together: an embedding look-up in the table of hidden states. */
+static void gather_rows(proa_forward *f, const proa_step *step, const float *from, float *to)
+{
+    proa_weight table = {
+        .dtype = PROA_DTYPE_F32, .n = step->row_count, .k = f->config.hidden_size, .data = from};
+    f->device->ops->embed(
+        &f->device->host,
+        &(proa_embed_args){.rows = step->logit_count, .ids = step->logit_rows, .table = &table, .y = to});
+}
+
+static void check_step(const proa_forward *f, const proa_step *step)
+{
+    int32_t row = 0;
+    PROA_ASSERT(step->row_count > 0);
+    PROA_ASSERT(step->row_count <= f->limits.rows_max);
+    PROA_ASSERT(step->logit_count <= f->limits.logit_rows_max);
+    for (int32_t i = 0; i < step->segment_count; i++) {
+        const proa_segment *s = &step->segments[i];
+        PROA_ASSERT(s->row_count > 0);
+        PROA_ASSERT(s->row_first == row);
+        PROA_ASSERT(s->position_first + s->row_count <= f->limits.positions_max);
+        for (int32_t j = 0; j < s->row_count; j++)
+            f->b.positions[row + j] = s->position_first + j;
+        row += s->row_count;
+    }
+    PROA_ASSERT(row == step->row_count);
+}
+
+/* For a reference's hidden states: folds the pending delta into the residual stream first. */
+static void tap_hidden(proa_forward *f, int32_t index, int32_t rows, float **delta)
+{
+    if (f->tap == NULL)
+        return;
+    if (*delta != NULL)
+        add_and_norm(f, rows, f->b.hidden, *delta, NULL, NULL);
+    *delta = NULL;
+    f->tap(f->tap_context, index, rows, f->b.hidden);
+}
+
+static void finish_step(proa_forward *f, const proa_step *step, float *delta)
+{
+    if (f->tap != NULL) {
+        add_and_norm(f, step->row_count, f->b.hidden, delta, &f->weights->norm, f->b.normed);
+        f->tap(f->tap_context, f->config.num_hidden_layers, step->row_count, f->b.normed);
+        delta = NULL; /* hidden has it now */
+    }
+    if (step->logit_count == 0)
+        return;
+    gather_rows(f, step, f->b.hidden, f->b.last_hidden);
+    if (delta != NULL)
+        gather_rows(f, step, delta, f->b.last_delta);
+    add_and_norm(f, step->logit_count, f->b.last_hidden, delta != NULL ? f->b.last_delta : NULL,
+                 &f->weights->norm, f->b.normed);
+    f->device->ops->linear(
+        &f->device->host,
+        &(proa_linear_args){
+            .x = {.rows = step->logit_count, .cols = f->config.hidden_size, .x = f->b.normed},
+            .w = &f->weights->lm_head,
+            .y = f->b.logits,
+            .y_stride = f->config.vocab_size,
+            .round_output = false, /* logits stay float32 */
+        });
+}
+
+proa_status proa_forward_step(proa_forward *forward, const proa_step *step, float **logits, proa_error *err)
+{
+    (void)err; /* host ops cannot fail; a CUDA device will */
+    proa_forward *f = forward;
+    check_step(f, step);
+    f->device->ops->embed(&f->device->host, &(proa_embed_args){.rows = step->row_count,
+                                                               .ids = step->token_ids,
+                                                               .table = &f->weights->embed_tokens,
+                                                               .y = f->b.hidden});
+    float *delta = NULL;
+    for (int32_t i = 0; i < f->config.num_hidden_layers; i++) {
+        const proa_layer_weights *w = &f->weights->layers[i];
+        tap_hidden(f, i, step->row_count, &delta);
+        add_and_norm(f, step->row_count, f->b.hidden, delta, &w->input_layernorm, f->b.normed);
+        proa_forward_attention(f, i, step);
+        add_and_norm(f, step->row_count, f->b.hidden, f->b.delta, &w->post_attention_layernorm, f->b.normed);
+        proa_forward_mlp(f, i, step->row_count);
+        delta = f->b.delta;
+    }
+    finish_step(f, step, delta);
+    *logits = f->b.logits;
+    return PROA_OK;
+}

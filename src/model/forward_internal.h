@@ -1,0 +1,89 @@
+/* forward_internal.h - the buffers of a forward and the stages that share them (forward.c, attention.c, mlp.c). */
+#ifndef PROA_MODEL_FORWARD_INTERNAL_H
+#define PROA_MODEL_FORWARD_INTERNAL_H
+
+#include "model/forward.h"
+
+enum {
+    /* Rows that the absorbed attention takes at once, positions of an expanded tile, and rows that an MLP takes at
+     * once: they bound buffers (q_lat, expanded keys, expert slots) and change no bit of any result (law 2). */
+    ABSORBED_ROWS = 128,
+    EXPANDED_TILE = 256,
+    MLP_ROWS = 1024,
+};
+
+/* Shapes: R = rows_max, H = hidden_size, T = EXPANDED_TILE, A = ABSORBED_ROWS, M = min(R, MLP_ROWS), K = top_k. */
+typedef struct forward_buffers {
+    int32_t *positions;    /* [R] */
+    int32_t *logit_rows;   /* [logit_rows_max] */
+    float *hidden;         /* [R, H] the residual stream */
+    float *normed;         /* [R, H] */
+    float *delta;          /* [R, H] what the next norm adds to hidden */
+    uint8_t *q8;           /* [R, widest k] quantised activations of the linear at hand */
+    float *q8_scale;       /* [R, ceil(widest k / 128)] */
+    float *q_a;            /* [R, q_lora_rank] */
+    float *q;              /* [R, heads, nope + rope] */
+    float *kv_a;           /* [R, kv_lora_rank + rope] */
+    float *attention;      /* [R, heads, v] */
+    float *q_lat;          /* [A, heads, kv_lora_rank] */
+    float *o_lat;          /* [A, heads, kv_lora_rank] */
+    float *tile_lora;      /* [T, kv_lora_rank] */
+    float *tile_pe;        /* [T, rope] */
+    float *tile_kv;        /* [T, heads, nope + v] */
+    float *state_max;      /* [R, heads] */
+    float *state_sum;      /* [R, heads] */
+    float *state_out;      /* [R, heads, v] */
+    float *mlp_gate;       /* [M, width] dense or shared */
+    float *mlp_up;         /* [M, width] */
+    float *router_logits;  /* [M, experts] */
+    int32_t *expert_ids;   /* [M, K] */
+    float *expert_weights; /* [M, K] */
+    int32_t *offsets;      /* [experts + 1] */
+    int32_t *order;        /* [M * K] */
+    int32_t *row_index;    /* [M * K] */
+    int32_t *place;        /* [M * K] */
+    float *slot_gate;      /* [M * K, moe width] */
+    float *slot_up;        /* [M * K, moe width] */
+    float *slot_out;       /* [M * K, H] */
+    float *shared_out;     /* [M, H] */
+    float *last_hidden;    /* [logit_rows_max, H] */
+    float *last_delta;     /* [logit_rows_max, H] */
+    float *logits;         /* [logit_rows_max, vocab] */
+    proa_segment *batch;   /* [A] segments of one absorbed batch */
+} forward_buffers;
+
+struct proa_forward {
+    proa_model_config config;
+    const proa_weights *weights;
+    proa_device *device;
+    proa_forward_limits limits;
+    float softmax_scale;
+    float *rope_cos; /* [positions_max, rope / 2] */
+    float *rope_sin;
+    proa_kv_layer *kv; /* [layers] */
+    void *kv_memory;
+    void *memory; /* what the buffers are carved from */
+    forward_buffers b;
+    proa_forward_tap tap;
+    void *tap_context;
+};
+
+/* x [rows, cols] as the linears of `w` and `w2` (which may be NULL) want it: quantised when one of them is FP8 and
+ * the precision is the default one. The quantised copy lives in b.q8 until the next call. */
+proa_rows proa_forward_rows(proa_forward *f, const float *x, int32_t rows, int32_t cols, const proa_weight *w,
+                            const proa_weight *w2);
+
+/* y [x.rows, w->n] = x W^T, rounded in the default precision. */
+void proa_forward_linear(proa_forward *f, proa_rows x, const proa_weight *w, float *y);
+
+/* From b.normed to b.delta, for all rows of the step. */
+void proa_forward_attention(proa_forward *f, int32_t layer, const proa_step *step);
+
+/* From b.normed to b.delta: dense MLP, or routed experts plus the shared one. */
+void proa_forward_mlp(proa_forward *f, int32_t layer, int32_t rows);
+
+/* Scratch that these stages' ops may ask for. */
+size_t proa_forward_attention_scratch(const proa_forward *f);
+size_t proa_forward_mlp_scratch(const proa_forward *f);
+
+#endif

@@ -1,0 +1,221 @@
+/* test_forward.c - law 2 on the layer graph, bit for bit: the logits of a token do not depend on chunk size, batch
+ * neighbours, the order of KV blocks or the number of threads. On dummy weights of a small configuration that has
+ * everything: q_lora, groups, a shared expert, YaRN, partial FP8 blocks. */
+#include "base/log.h"
+#include "model/forward.h"
+
+#include <math.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <cmocka.h>
+
+enum { PROMPT = 150, OUTPUT = 12, TOTAL = PROMPT + OUTPUT, VOCAB = 300, NEIGHBOURS = 3, BLOCKS = 32 };
+
+static const char *const config_text =
+    "{\"model_type\": \"deepseek_v3\", \"vocab_size\": 300, \"hidden_size\": 192, \"intermediate_size\": 320,"
+    " \"moe_intermediate_size\": 160, \"num_hidden_layers\": 3, \"num_nextn_predict_layers\": 0,"
+    " \"num_attention_heads\": 3, \"num_key_value_heads\": 3, \"n_shared_experts\": 1, \"n_routed_experts\": "
+    "8,"
+    " \"routed_scaling_factor\": 2.5, \"kv_lora_rank\": 96, \"q_lora_rank\": 64, \"qk_rope_head_dim\": 32,"
+    " \"v_head_dim\": 40, \"qk_nope_head_dim\": 48, \"n_group\": 4, \"topk_group\": 2, "
+    "\"num_experts_per_tok\": 3,"
+    " \"moe_layer_freq\": 1, \"first_k_dense_replace\": 1, \"norm_topk_prob\": true,"
+    " \"scoring_func\": \"sigmoid\", \"topk_method\": \"noaux_tc\", \"hidden_act\": \"silu\","
+    " \"max_position_embeddings\": 512, \"rms_norm_eps\": 1e-6, \"rope_theta\": 10000.0,"
+    " \"rope_scaling\": {\"type\": \"yarn\", \"factor\": 4.0, \"original_max_position_embeddings\": 128,"
+    " \"beta_fast\": 32, \"beta_slow\": 1, \"mscale\": 1.0, \"mscale_all_dim\": 1.0},"
+    " \"attention_bias\": false, \"tie_word_embeddings\": false, \"bos_token_id\": 0, \"eos_token_id\": 1%s}";
+
+static const char *const fp8_text =
+    ", \"quantization_config\": {\"activation_scheme\": \"dynamic\", \"fmt\": "
+    "\"e4m3\", \"quant_method\": \"fp8\", \"weight_block_size\": [128, 128]}";
+
+typedef struct model {
+    proa_model_config config;
+    proa_device *device;
+    proa_checkpoint *checkpoint;
+    proa_forward *forward;
+} model;
+
+static void model_open(model *m, const char *device, int threads, proa_precision precision, bool fp8)
+{
+    char text[4096];
+    proa_error err = {0};
+    snprintf(text, sizeof text, config_text, fp8 ? fp8_text : "");
+    proa_json *json = proa_json_parse(text, strlen(text), &err);
+    assert_non_null(json);
+    if (proa_model_config_parse(json, "test", &m->config, &err) != PROA_OK)
+        fail_msg("%s", err.text);
+    proa_json_free(json);
+    assert_int_equal(proa_device_create(device, threads, precision, &m->device, &err), PROA_OK);
+    if (proa_checkpoint_load("test", PROA_LOAD_DUMMY, &m->config, precision, m->device->host.pool,
+                             &m->checkpoint, &err) != PROA_OK)
+        fail_msg("%s", err.text);
+    proa_forward_limits limits = {
+        .rows_max = 512, .logit_rows_max = 64, .positions_max = 512, .kv_blocks = BLOCKS};
+    assert_int_equal(proa_forward_create(&m->config, proa_checkpoint_weights(m->checkpoint), m->device,
+                                         &limits, &m->forward, &err),
+                     PROA_OK);
+}
+
+static void model_close(model *m)
+{
+    proa_forward_free(m->forward);
+    proa_checkpoint_free(m->checkpoint);
+    proa_device_free(m->device);
+}
+
+/* What a run varies. */
+typedef struct plan {
+    int32_t chunk;      /* prompt tokens a step */
+    int32_t neighbours; /* other sequences in every step, prompt and generated */
+    int32_t first_block;
+    int32_t block_step;
+    int32_t decode_rows; /* generated tokens a step (more than one: a replay) */
+} plan;
+
+static int32_t token_at(int32_t sequence, int32_t position)
+{
+    return (position * 31 + sequence * 17 + position * position % 13) % VOCAB;
+}
+
+/* Adds one segment of a sequence to the step. */
+static void add_segment(proa_step *step, proa_segment *segments, int32_t *ids, int32_t sequence,
+                        const int32_t *blocks, int32_t position, int32_t count, bool absorbed)
+{
+    segments[step->segment_count++] = (proa_segment){.row_first = step->row_count,
+                                                     .row_count = count,
+                                                     .position_first = position,
+                                                     .blocks = blocks,
+                                                     .absorbed = absorbed};
+    for (int32_t i = 0; i < count; i++)
+        ids[step->row_count++] = token_at(sequence, position + i);
+}
+
+/* Neighbours go through their own lives, out of phase with sequence 0: a prompt of 40, then generated tokens. */
+static void add_neighbours(proa_step *step, proa_segment *segments, int32_t *ids, int32_t count, int32_t turn,
+                           const int32_t neighbour_blocks[NEIGHBOURS][8])
+{
+    for (int32_t n = 0; n < count; n++) {
+        int32_t start = n; /* turn of its prompt */
+        if (turn == start)
+            add_segment(step, segments, ids, n + 1, neighbour_blocks[n], 0, 40 + n, false);
+        else if (turn > start)
+            add_segment(step, segments, ids, n + 1, neighbour_blocks[n], 39 + n + turn - start, 1, true);
+    }
+}
+
+/* Logits [OUTPUT + 1, VOCAB] of sequence 0 after its prompt and after each generated token. */
+static float *run(model *m, const plan *p)
+{
+    int32_t blocks[8], neighbour_blocks[NEIGHBOURS][8];
+    for (int32_t i = 0; i < 8; i++) {
+        blocks[i] = (p->first_block + i * p->block_step + BLOCKS) % BLOCKS;
+        for (int32_t n = 0; n < NEIGHBOURS; n++) /* the blocks that sequence 0 leaves free */
+            neighbour_blocks[n][i] =
+                (p->first_block + (8 + n * 8 + i) * p->block_step + BLOCKS * 32) % BLOCKS;
+    }
+    float *out = calloc((size_t)(OUTPUT + 1) * VOCAB, sizeof *out);
+    int32_t turn = 0;
+    for (int32_t position = 0; position < TOTAL; turn++) {
+        proa_segment segments[1 + NEIGHBOURS];
+        int32_t ids[512], logit_rows[16];
+        proa_step step = {.token_ids = ids, .segments = segments, .logit_rows = logit_rows};
+        bool prompt = position < PROMPT;
+        int32_t left = prompt ? PROMPT - position : TOTAL - position;
+        int32_t count = prompt ? p->chunk : p->decode_rows;
+        count = count < left ? count : left;
+        if (turn % 2 == 1)
+            add_neighbours(&step, segments, ids, p->neighbours, turn, neighbour_blocks);
+        int32_t first_row = step.row_count;
+        add_segment(&step, segments, ids, 0, blocks, position, count, !prompt);
+        if (turn % 2 == 0)
+            add_neighbours(&step, segments, ids, p->neighbours, turn, neighbour_blocks);
+        int32_t first_output = -1;
+        for (int32_t i = 0; i < count; i++) {
+            int32_t output = position + i - (PROMPT - 1);
+            if (output < 0)
+                continue;
+            if (first_output < 0)
+                first_output = output;
+            logit_rows[step.logit_count++] = first_row + i;
+        }
+        float *logits = NULL;
+        assert_int_equal(proa_forward_step(m->forward, &step, &logits, NULL), PROA_OK);
+        if (step.logit_count > 0)
+            memcpy(out + first_output * VOCAB, logits, (size_t)step.logit_count * VOCAB * sizeof *out);
+        position += count;
+    }
+    return out;
+}
+
+static void assert_same_bits(const float *a, const float *b, const char *what)
+{
+    for (int32_t i = 0; i < (OUTPUT + 1) * VOCAB; i++) {
+        if (memcmp(&a[i], &b[i], sizeof *a) != 0)
+            fail_msg("%s: logit %d of output %d is %.9g, not %.9g", what, i % VOCAB, i / VOCAB, (double)b[i],
+                     (double)a[i]);
+    }
+}
+
+/* `count`: of the cases below, all or the first few (the scalar reference is slow). */
+static void check_device(const char *device, proa_precision precision, bool fp8, size_t count)
+{
+    static const plan whole = {.chunk = PROMPT, .block_step = 1, .decode_rows = 1};
+    static const struct {
+        const char *what;
+        plan p;
+        int threads;
+    } cases[] = {
+        {"chunks of 16", {16, 0, 0, 1, 1}, 1},         {"chunks of 64", {64, 0, 0, 1, 1}, 1},
+        {"chunks of 7", {7, 0, 0, 1, 1}, 1},           {"other blocks", {PROMPT, 0, 29, -1, 1}, 1},
+        {"neighbours", {64, NEIGHBOURS, 5, 1, 1}, 1},  {"replayed output", {PROMPT, 0, 0, 1, OUTPUT}, 1},
+        {"two threads", {16, NEIGHBOURS, 0, 1, 1}, 2}, {"three threads", {PROMPT, 0, 0, 1, 5}, 3},
+    };
+    model m;
+    model_open(&m, device, 1, precision, fp8);
+    float *expected = run(&m, &whole);
+    double largest = 0;
+    for (int32_t i = 0; i < (OUTPUT + 1) * VOCAB; i++)
+        largest = fabs((double)expected[i]) > largest ? fabs((double)expected[i]) : largest;
+    assert_true(largest > 1e-3); /* the model says something */
+    assert_true(largest < 1e4);
+    model_close(&m);
+    for (size_t i = 0; i < sizeof cases / sizeof cases[0] && i < count; i++) {
+        model_open(&m, device, cases[i].threads, precision, fp8);
+        float *actual = run(&m, &cases[i].p);
+        assert_same_bits(expected, actual, cases[i].what);
+        free(actual);
+        model_close(&m);
+    }
+    free(expected);
+}
+
+static void cpu_is_batch_invariant(void **state)
+{
+    (void)state;
+    check_device("cpu", PROA_PRECISION_DEFAULT, true, 8);
+    check_device("cpu", PROA_PRECISION_DEFAULT, false, 8);
+    check_device("cpu", PROA_PRECISION_EXACT, true, 8);
+    check_device("cpu", PROA_PRECISION_EXACT, false, 8);
+}
+
+static void ref_is_batch_invariant(void **state)
+{
+    (void)state;
+    check_device("ref", PROA_PRECISION_DEFAULT, true, 2);
+    check_device("ref", PROA_PRECISION_EXACT, false, 2);
+}
+
+int main(void)
+{
+    proa_log_set_level("warn");
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(cpu_is_batch_invariant),
+        cmocka_unit_test(ref_is_batch_invariant),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
