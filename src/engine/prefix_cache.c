@@ -32,6 +32,7 @@ struct proa_prefix_cache {
     int32_t first_free;
     int32_t used;
     int32_t evictable;
+    uint64_t version;
     tree_node *nodes; /* [root + 1] */
 };
 
@@ -43,6 +44,7 @@ proa_prefix_cache *proa_prefix_cache_create(proa_kv_blocks *blocks, int32_t page
         return NULL;
     cache->blocks = blocks;
     cache->page_size = page_size;
+    cache->version = 1;
     cache->root = proa_kv_blocks_total(blocks);
     cache->nodes = calloc((size_t)cache->root + 1, sizeof *cache->nodes);
     if (cache->nodes == NULL) {
@@ -73,6 +75,11 @@ int32_t proa_prefix_cache_root(const proa_prefix_cache *cache)
 int32_t proa_prefix_cache_evictable(const proa_prefix_cache *cache)
 {
     return cache->evictable;
+}
+
+uint64_t proa_prefix_cache_version(const proa_prefix_cache *cache)
+{
+    return cache->version;
 }
 
 int32_t proa_prefix_cache_nodes(const proa_prefix_cache *cache)
@@ -271,6 +278,7 @@ static int32_t add(proa_prefix_cache *cache, int32_t parent, const int32_t *toke
     tree_node *node = &cache->nodes[n];
     cache->first_free = node->left;
     cache->used++;
+    cache->version++;
     memcpy(node->tokens, tokens, (size_t)count * sizeof *tokens);
     node->count = count;
     node->parent = parent;
@@ -296,6 +304,7 @@ static void replace_tail(proa_prefix_cache *cache, int32_t n, const int32_t *tok
     memcpy(node->tokens, tokens, (size_t)count * sizeof *tokens);
     node->count = count;
     node->block = block;
+    cache->version++;
     list_remove(cache, n);
     list_append(cache, n);
 }
@@ -347,6 +356,7 @@ bool proa_prefix_cache_evict(proa_prefix_cache *cache)
     node->left = cache->first_free;
     cache->first_free = n;
     cache->used--;
+    cache->version++;
     return true;
 }
 

@@ -69,6 +69,9 @@ int32_t proa_prefix_cache_evictable(const proa_prefix_cache *cache);
 /* Frees the least recently used block. False when everything is locked. */
 bool proa_prefix_cache_evict(proa_prefix_cache *cache);
 
+/* Changes whenever the answer of a match may: what was matched under the same version need not be matched again. */
+uint64_t proa_prefix_cache_version(const proa_prefix_cache *cache); /* from 1 */
+
 int32_t proa_prefix_cache_nodes(const proa_prefix_cache *cache);
 
 /* Asserts what must hold of tree, order and list. For tests: walks everything. */

@@ -52,8 +52,8 @@ typedef struct proa_scheduler_entry {
     int32_t retractions;
     int32_t cached_tokens;   /* found at the first admission */
     int64_t paused_since_us; /* -1: has credit, or not seen yet */
-    int32_t hint_tokens;     /* LPM: length of its match, as of plan number hint_plan */
-    uint64_t hint_plan;
+    int32_t hint_tokens;     /* LPM: length of its match under the cache's hint_version; 0: none yet */
+    uint64_t hint_version;
 } proa_scheduler_entry;
 
 typedef struct proa_slot_list {
@@ -68,7 +68,6 @@ struct proa_scheduler {
     proa_slot_list waiting; /* retracted ones first, then by arrival */
     proa_slot_list running; /* by admission */
     uint64_t arrivals;
-    uint64_t plans;
     int32_t growth_permille; /* share of what the running may yet generate that admission keeps free */
     bool blocked;
     bool outstanding; /* a plan waits to be completed */

@@ -189,6 +189,7 @@ static proa_prefix_match match_prefix(const proa_scheduler *s, const proa_schedu
 static int32_t longest_match(proa_scheduler *s)
 {
     int32_t best = PROA_SLOT_NONE, seen = 0;
+    uint64_t version = s->cache != NULL ? proa_prefix_cache_version(s->cache) : 1;
     for (int32_t slot = s->waiting.first; slot != PROA_SLOT_NONE && seen < PROA_SCHEDULER_LPM_WINDOW;
          slot = s->entries[slot].next) {
         proa_scheduler_entry *entry = &s->entries[slot];
@@ -196,8 +197,8 @@ static int32_t longest_match(proa_scheduler *s)
             continue;
         if (entry->retractions > 0 || entry->passes >= PROA_SCHEDULER_PASSES_MAX)
             return slot;
-        if (entry->hint_plan != s->plans) {
-            entry->hint_plan = s->plans;
+        if (entry->hint_version != version) {
+            entry->hint_version = version;
             entry->hint_tokens = match_prefix(s, entry).tokens;
         }
         if (best == PROA_SLOT_NONE || entry->hint_tokens > s->entries[best].hint_tokens)
@@ -333,7 +334,6 @@ static void plan_admission(proa_scheduler *s, int64_t now_us)
 void proa_scheduler_plan(proa_scheduler *s, int64_t now_us, proa_schedule_plan *plan)
 {
     PROA_ASSERT(!s->outstanding);
-    s->plans++;
     s->plan = (proa_schedule_plan){.segments = s->segments, .copies = s->copies};
     if (s->growth_permille > s->limits.growth_permille / GROWTH_FALL)
         s->growth_permille--;

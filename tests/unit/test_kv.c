@@ -245,6 +245,32 @@ static void equal_blocks_become_one(void **state)
     proa_kv_blocks_free(blocks);
 }
 
+static void the_version_tells_when_matches_may_change(void **state)
+{
+    (void)state;
+    static const struct {
+        const char *used; /* NULL: evict */
+        bool changes;
+    } table[] = {
+        {"a100", true}, {"a100", false}, {"a70", false}, {"a110", true}, {"a128", true},
+        {"b64", true},  {NULL, true},    {"a64", false}, {"b64", false}, {NULL, true},
+    };
+    int32_t tokens[256];
+    proa_kv_blocks *blocks = proa_kv_blocks_create(8);
+    proa_prefix_cache *cache = proa_prefix_cache_create(blocks, 1);
+    for (size_t i = 0; i < sizeof table / sizeof table[0]; i++) {
+        uint64_t before = proa_prefix_cache_version(cache);
+        if (table[i].used != NULL)
+            use(blocks, cache, tokens, spell(table[i].used, tokens));
+        else
+            assert_true(proa_prefix_cache_evict(cache));
+        if ((proa_prefix_cache_version(cache) != before) != table[i].changes)
+            fail_msg("case %zu", i);
+    }
+    proa_prefix_cache_free(cache);
+    proa_kv_blocks_free(blocks);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -254,6 +280,7 @@ int main(void)
         cmocka_unit_test(the_least_recently_used_goes_first),
         cmocka_unit_test(locked_blocks_stay),
         cmocka_unit_test(equal_blocks_become_one),
+        cmocka_unit_test(the_version_tells_when_matches_may_change),
     };
     return cmocka_run_group_tests_name("kv", tests, NULL, NULL);
 }
