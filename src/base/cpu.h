@@ -18,12 +18,17 @@ const char *proa_isa_name(proa_isa isa);
 /* Physical cores that this process is allowed to run on; at least 1. The default of --threads. */
 int proa_cpu_core_count(void);
 
-/* For kernels: functions compiled for an instruction set, called only after proa_cpu_isa() allowed it. */
+/* For kernels: functions compiled for an instruction set, called only after proa_cpu_isa() allowed it. Elsewhere the
+ * attributes are empty: a plain C function that is compiled once more for each instruction set needs no #if. */
 #if defined(__x86_64__)
 #define PROA_TARGET_AVX2   __attribute__((target("avx2,fma,f16c")))
 #define PROA_TARGET_AVX512 __attribute__((target("avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c")))
 #define PROA_TARGET_AVX512_BF16                                                                              \
     __attribute__((target("avx512f,avx512bw,avx512dq,avx512vl,avx512bf16,avx512vbmi,avx2,fma,f16c")))
+#else
+#define PROA_TARGET_AVX2
+#define PROA_TARGET_AVX512
+#define PROA_TARGET_AVX512_BF16
 #endif
 
 #endif

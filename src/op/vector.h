@@ -110,10 +110,27 @@ PROA_TARGET_AVX2 static inline __m256 proa_load_bf16_8(const void *p)
     return _mm256_castsi256_ps(_mm256_slli_epi32(wide, 16));
 }
 
-/* The first n lanes of 8, for maskload and maskstore. */
+/* The first n lanes of 8. */
 PROA_TARGET_AVX2 static inline __m256i proa_mask_8(int n)
 {
     return _mm256_cmpgt_epi32(_mm256_set1_epi32(n), _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7));
+}
+
+/* At most n floats, at most 8; lanes beyond are 0. Masked stores take tens of cycles on some processors: only tails
+ * may use them. */
+PROA_TARGET_AVX2 static inline __m256 proa_load_8(const float *from, int n)
+{
+    return n >= 8   ? _mm256_loadu_ps(from)
+           : n <= 0 ? _mm256_setzero_ps()
+                    : _mm256_maskload_ps(from, proa_mask_8(n));
+}
+
+PROA_TARGET_AVX2 static inline void proa_store_8(float *to, int n, __m256 x)
+{
+    if (n >= 8)
+        _mm256_storeu_ps(to, x);
+    else if (n > 0)
+        _mm256_maskstore_ps(to, proa_mask_8(n), x);
 }
 
 #endif

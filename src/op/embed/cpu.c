@@ -2,6 +2,7 @@
 #include "op/embed/embed.h"
 
 #include "op/host.h"
+#include "op/lanes.h"
 
 typedef struct embed_job {
     const proa_host *host;
@@ -16,14 +17,19 @@ static void embed_row(const proa_host *host, const proa_weight *table, int32_t i
     int32_t k = table->k;
     if (table->dtype == PROA_DTYPE_BF16) {
         const uint16_t *row = (const uint16_t *)table->data + (int64_t)id * k;
+        PROA_VECTORISED
         for (int32_t i = 0; i < k; i++)
-            y[i] = proa_bf16_to_f32(row[i]);
+            y[i] = proa_lane_load_bf16(row[i]);
         return;
     }
     PROA_ASSERT(table->dtype == PROA_DTYPE_F32);
     const float *row = (const float *)table->data + (int64_t)id * k;
+    memcpy(y, row, (size_t)k * sizeof *y);
+    if (host->precision != PROA_PRECISION_DEFAULT)
+        return;
+    PROA_VECTORISED
     for (int32_t i = 0; i < k; i++)
-        y[i] = proa_host_round(host, row[i]);
+        y[i] = proa_lane_round_bf16(y[i]);
 }
 
 static void embed_task(void *context, int task, int thread)

@@ -31,7 +31,7 @@ INLINE __m256 load_row(const proa_mla_source *source, int32_t j, int32_t at)
     if (left <= 0)
         return _mm256_setzero_ps();
     if (source->dtype == PROA_DTYPE_F32)
-        return _mm256_maskload_ps((const float *)source->data + index, proa_mask_8(left));
+        return proa_load_8((const float *)source->data + index, left);
     const uint16_t *from = (const uint16_t *)source->data + index;
     if (left >= 8)
         return proa_load_bf16_8(from);
@@ -180,9 +180,8 @@ INLINE void accumulate_tile(int32_t n, int32_t v, const float *p, const float *s
     __m256 sum[ACCUMULATORS];
     PROA_UNROLLED
     for (int32_t i = 0; i < n * v; i++)
-        sum[i] = _mm256_mul_ps(
-            _mm256_broadcast_ss(shrink + i / v),
-            _mm256_maskload_ps(out + i / v * out_stride + i % v * 8, proa_mask_8(dim - i % v * 8)));
+        sum[i] = _mm256_mul_ps(_mm256_broadcast_ss(shrink + i / v),
+                               proa_load_8(out + i / v * out_stride + i % v * 8, dim - i % v * 8));
     for (int32_t k = 0; k < count; k++, values += COLS) {
         __m256 value[WIDEST];
         PROA_UNROLLED
@@ -194,7 +193,7 @@ INLINE void accumulate_tile(int32_t n, int32_t v, const float *p, const float *s
     }
     PROA_UNROLLED
     for (int32_t i = 0; i < n * v; i++)
-        _mm256_maskstore_ps(out + i / v * out_stride + i % v * 8, proa_mask_8(dim - i % v * 8), sum[i]);
+        proa_store_8(out + i / v * out_stride + i % v * 8, dim - i % v * 8, sum[i]);
 }
 
 /* Queries in tiles of TILE, half a block of columns at once; the rest one by one, a block at once. */
@@ -219,9 +218,8 @@ TARGET static void accumulate(const void *p, const float *shrink, int32_t n, int
 TARGET static void finish(const float *weighted, float sum, bool round, int32_t dim, float *out)
 {
     for (int32_t c = 0; c < dim; c += 8) {
-        __m256i mask = proa_mask_8(dim - c);
-        __m256 o = _mm256_div_ps(_mm256_maskload_ps(weighted + c, mask), _mm256_set1_ps(sum));
-        _mm256_maskstore_ps(out + c, mask, round ? proa_round_bf16_8(o) : o);
+        __m256 o = _mm256_div_ps(proa_load_8(weighted + c, dim - c), _mm256_set1_ps(sum));
+        proa_store_8(out + c, dim - c, round ? proa_round_bf16_8(o) : o);
     }
 }
 

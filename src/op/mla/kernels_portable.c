@@ -2,6 +2,7 @@
 #include "op/mla/kernels.h"
 
 #include "op/host.h"
+#include "op/lanes.h"
 
 #include <math.h>
 
@@ -41,9 +42,11 @@ static void scores(const void *queries, int32_t n, const void *keys, int32_t dep
     for (int32_t i = 0; i < n; i++, q += depth) {
         float sum[SPLIT] = {0};
         const float *k = keys;
-        for (int32_t d = 0; d < depth; d++, k += SPLIT)
+        for (int32_t d = 0; d < depth; d++, k += SPLIT) {
+            PROA_VECTORISED
             for (int32_t j = 0; j < SPLIT; j++)
                 sum[j] += q[d] * k[j];
+        }
         for (int32_t j = 0; j < SPLIT; j++)
             scores_out[i * SPLIT + j] = sum[j] * scale;
     }
@@ -74,9 +77,11 @@ static void accumulate_block(const float *p, float shrink, int32_t count, const 
     float sum[COLS];
     for (int32_t c = 0; c < COLS; c++)
         sum[c] = c < dim ? out[c] * shrink : 0;
-    for (int32_t j = 0; j < count; j++, values += COLS)
+    for (int32_t j = 0; j < count; j++, values += COLS) {
+        PROA_VECTORISED
         for (int32_t c = 0; c < COLS; c++)
             sum[c] += p[j] * values[c];
+    }
     for (int32_t c = 0; c < COLS && c < dim; c++)
         out[c] = sum[c];
 }

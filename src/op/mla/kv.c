@@ -2,6 +2,7 @@
 #include "op/mla/mla.h"
 
 #include "op/host.h"
+#include "op/lanes.h"
 
 static void store(void *base, proa_dtype dtype, int64_t at, const float *from, int32_t count)
 {
@@ -10,8 +11,9 @@ static void store(void *base, proa_dtype dtype, int64_t at, const float *from, i
         return;
     }
     uint16_t *to = (uint16_t *)base + at;
+    PROA_VECTORISED
     for (int32_t i = 0; i < count; i++)
-        to[i] = proa_f32_to_bf16(from[i]);
+        to[i] = proa_lane_to_bf16(from[i]);
 }
 
 static void load(const void *base, proa_dtype dtype, int64_t at, float *to, int32_t count)
@@ -21,8 +23,9 @@ static void load(const void *base, proa_dtype dtype, int64_t at, float *to, int3
         return;
     }
     const uint16_t *from = (const uint16_t *)base + at;
+    PROA_VECTORISED
     for (int32_t i = 0; i < count; i++)
-        to[i] = proa_bf16_to_f32(from[i]);
+        to[i] = proa_lane_load_bf16(from[i]);
 }
 
 /* Element of the cache at which the row of `position` starts. */
