@@ -115,6 +115,47 @@ static void cpu_matches_ref(void **state)
             check_shape((operands)kind, &shapes[i], (uint64_t)i);
 }
 
+/* Weights are the 256 codes, row r of x picks number r: exact products, so exact answers; a NaN spoils all rows. */
+static void check_codes(operands kind, proa_isa isa, int rows_first, bool nan)
+{
+    enum { CODES = 256 };
+    uint8_t codes[CODES];
+    float scale[2] = {1, 1}, *picks = calloc(CODES * CODES, sizeof *picks);
+    uint8_t *q = calloc(CODES * CODES, 1);
+    float *s = checked_malloc(CODES * 2 * sizeof *s);
+    for (int i = 0; i < CODES; i++) {
+        codes[i] = !nan && (i & 0x7f) == 0x7f ? 0 : (uint8_t)i;
+        picks[i * CODES + i] = 1.0f;
+        q[i * CODES + i] = proa_f32_to_e4m3(1.0f);
+        s[2 * i] = s[2 * i + 1] = 1.0f;
+    }
+    proa_weight w = {.dtype = PROA_DTYPE_E4M3,
+                     .n = 1,
+                     .k = CODES,
+                     .data = codes,
+                     .scale = scale,
+                     .block_n = 128,
+                     .block_k = 128};
+    int rows = rows_first == 0 ? CODES : 1; /* all at once, or one, for the other path */
+    proa_rows x = {.rows = rows, .cols = CODES, .x = picks + rows_first * CODES};
+    if (kind == KIND_RECIPE)
+        x = (proa_rows){.rows = rows, .cols = CODES, .q = q + rows_first * CODES, .s = s};
+    float *y = run_cpu(kind, isa, 1, &x, &w, false);
+    for (int r = 0; r < rows; r++)
+        assert_true(nan ? isnan(y[r]) : y[r] == proa_e4m3_to_f32(codes[rows_first + r]));
+    free(y), free(picks), free(q), free(s);
+}
+
+static void every_e4m3_code_is_exact(void **state)
+{
+    (void)state;
+    for (int isa = 0; isa <= (int)proa_cpu_isa(); isa++)
+        for (int kind = KIND_E4M3_EXACT; kind <= KIND_RECIPE; kind++)
+            for (int nan = 0; nan < 2; nan++)
+                for (int first = 0; first < 256; first++)
+                    check_codes((operands)kind, (proa_isa)isa, first, nan);
+}
+
 static void no_rows_touch_nothing(void **state)
 {
     (void)state;
@@ -279,6 +320,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(cpu_matches_ref),
+        cmocka_unit_test(every_e4m3_code_is_exact),
         cmocka_unit_test(no_rows_touch_nothing),
         cmocka_unit_test(output_rounds_to_bf16_in_default_precision_only),
         cmocka_unit_test(bits_depend_on_neither_rows_nor_n_nor_threads),
