@@ -54,7 +54,7 @@ static void draw(const proa_progress *p, uint64_t done, int64_t now_us)
     char line[LINE_BYTES] = "\r";
     size_t n =
         1 + proa_progress_line(p, done, (double)(now_us - p->start_us) * 1e-6, line + 1, sizeof line - 5);
-    memcpy(line + n, "\033[K", 3); /* clear what a longer line left behind */
+    memcpy(line + n, "\033[K", 4); /* clear what a longer line left behind */
     ssize_t written = write(STDERR_FILENO, line, n + 3);
     (void)written; /* nobody is left to tell */
 }

@@ -19,6 +19,8 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
+static const uint64_t bytes_max = (uint64_t)1 << 50; /* a tensor alone has less: config.c bounds its sides */
+
 enum { ALIGNMENT = 64, CHUNK_ELEMENTS = 1 << 20, BYTE_CODES = 256, WORDS = 4 };
 
 /* A run of elements of one tensor: value = middle + spread * u, u uniform in (-1, 1). */
@@ -45,6 +47,8 @@ typedef struct dummy {
 /* Reserves a tensor of `count` elements; returns its place, or NULL in the first walk. */
 static void *reserve(dummy *d, const char *name, piece shape, uint64_t count)
 {
+    if (d->bytes >= bytes_max)
+        return NULL; /* map_memory will refuse; no sum leaves 64 bits on the way there */
     size_t width = proa_dtype_bytes(shape.dtype);
     char *data = d->checkpoint->dummy != NULL ? (char *)d->checkpoint->dummy + d->bytes : NULL;
     d->bytes += (count * width + ALIGNMENT - 1) & ~(uint64_t)(ALIGNMENT - 1);
@@ -169,7 +173,7 @@ static proa_status map_memory(proa_checkpoint *checkpoint, uint64_t bytes, proa_
 {
     long pages = sysconf(_SC_PHYS_PAGES), page_bytes = sysconf(_SC_PAGESIZE);
     char wanted[24], there[24];
-    if (pages > 0 && page_bytes > 0 && bytes > (uint64_t)pages * (uint64_t)page_bytes)
+    if (bytes >= bytes_max || (pages > 0 && page_bytes > 0 && bytes > (uint64_t)pages * (uint64_t)page_bytes))
         return proa_error_set(err, PROA_ERR_MEMORY,
                               "%s/config.json: dummy weights take %s, this machine has %s of memory; make "
                               "num_hidden_layers or n_routed_experts smaller",

@@ -18,7 +18,9 @@ typedef struct place {
 /* The tensor's data, copied when it is not aligned; NULL when memory is out. */
 static const void *aligned_data(place *p, const proa_tensor *t)
 {
-    if ((uintptr_t)t->data % proa_dtype_bytes(t->dtype) == 0)
+    size_t width = proa_dtype_bytes(t->dtype);
+    PROA_ASSERT(width > 0); /* check.c let no other type through */
+    if ((uintptr_t)t->data % width == 0)
         return t->data;
     void *copy = proa_arena_alloc(p->checkpoint->arena, t->bytes);
     if (copy != NULL)
@@ -33,7 +35,7 @@ static const float *float_data(place *p, const proa_tensor *t)
 {
     if (t->dtype == PROA_DTYPE_F32)
         return aligned_data(p, t);
-    size_t width = proa_dtype_bytes(t->dtype), count = t->bytes / width;
+    size_t width = t->dtype == PROA_DTYPE_E8M0 ? 1 : sizeof(uint16_t), count = t->bytes / width;
     float *out = proa_arena_array(p->checkpoint->arena, count, sizeof *out);
     if (out == NULL) {
         p->out_of_memory = true;

@@ -333,7 +333,7 @@ proa_status proa_safetensors_open(const char *path, proa_safetensors **file, pro
     if (status != PROA_OK)
         return status;
     status = proa_safetensors_parse(map.data, map.bytes, path, file, err);
-    if (status != PROA_OK)
+    if (*file == NULL)
         proa_map_close(&map);
     else
         (*file)->map = map;

@@ -13,7 +13,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { INDEX_BYTES_MAX = 256 << 20, PATH_BYTES = 4096 };
+enum { INDEX_BYTES_MAX = 64 << 20, PATH_BYTES = 4096 };
 
 #define INDEX_NAME  "model.safetensors.index.json"
 #define SINGLE_NAME "model.safetensors"

@@ -702,15 +702,23 @@ static void dummies_are_reproducible(void **state)
 static void oversized_dummies_are_refused(void **state)
 {
     (void)state;
-    proa_model_config config = read_config("");
-    config.num_hidden_layers = 1000;
-    config.intermediate_size = config.hidden_size = 1 << 17;
-    proa_checkpoint *loaded;
-    proa_error err = {0};
-    assert_int_equal(
-        proa_checkpoint_load("/x", PROA_LOAD_DUMMY, &config, PROA_PRECISION_DEFAULT, NULL, &loaded, &err),
-        PROA_ERR_MEMORY);
-    assert_non_null(strstr(err.text, "num_hidden_layers"));
+    static const struct {
+        int32_t layers, width, experts;
+    } cases[] = {
+        {1000, 1 << 17, 4}, {64, 1 << 20, 1024}, /* refused before all of it is counted */
+    };
+    for (size_t i = 0; i < 2; i++) {
+        proa_model_config config = read_config("");
+        config.num_hidden_layers = cases[i].layers;
+        config.intermediate_size = config.hidden_size = config.moe_intermediate_size = cases[i].width;
+        config.n_routed_experts = cases[i].experts;
+        proa_checkpoint *loaded;
+        proa_error err = {0};
+        proa_status status =
+            proa_checkpoint_load("/x", PROA_LOAD_DUMMY, &config, PROA_PRECISION_DEFAULT, NULL, &loaded, &err);
+        assert_int_equal(status, PROA_ERR_MEMORY);
+        assert_non_null(strstr(err.text, "num_hidden_layers"));
+    }
 }
 
 static void published_checkpoints_are_read(void **state)
