@@ -1,20 +1,62 @@
 /* load.c - config, device and weights from the command line. */
 #include "cmd/load.h"
 
+#include "base/file.h"
+
+#include <stdio.h>
 #include <string.h>
+#include <unistd.h>
+
+/* The folder of this program's file, without a slash at the end. */
+static bool program_dir(char *dir, size_t bytes)
+{
+    ssize_t n = readlink("/proc/self/exe", dir, bytes - 1);
+    if (n <= 0)
+        return false;
+    dir[n] = 0;
+    char *slash = strrchr(dir, '/');
+    if (slash == NULL)
+        return false;
+    *slash = 0;
+    return true;
+}
+
+proa_status proa_model_dir(const proa_options *options, char *dir, size_t bytes, proa_error *err)
+{
+    /* where the bundled model lies, seen from the program: in the source tree, and installed */
+    static const char *const places[] = {"../models/tiny-r1", "../share/proa/models/tiny-r1"};
+    const char *given = proa_options_string(options, "model-path");
+    if (given != NULL) {
+        if ((size_t)snprintf(dir, bytes, "%s", given) >= bytes)
+            return proa_error_set(err, PROA_ERR_TOO_LONG, "--model-path is longer than %zu bytes", bytes - 1);
+        return PROA_OK;
+    }
+    char program[4096];
+    for (size_t i = 0; program_dir(program, sizeof program) && i < sizeof places / sizeof places[0]; i++) {
+        char config[4200];
+        if ((size_t)snprintf(dir, bytes, "%s/%s", program, places[i]) >= bytes)
+            continue;
+        snprintf(config, sizeof config, "%s/config.json", dir);
+        if (proa_file_exists(config))
+            return PROA_OK;
+    }
+    return proa_error_set(err, PROA_ERR_NOT_FOUND,
+                          "no model: give --model-path DIR, a folder with config.json and *.safetensors "
+                          "(the bundled tiny-r1 is not beside this program)");
+}
 
 proa_status proa_loaded_open(const proa_options *options, proa_loaded *loaded, proa_error *err)
 {
     *loaded = (proa_loaded){0};
-    const char *dir = proa_options_string(options, "model-path");
-    if (dir == NULL)
-        return proa_error_set(err, PROA_ERR_INVALID,
-                              "no model: give --model-path DIR, a folder with config.json and *.safetensors");
+    proa_status status = proa_model_dir(options, loaded->dir, sizeof loaded->dir, err);
+    if (status != PROA_OK)
+        return status;
+    const char *dir = loaded->dir;
     bool exact = strcmp(proa_options_string(options, "activation-dtype"), "float32") == 0;
     bool dummy = strcmp(proa_options_string(options, "load-format"), "dummy") == 0;
     proa_precision precision = exact ? PROA_PRECISION_EXACT : PROA_PRECISION_DEFAULT;
     int threads = (int)proa_options_int(options, "threads");
-    proa_status status = proa_model_config_load(dir, &loaded->config, err);
+    status = proa_model_config_load(dir, &loaded->config, err);
     if (status == PROA_OK)
         status = proa_generation_config_load(dir, &loaded->config, &loaded->generation, err);
     if (status == PROA_OK)

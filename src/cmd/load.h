@@ -11,11 +11,15 @@
 #include "op/device.h"
 
 typedef struct proa_loaded {
+    char dir[4096]; /* of the checkpoint */
     proa_model_config config;
     proa_generation_config generation;
     proa_device *device;
     proa_checkpoint *checkpoint;
 } proa_loaded;
+
+/* The checkpoint's folder: --model-path, or the bundled tiny-r1 beside this program. */
+proa_status proa_model_dir(const proa_options *options, char *dir, size_t bytes, proa_error *err);
 
 proa_status proa_loaded_open(const proa_options *options, proa_loaded *loaded, proa_error *err);
 void proa_loaded_close(proa_loaded *loaded); /* accepts a half-built one */

@@ -350,3 +350,18 @@ proa_status proa_forward_step(proa_forward *forward, const proa_step *step, floa
     *logits = f->b.logits;
     return PROA_OK;
 }
+
+proa_status proa_forward_kv_copy(proa_forward *forward, const proa_kv_copy *copies, int32_t count,
+                                 proa_error *err)
+{
+    (void)err; /* as proa_forward_step */
+    for (int32_t i = 0; i < count; i++) {
+        for (int32_t layer = 0; layer < forward->config.num_hidden_layers; layer++)
+            forward->device->ops->kv_copy(&forward->device->host,
+                                          &(proa_kv_copy_args){.kv = &forward->kv[layer],
+                                                               .from = copies[i].from,
+                                                               .to = copies[i].to,
+                                                               .tokens = copies[i].tokens});
+    }
+    return PROA_OK;
+}

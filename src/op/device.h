@@ -31,6 +31,7 @@ typedef struct proa_ops {
     void (*rope)(const proa_host *, const proa_rope_args *);
     void (*kv_append)(const proa_host *, const proa_kv_append_args *);
     void (*kv_gather)(const proa_host *, const proa_kv_gather_args *);
+    void (*kv_copy)(const proa_host *, const proa_kv_copy_args *);
     void (*mla_expanded)(const proa_host *, const proa_mla_expanded_args *);
     void (*mla_absorbed)(const proa_host *, const proa_mla_absorbed_args *);
     void (*router)(const proa_host *, const proa_router_args *);

@@ -210,12 +210,41 @@ static void ref_is_batch_invariant(void **state)
     check_device("ref", PROA_PRECISION_EXACT, false, 2);
 }
 
+/* The logits after positions first .. PROMPT - 1 of sequence 0, whose earlier keys lie in `blocks`. */
+static void run_tail(model *m, const int32_t *blocks, int32_t first, float *out)
+{
+    proa_segment segment;
+    int32_t ids[512], last = PROMPT - 1 - first;
+    proa_step step = {.token_ids = ids, .segments = &segment, .logit_rows = &last, .logit_count = 1};
+    float *logits = NULL;
+    add_segment(&step, &segment, ids, 0, blocks, first, PROMPT - first, false);
+    assert_int_equal(proa_forward_step(m->forward, &step, &logits, NULL), PROA_OK);
+    memcpy(out, logits, VOCAB * sizeof *out);
+}
+
+/* A prompt that shares 100 tokens with a cached one: one whole block and 36 rows of the next, copied. */
+static void copied_rows_serve_another_prompt(void **state)
+{
+    (void)state;
+    static const int32_t cached[] = {3, 7, 5}, shared[] = {3, 20, 21};
+    static const proa_kv_copy copy = {.from = 7, .to = 20, .tokens = 36};
+    model m;
+    float expected[VOCAB], actual[VOCAB];
+    model_open(&m, "cpu", 1, PROA_PRECISION_DEFAULT, true);
+    run_tail(&m, cached, 0, expected);
+    assert_int_equal(proa_forward_kv_copy(m.forward, &copy, 1, NULL), PROA_OK);
+    run_tail(&m, shared, 100, actual);
+    assert_memory_equal(expected, actual, sizeof expected);
+    model_close(&m);
+}
+
 int main(void)
 {
     proa_log_set_level("warn");
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(cpu_is_batch_invariant),
         cmocka_unit_test(ref_is_batch_invariant),
+        cmocka_unit_test(copied_rows_serve_another_prompt),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -38,6 +38,16 @@ typedef struct proa_kv_gather_args {
 void proa_kv_gather_ref(const proa_host *host, const proa_kv_gather_args *args);
 void proa_kv_gather_cpu(const proa_host *host, const proa_kv_gather_args *args);
 
+/* Rows 0 .. tokens - 1 of block `from` go to block `to`: a plain copy, the same on both host devices. */
+typedef struct proa_kv_copy_args {
+    const proa_kv_layer *kv;
+    int32_t from;
+    int32_t to;
+    int32_t tokens; /* 1 .. 64 */
+} proa_kv_copy_args;
+
+void proa_kv_copy_host(const proa_host *host, const proa_kv_copy_args *args);
+
 /* Expanded form, one tile of keys of one segment. Tiles come in order from position 0 and start at multiples
  * of 64; the running state carries from tile to tile, so the tile's size does not change a bit of the result.
  * A row whose position lies before the tile is left alone. */
