@@ -305,8 +305,8 @@ proa_status proa_model_config_load(const char *dir, proa_model_config *config, p
     if (!proa_file_exists(path))
         return proa_error_set(
             err, PROA_ERR_NOT_FOUND,
-            "%s does not exist: --model-path must name a folder with config.json, tokenizer.json and "
-            "*.safetensors in the published format",
+            "%s does not exist: --model-path must name a folder (nothing is fetched from a hub) with "
+            "config.json, tokenizer.json and *.safetensors in the published format",
             path);
     proa_error cause = {0};
     proa_json *json = proa_json_parse_file(path, FILE_BYTES_MAX, &cause);
