@@ -12,12 +12,24 @@
 
 /* --- scopes --- */
 
-tmpl_frame *proa_tmpl_frame_new(tmpl_render *r, tmpl_frame *parent)
+tmpl_frame *proa_tmpl_frame_new(tmpl_render *r, tmpl_frame *parent, const tmpl_list *hidden)
 {
     tmpl_frame *frame = proa_tmpl_alloc(r, 1, sizeof *frame);
-    if (frame != NULL)
-        frame->parent = parent;
-    return frame;
+    if (frame == NULL)
+        return NULL;
+    frame->parent = parent;
+    return proa_tmpl_frame_begin(r, frame, hidden) ? frame : NULL;
+}
+
+bool proa_tmpl_frame_begin(tmpl_render *r, tmpl_frame *frame, const tmpl_list *hidden)
+{
+    frame->count = 0;
+    for (const tmpl_node *n = hidden != NULL ? hidden->first : NULL; n != NULL; n = n->next) {
+        tmpl_value undefined = proa_tmpl_undefined(n, TMPL_MISSING);
+        if (!proa_tmpl_frame_set(r, frame, n->symbol, &undefined))
+            return false;
+    }
+    return true;
 }
 
 bool proa_tmpl_frame_set(tmpl_render *r, tmpl_frame *frame, uint32_t symbol, const tmpl_value *value)
@@ -258,6 +270,10 @@ static bool eval_applied(tmpl_render *r, const tmpl_node *n, tmpl_value *out)
     if (!proa_tmpl_eval_args(r, &n->list, &args))
         return false;
     r->at = n;
+    if (n->callable == NULL)
+        return proa_tmpl_fail(r, PROA_ERR_UNSUPPORTED, "there is no %s named '%.*s' here",
+                              n->kind == TMPL_N_TEST ? "test" : "filter", (int)n->name->length,
+                              n->name->bytes);
     return proa_tmpl_apply(r, n->callable, &input, &args, out);
 }
 

@@ -44,7 +44,7 @@ static bool emit_value(tmpl_render *r, const tmpl_value *value)
 static tmpl_flow exec_captured(tmpl_render *r, const tmpl_node *n)
 {
     tmpl_value value = {.kind = TMPL_STRING};
-    tmpl_flow flow = capture(r, &n->list, proa_tmpl_frame_new(r, r->frame), &value.s);
+    tmpl_flow flow = capture(r, &n->list, proa_tmpl_frame_new(r, r->frame, &n->hidden), &value.s);
     if (flow != TMPL_NEXT) /* a break drops the text */
         return flow;
     if (!apply_filters(r, n->b, &value))
@@ -161,7 +161,7 @@ static bool bind_special(tmpl_render *r, const tmpl_node *n, const tmpl_args *ar
 
 bool proa_tmpl_call_macro(tmpl_render *r, tmpl_macro *macro, const tmpl_args *args, tmpl_value *out)
 {
-    tmpl_frame *saved = r->frame, *scope = proa_tmpl_frame_new(r, macro->scope);
+    tmpl_frame *saved = r->frame, *scope = proa_tmpl_frame_new(r, macro->scope, &macro->node->hidden);
     size_t keywords_used;
     out->kind = TMPL_STRING;
     if (scope == NULL)
@@ -219,7 +219,7 @@ static tmpl_flow exec_if(tmpl_render *r, const tmpl_node *n)
 /* All values are evaluated outside, before the scope begins. */
 static tmpl_flow exec_with(tmpl_render *r, const tmpl_node *n)
 {
-    tmpl_frame *saved = r->frame, *scope = proa_tmpl_frame_new(r, saved);
+    tmpl_frame *saved = r->frame, *scope = proa_tmpl_frame_new(r, saved, &n->hidden);
     tmpl_flow flow = scope != NULL ? TMPL_NEXT : TMPL_ERROR;
     for (const tmpl_node *set = n->params.first; set != NULL && flow == TMPL_NEXT; set = set->next) {
         tmpl_value value;
@@ -250,7 +250,7 @@ static tmpl_flow exec_macro(tmpl_render *r, const tmpl_node *n)
 static tmpl_flow exec_generation(tmpl_render *r, const tmpl_node *n)
 {
     tmpl_string *text;
-    tmpl_flow flow = capture(r, &n->list, proa_tmpl_frame_new(r, r->frame), &text);
+    tmpl_flow flow = capture(r, &n->list, proa_tmpl_frame_new(r, r->frame, &n->hidden), &text);
     if (flow == TMPL_NEXT && !proa_tmpl_emit(r, text))
         return TMPL_ERROR;
     return flow;

@@ -221,7 +221,8 @@ struct tmpl_node {
     tmpl_node *a, *b, *c;
     tmpl_node *other_expression; /* SLICE: the step */
     tmpl_list list, other, params;
-    tmpl_node *next; /* in its list */
+    tmpl_list hidden, other_hidden; /* NAMEs that the scope of list, of other owns before it sets them */
+    tmpl_node *next;                /* in its list */
     const tmpl_string *name;
     const tmpl_callable *callable;
     tmpl_value constant;
@@ -232,7 +233,7 @@ enum { TMPL_S_LOOP, TMPL_S_CALLER, TMPL_S_KWARGS, TMPL_S_VARARGS, TMPL_S_FIXED }
 
 struct proa_template {
     proa_arena *arena;
-    tmpl_list body;
+    tmpl_list body, hidden;
     tmpl_string **names; /* by symbol */
     uint32_t name_count;
     locale_t locale; /* UTF-8 character classes and case; (locale_t)0: ASCII only */
@@ -316,6 +317,7 @@ typedef struct tmpl_parser {
     tmpl_lexer lexer;
     tmpl_token current, ahead; /* one token of lookahead */
     bool failed;
+    bool soft; /* directly inside of an if: an unknown filter is an error only when it is used, as in Jinja */
     int depth;
     int loops;     /* enclosing loops of the same function: break is allowed */
     uint8_t flags; /* special names read in the innermost macro */
@@ -349,6 +351,9 @@ tmpl_node *proa_tmpl_parse_expression(tmpl_parser *p, bool with_condition);
 tmpl_node *proa_tmpl_parse_tuple(tmpl_parser *p, bool with_condition, bool parenthesised);
 tmpl_node *proa_tmpl_parse_target(tmpl_parser *p, tmpl_tuple_rule rule, bool with_namespace);
 tmpl_node *proa_tmpl_parse_filters(tmpl_parser *p, tmpl_node *input, bool start_inline);
+
+/* template_scope.c: fills in the lists `hidden` */
+bool proa_tmpl_analyse_scopes(tmpl_parser *p);
 
 /* --- rendering --- */
 
@@ -537,7 +542,9 @@ bool proa_tmpl_eval(tmpl_render *r, const tmpl_node *n, tmpl_value *out);
 bool proa_tmpl_eval_args(tmpl_render *r, const tmpl_list *list, tmpl_args *args);
 bool proa_tmpl_assign(tmpl_render *r, const tmpl_node *target, const tmpl_value *value);
 bool proa_tmpl_frame_set(tmpl_render *r, tmpl_frame *frame, uint32_t symbol, const tmpl_value *value);
-tmpl_frame *proa_tmpl_frame_new(tmpl_render *r, tmpl_frame *parent);
+/* `hidden` (may be NULL) are the names that the scope starts with, undefined. */
+tmpl_frame *proa_tmpl_frame_new(tmpl_render *r, tmpl_frame *parent, const tmpl_list *hidden);
+bool proa_tmpl_frame_begin(tmpl_render *r, tmpl_frame *frame, const tmpl_list *hidden); /* afresh */
 
 /* template_exec.c */
 typedef enum tmpl_flow { TMPL_NEXT, TMPL_FLOW_BREAK, TMPL_FLOW_CONTINUE, TMPL_ERROR } tmpl_flow;

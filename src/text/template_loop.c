@@ -30,7 +30,7 @@ static bool passes(tmpl_render *r, tmpl_loop *loop, const tmpl_value *item, bool
     tmpl_frame *saved = r->frame;
     tmpl_value result = tmpl_bool(true);
     if (loop->node->c != NULL && !loop->filtered) {
-        r->frame = proa_tmpl_frame_new(r, loop->outer);
+        r->frame = proa_tmpl_frame_new(r, loop->outer, NULL);
         if (r->frame == NULL || !proa_tmpl_assign(r, loop->node->a, item) ||
             !proa_tmpl_eval(r, loop->node->c, &result))
             return false;
@@ -205,10 +205,9 @@ static tmpl_flow iterate(tmpl_render *r, tmpl_loop *loop, const tmpl_value *item
 {
     tmpl_value self = {.kind = TMPL_LOOP, .loop = loop};
     if (*scope == NULL || (*scope)->captured)
-        *scope = proa_tmpl_frame_new(r, loop->outer);
-    if (*scope == NULL)
+        *scope = proa_tmpl_frame_new(r, loop->outer, NULL);
+    if (*scope == NULL || !proa_tmpl_frame_begin(r, *scope, &loop->node->hidden))
         return TMPL_ERROR;
-    (*scope)->count = 0;
     loop->previous = loop->current;
     loop->current = *item;
     loop->index0++;
@@ -225,7 +224,7 @@ static tmpl_flow exec_else(tmpl_render *r, const tmpl_node *n)
     tmpl_frame *saved = r->frame;
     if (n->other.count == 0)
         return TMPL_NEXT;
-    r->frame = proa_tmpl_frame_new(r, saved);
+    r->frame = proa_tmpl_frame_new(r, saved, &n->other_hidden);
     tmpl_flow flow = r->frame != NULL ? proa_tmpl_exec(r, &n->other) : TMPL_ERROR;
     r->frame = saved;
     return flow;

@@ -178,12 +178,15 @@ uint32_t proa_tmpl_symbol(tmpl_parser *p, const char *text, size_t length, const
 static bool parse_body(tmpl_parser *p, const char *const *ends, tmpl_list *body);
 
 /* Behind the tag's expression: its end, the body up to one of the `ends`, and that name, now the current token. */
-static bool parse_block(tmpl_parser *p, const char *const *ends, tmpl_list *body)
+static bool parse_block(tmpl_parser *p, const char *const *ends, bool is_if, tmpl_list *body)
 {
+    bool soft = p->soft;
     proa_tmpl_skip(p, TMPL_T_COLON);
     if (!proa_tmpl_expect(p, TMPL_T_BLOCK_END) || !proa_tmpl_enter(p))
         return false;
+    p->soft = is_if;
     bool ok = parse_body(p, ends, body);
+    p->soft = soft;
     p->depth--;
     if (ok && p->current.kind == TMPL_T_EOF)
         proa_tmpl_parse_fail(p, PROA_ERR_INVALID, &p->current,
@@ -194,7 +197,7 @@ static bool parse_block(tmpl_parser *p, const char *const *ends, tmpl_list *body
 static bool parse_closed_block(tmpl_parser *p, const char *end, tmpl_list *body)
 {
     const char *const ends[] = {end, NULL};
-    return parse_block(p, ends, body) && proa_tmpl_advance(p);
+    return parse_block(p, ends, strcmp(end, "endif") == 0, body) && proa_tmpl_advance(p);
 }
 
 static tmpl_node *parse_for(tmpl_parser *p, const tmpl_token *at)
@@ -213,7 +216,7 @@ static tmpl_node *parse_for(tmpl_parser *p, const tmpl_token *at)
         return proa_tmpl_parse_fail(p, PROA_ERR_UNSUPPORTED, &p->current,
                                     "recursive loops are not supported; use a macro");
     p->loops++;
-    bool ok = parse_block(p, ends, &n->list);
+    bool ok = parse_block(p, ends, false, &n->list);
     p->loops--;
     if (!ok)
         return NULL;
@@ -230,8 +233,11 @@ static tmpl_node *parse_if(tmpl_parser *p, const tmpl_token *at)
         tmpl_node *branch = proa_tmpl_node_new(p, TMPL_N_BRANCH, &p->current);
         if (branch == NULL)
             return NULL;
+        bool soft = p->soft;
+        p->soft = true;
         branch->a = proa_tmpl_parse_tuple(p, false, false);
-        if (!parse_block(p, ends, &branch->list))
+        p->soft = soft;
+        if (!parse_block(p, ends, true, &branch->list))
             return NULL;
         proa_tmpl_list_add(&n->list, branch);
         more = proa_tmpl_skip_name(p, "elif");
@@ -492,7 +498,7 @@ static bool parse_all(tmpl_parser *p, const char *source, size_t length)
         PROA_ASSERT(p->failed || symbol == i);
     }
     p->failed |= !proa_tmpl_lexer_next(&p->lexer, &p->ahead);
-    return proa_tmpl_advance(p) && parse_body(p, NULL, &p->program->body);
+    return proa_tmpl_advance(p) && parse_body(p, NULL, &p->program->body) && proa_tmpl_analyse_scopes(p);
 }
 
 proa_status proa_template_parse(const char *source, size_t length, proa_template **template_out,

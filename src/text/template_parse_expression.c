@@ -294,7 +294,8 @@ static tmpl_node *parse_named(tmpl_parser *p, tmpl_node_kind kind, tmpl_node *in
     bool test = kind == TMPL_N_TEST;
     n->callable =
         test ? proa_tmpl_find_test(name.text, name.length) : proa_tmpl_find_filter(name.text, name.length);
-    if (n->callable == NULL || p->current.kind == TMPL_T_DOT)
+    proa_tmpl_symbol(p, name.text, name.length, &n->name);
+    if ((n->callable == NULL && !p->soft) || p->current.kind == TMPL_T_DOT)
         return proa_tmpl_parse_fail(p, PROA_ERR_UNSUPPORTED, &name, "there is no %s named '%.*s' here",
                                     test ? "test" : "filter", (int)(name.length < 60 ? name.length : 60),
                                     name.text);

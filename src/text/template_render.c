@@ -160,7 +160,7 @@ static bool run(tmpl_render *r)
     r->context = proa_tmpl_alloc(r, r->program->name_count, sizeof r->context[0]);
     if (r->empty == NULL || r->context == NULL)
         return false;
-    r->frame = proa_tmpl_frame_new(r, NULL);
+    r->frame = proa_tmpl_frame_new(r, NULL, &r->program->hidden);
     return r->frame != NULL && proa_tmpl_exec(r, &r->program->body) != TMPL_ERROR;
 }
 
