@@ -287,8 +287,10 @@ FILTER(filter_round)
     double d = proa_tmpl_as_real(self), unit = pow(10, (double)precision);
     if (common)
         d = round_decimal(d, (int)precision);
-    else if (isfinite(d))
-        d = (up ? ceil(d * unit) : floor(d * unit)) / unit;
+    else if (isfinite(d * unit))
+        d = ((up ? ceil(d * unit) : floor(d * unit)) + 0.0) / unit; /* Python's are integers: no -0.0 */
+    else
+        return too_large(r, "round");
     *out = common && tmpl_is_integer(self) ? tmpl_int((int64_t)d) : tmpl_real(d);
     return true;
 }

@@ -61,9 +61,9 @@ typedef enum tmpl_flavour {
 typedef struct tmpl_sequence {
     tmpl_flavour flavour;
     size_t count;
-    tmpl_value *items;   /* NULL for a range */
-    int64_t start, step; /* range */
-    size_t taken;        /* generator: elements already read */
+    tmpl_value *items;         /* NULL for a range */
+    int64_t start, stop, step; /* range */
+    size_t taken;              /* generator: elements already read */
 } tmpl_sequence;
 
 /* In order of insertion; lookups are linear (dicts in prompts are small) and cost steps. */

@@ -301,8 +301,11 @@ static bool function_range(tmpl_render *r, const tmpl_value *self, const tmpl_va
     tmpl_sequence *q = proa_tmpl_alloc(r, 1, sizeof *q);
     if (q == NULL)
         return false;
-    *q = (tmpl_sequence){
-        .flavour = TMPL_RANGE, .count = count > 0 ? (size_t)count : 0, .start = start, .step = step};
+    *q = (tmpl_sequence){.flavour = TMPL_RANGE,
+                         .count = count > 0 ? (size_t)count : 0,
+                         .start = start,
+                         .stop = stop,
+                         .step = step};
     *out = (tmpl_value){.kind = TMPL_SEQUENCE, .q = q};
     return true;
 }

@@ -322,7 +322,7 @@ bool proa_tmpl_item(tmpl_render *r, const tmpl_value *object, const tmpl_value *
 /* --- slices --- */
 
 typedef struct slice {
-    int64_t start, step;
+    int64_t start, stop, step;
     size_t count;
 } slice;
 
@@ -344,7 +344,7 @@ static bool bound(tmpl_render *r, const tmpl_value *v, int64_t otherwise, int64_
 
 static bool slice_bounds(tmpl_render *r, const tmpl_value bounds[3], size_t count, slice *s)
 {
-    int64_t length = (int64_t)count, step = 1, stop;
+    int64_t length = (int64_t)count, step = 1;
     if (bounds[2].kind != TMPL_NONE) {
         if (!tmpl_is_integer(&bounds[2]) || tmpl_integer(&bounds[2]) == 0)
             return proa_tmpl_fail(r, PROA_ERR_INVALID, "a slice's step must be an integer other than 0");
@@ -354,8 +354,9 @@ static bool slice_bounds(tmpl_render *r, const tmpl_value bounds[3], size_t coun
     }
     int64_t lower = step < 0 ? -1 : 0, upper = step < 0 ? length - 1 : length;
     if (!bound(r, &bounds[0], step < 0 ? upper : lower, length, lower, upper, &s->start) ||
-        !bound(r, &bounds[1], step < 0 ? lower : upper, length, lower, upper, &stop))
+        !bound(r, &bounds[1], step < 0 ? lower : upper, length, lower, upper, &s->stop))
         return false;
+    int64_t stop = s->stop;
     s->step = step;
     if (step < 0)
         s->count = stop < s->start ? (size_t)((s->start - stop - 1) / -step + 1) : 0;
@@ -364,19 +365,27 @@ static bool slice_bounds(tmpl_render *r, const tmpl_value bounds[3], size_t coun
     return true;
 }
 
+static bool slice_range(tmpl_render *r, const tmpl_sequence *q, const slice *s, tmpl_value *out)
+{
+    int64_t step;
+    if (__builtin_mul_overflow(q->step, s->step, &step))
+        return overflow(r);
+    tmpl_sequence *part = proa_tmpl_alloc(r, 1, sizeof *part);
+    if (part == NULL)
+        return false;
+    *part = (tmpl_sequence){.flavour = TMPL_RANGE,
+                            .count = s->count,
+                            .start = q->start + s->start * q->step,
+                            .stop = q->start + s->stop * q->step,
+                            .step = step};
+    *out = (tmpl_value){.kind = TMPL_SEQUENCE, .q = part};
+    return true;
+}
+
 static bool slice_sequence(tmpl_render *r, const tmpl_sequence *q, const slice *s, tmpl_value *out)
 {
-    if (q->flavour == TMPL_RANGE) {
-        tmpl_sequence *part = proa_tmpl_alloc(r, 1, sizeof *part);
-        if (part == NULL)
-            return false;
-        *part = (tmpl_sequence){.flavour = TMPL_RANGE,
-                                .count = s->count,
-                                .start = q->start + s->start * q->step,
-                                .step = s->count > 1 ? q->step * s->step : 1};
-        *out = (tmpl_value){.kind = TMPL_SEQUENCE, .q = part};
-        return true;
-    }
+    if (q->flavour == TMPL_RANGE)
+        return slice_range(r, q, s, out);
     tmpl_sequence *part = proa_tmpl_sequence_new(r, q->flavour, s->count, out);
     for (size_t i = 0; part != NULL && i < s->count; i++)
         part->items[i] = q->items[s->start + (int64_t)i * s->step];

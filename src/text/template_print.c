@@ -12,9 +12,16 @@
 #include <stdlib.h>
 #include <string.h>
 
+/* Dicts being printed, from the inside out: a namespace can hold itself. */
+typedef struct holder {
+    const tmpl_dict *dict;
+    const struct holder *outer;
+} holder;
+
 /* Writes into r->scratch. */
 typedef struct printer {
     tmpl_render *r;
+    const holder *inside;
     bool tainted; /* a string of the user's went in */
     /* for JSON */
     int32_t base_depth;
@@ -155,8 +162,7 @@ static bool repr_sequence(printer *p, const tmpl_sequence *q)
         return true;
     }
     if (q->flavour == TMPL_RANGE) {
-        int64_t stop = q->start + (int64_t)q->count * q->step;
-        proa_buf_append_format(&p->r->scratch, "range(%" PRId64 ", %" PRId64, q->start, stop);
+        proa_buf_append_format(&p->r->scratch, "range(%" PRId64 ", %" PRId64, q->start, q->stop);
         if (q->step != 1)
             proa_buf_append_format(&p->r->scratch, ", %" PRId64, q->step);
         put(p, ")");
@@ -175,7 +181,7 @@ static bool repr_sequence(printer *p, const tmpl_sequence *q)
     return true;
 }
 
-static bool repr_dict(printer *p, const tmpl_dict *m)
+static bool repr_members(printer *p, const tmpl_dict *m)
 {
     put(p, "{");
     for (size_t i = 0; i < m->count; i++) {
@@ -189,6 +195,21 @@ static bool repr_dict(printer *p, const tmpl_dict *m)
     }
     put(p, "}");
     return true;
+}
+
+static bool repr_dict(printer *p, const tmpl_dict *m)
+{
+    const holder *outer = p->inside, self = {m, outer};
+    for (const holder *h = outer; h != NULL; h = h->outer) {
+        if (h->dict == m) {
+            put(p, "{...}");
+            return true;
+        }
+    }
+    p->inside = &self;
+    bool ok = repr_members(p, m);
+    p->inside = outer;
+    return ok;
 }
 
 static bool repr_any(printer *p, const tmpl_value *v)

@@ -197,6 +197,9 @@ bool proa_tmpl_contains(tmpl_render *r, const tmpl_value *container, const tmpl_
     }
     tmpl_sequence *q;
     *found = false;
+    if (tmpl_is_flavour(container, TMPL_KEYS) && !proa_tmpl_hashable(item))
+        return proa_tmpl_fail(r, PROA_ERR_INVALID, "unhashable type: '%s' cannot be a key",
+                              proa_tmpl_type_name(item));
     if (!proa_tmpl_iterate(r, container, &q))
         return false;
     for (size_t i = 0; i < q->count && !*found; i++) {
