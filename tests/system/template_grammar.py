@@ -84,7 +84,7 @@ class Grammar:
             "trim", "upper", "lower", "title", "capitalize", "trim('x ')", "reverse", "length|string", "first", "last",
             f"replace({self.string(0)}, {self.string(0)})", f"replace('a', {self.string(0)}, 1)", "string", "list|join('-')",
             "indent", "indent(2, true)", "indent(3, false, true)", "indent('> ', first=true)", "int|string", "float|string",
-            f"default({self.string(0)})", f"d({self.string(0)}, true)", "safe", "e", "int(5)|string", "tojson")
+            f"default({self.string(0)})", f"d({self.string(0)}, true)", "int(5)|string", "tojson")
 
     def text_method(self, d):
         return self.pick(
@@ -169,7 +169,7 @@ class Grammar:
 
     def any(self, d):
         if self.r.random() < 0.12:
-            return self.pick(*NAMES, "none", "missing.x", "nothing.x", "loop", "x.y", "[][0]", "{}['a']", "(1 if false)") if self.r.random() < 0.5 else self.pick(*NAMES[:5], "none", "text")
+            return self.pick(*NAMES, "none", "missing.x", "nothing.x", "loop.index", "x.y", "[][0]", "{}['a']", "(1 if false)") if self.r.random() < 0.5 else self.pick(*NAMES[:5], "none", "text")
         return self.plain(d)
 
     # --- statements ---
@@ -237,6 +237,7 @@ class Grammar:
             lambda: self.tag(f"with x = {self.any(1)}, y = x") + self.body(d - 1, 1) + self.tag("endwith"),
             lambda: self.tag(f"filter {self.pick('upper', 'trim', 'replace(%s, %s)' % (self.string(0), self.string(0)), 'indent')}") + self.body(d - 1, 1) + self.tag("endfilter"),
             lambda: "{#" + self.pick("", "-", "+") + self.pick(" note ", "\n two\n lines ", " {{ no }} ") + self.pick("", "-") + "#}",
+            lambda: "{{ " + self.string(2) + self.pick("|e", "|safe", "|escape") + " }}",
             lambda: self.tag("generation") + self.body(d - 1, 1) + self.tag("endgeneration"),
             lambda: "{% raw %}" + self.pick("{{ x }}", " {% if %} ", "a\n") + "{% endraw " + self.pick("", "-") + "%}",
             lambda: self.tag(f"if {self.bool(1)}") + "{{ raise_exception(" + self.string(1) + ") }}" + self.tag("endif"),

@@ -155,11 +155,20 @@ static const struct {
     {"{% set ns = namespace(n=0, t='') %}{% for i in [1, 2] %}{% set ns.n = ns.n + i %}{% set ns.t = ns.t ~ "
      "i %}{% endfor %}{{ ns.n }}{{ ns.t }}{{ ns.z is defined }}",
      "312False"},
+    {"{% set ns = namespace(x=1) %}{% set ns.x = ns %}{{ ns }}", "<Namespace {'x': <Namespace {...}>}>"},
     {"{% if true %}{% set a = 1 %}{% endif %}{{ a }}", "1"},
     {"{% with a = 1, b = a %}{{ a }}{{ b }}{% endwith %}{{ a }}", "1"},
     {"{% set a %}  x{{ x }} {% endset %}[{{ a }}]{% set b | trim | upper %} q {% endset %}[{{ b }}]",
      "[  x3 ][Q]"},
     {"{% filter upper %}a{{ s }}{% endfilter %}", "AHALLO"},
+    {"{% for i in [1] %}{{ x }}{% endfor %}{% set x = 1 %}{{ x }}",
+     "1"}, /* the template owns x, before it sets it */
+    {"{% for i in [1] %}{{ x }}{% endfor %}{% if true %}{% set x = 1 %}{% endif %}{{ x }}",
+     "31"}, /* perhaps it does not */
+    {"{{ x }}{% for i in [1] %}{{ x }}{% endfor %}{% set x = 1 %}{{ x }}", "331"},
+    {"{% for i in [1, 2] %}{% filter upper %}{{ x }}{% endfilter %}{% set x = i %}{{ x }}{% endfor %}{{ x }}",
+     "31323"},
+    {"{% if x == 4 %}{{ x|nope }}{% endif %}{{ [x is defined] }}", "[True]"}, /* unknown, but not used */
     /* macros */
     {"{% macro f(a, b='B', c=a) %}{{ a }}{{ b }}{{ c }};{% endmacro %}{{ f(1) }}{{ f(1, c=2) }}{{ f(*[1, 2], "
      "**{'c': 3}) }}{{ f() }}",
@@ -352,7 +361,8 @@ static const struct {
     {"{% set ns = namespace(x=[1]) %}{% for i in range(100) %}{% set ns.x = [ns.x, ns.x] %}{% endfor %}{{ "
      "ns.x }}",
      "limit of"},
-    {"{% set ns = namespace(x=1) %}{% set ns.x = ns %}{{ ns }}", "nests deeper"},
+    {"{% set ns = namespace(x=1) %}{% for i in range(300) %}{% set ns.x = [ns.x] %}{% endfor %}{{ ns.x }}",
+     "nests deeper"},
     {"{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}", "nests deeper"},
     {"{% macro f() %}{{ f() }}{{ f() }}{% endmacro %}{{ f() }}", "nests deeper"},
     {"{{ [1] * 10000000000000 }}", "limit of"},
