@@ -33,7 +33,7 @@ static void project_queries(proa_forward *f, const proa_layer_weights *w, int32_
                                                   .x = f->b.q_a,
                                                   .x_stride = c->q_lora_rank,
                                                   .w = &w->q_a_layernorm,
-                                                  .eps = c->rms_norm_eps,
+                                                  .eps = c->lora_norm_eps,
                                                   .y = f->b.q_a,
                                                   .y_stride = c->q_lora_rank,
                                               });
@@ -71,7 +71,7 @@ static void append_keys(proa_forward *f, const proa_layer_weights *w, int32_t la
                                                   .x = f->b.kv_a,
                                                   .x_stride = kv_stride,
                                                   .w = &w->kv_a_layernorm,
-                                                  .eps = c->rms_norm_eps,
+                                                  .eps = c->lora_norm_eps,
                                                   .y = f->b.kv_a,
                                                   .y_stride = kv_stride,
                                               });
