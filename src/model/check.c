@@ -105,6 +105,18 @@ static void check_scale(check *c, const proa_expect *e, bool fp8_weight)
             (e->k + config->weight_block_k - 1) / config->weight_block_k, false);
 }
 
+/* One grouped product runs all experts of a layer, so that they must be stored alike. */
+static void check_like(check *c, const proa_shard_tensor *entry, const char *like)
+{
+    const proa_shard_tensor *model = like != NULL ? proa_shards_find(&c->checkpoint->shards, like) : NULL;
+    if (model == NULL || model->tensor->dtype == entry->tensor->dtype)
+        return;
+    char text[640];
+    snprintf(text, sizeof text, "%.200s is %s, but %.200s is %s: the experts of a layer must have one type",
+             entry->name, entry->tensor->dtype_name, like, model->tensor->dtype_name);
+    add(&c->wrong, text);
+}
+
 static void check_one(void *context, const proa_expect *e)
 {
     check *c = context;
@@ -118,6 +130,7 @@ static void check_one(void *context, const proa_expect *e)
         bool flat = e->kind == PROA_EXPECT_NORM || e->kind == PROA_EXPECT_BIAS;
         compare(c, entry, served_types(e->kind, fp8), type_is_served(e->kind, fp8, entry->tensor->dtype),
                 e->n, e->k, flat);
+        check_like(c, entry, e->like);
     }
     if (e->kind == PROA_EXPECT_MATRIX && fp8)
         check_scale(c, e, entry != NULL && entry->tensor->dtype == PROA_DTYPE_E4M3);

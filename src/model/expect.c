@@ -131,13 +131,16 @@ static bool applies(const proa_model_config *c, when condition, bool moe)
 
 static void walk_experts(const walk *w, int32_t index, bool served)
 {
-    char name[NAME_BYTES];
+    char name[NAME_BYTES], first[NAME_BYTES];
     int32_t experts = w->config->n_routed_experts;
     for (int32_t e = 0; e < experts; e++) {
         for (int32_t r = 0; r < EXPERT_ROWS; r++) {
             snprintf(name, sizeof name, "model.layers.%d.mlp.experts.%d.%s.weight", index, e,
                      expert_rows[r].suffix);
+            snprintf(first, sizeof first, "model.layers.%d.mlp.experts.0.%s.weight", index,
+                     expert_rows[r].suffix);
             proa_expect expect = from_row(w, &expert_rows[r], name);
+            expect.like = first;
             expect.required = served;
             if (served)
                 expect.weight = w->places->experts + ((size_t)index * EXPERT_ROWS + (size_t)r) * experts + e;

@@ -20,6 +20,7 @@ typedef struct proa_expect {
     proa_expect_kind kind;
     int32_t n; /* 1 for the one-dimensional kinds */
     int32_t k;
+    const char *like; /* NULL, or the name of a tensor whose type this one must have: expert 0's */
     bool required; /* false: may be absent (an MTP layer, the head of a tied model), is checked when there */
     proa_weight *weight; /* where it goes; NULL: nowhere, or `bias` */
     const float **bias;

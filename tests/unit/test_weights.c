@@ -491,6 +491,10 @@ static const struct {
     {true, "model.layers.0.self_attn.o_proj.weight_scale_inv",
      "model.layers.0.self_attn.o_proj.weight_scale_inv", PROA_DTYPE_BF16, 2, 1,
      "weight_scale_inv is BF16 [2, 1]"},
+    {false, "model.layers.1.mlp.experts.2.up_proj.weight", "model.layers.1.mlp.experts.2.up_proj.weight",
+     PROA_DTYPE_F32, 24, 160,
+     "experts.2.up_proj.weight is F32, but model.layers.1.mlp.experts.0.up_proj.weight is BF16: the experts "
+     "of a"},
     {false, "model.layers.2.eh_proj.weight", "model.layers.2.eh_proj.weight", PROA_DTYPE_BF16, 160, 160,
      "model.layers.2.eh_proj.weight is BF16 [160, 160], config.json implies BF16 or F32 [160, 320]"},
 };

@@ -12,7 +12,7 @@
 typedef struct proa_experts_args {
     int32_t experts;
     const int32_t *offsets;   /* [experts + 1], ascending, offsets[0] = 0, offsets[experts] = slots */
-    const proa_weight *w;     /* [experts], all [n, k] */
+    const proa_weight *w;     /* [experts], all [n, k] and of one type */
     proa_rows x;              /* rows that the slots read: [any, k] */
     const int32_t *row_index; /* [slots]: slot i reads row row_index[i] of x; NULL: slot i reads row i */
     float *y;                 /* [slots, n] */
