@@ -6,7 +6,7 @@ computed by reference.py.
     python3 tests/tools/make_checkpoint.py OUT --set hidden_size=192 --set q_lora_rank=null    the base, changed
 
 What a variant changes is a patch of config.json; keys that begin with an underscore are about the files:
-_scale ("F8_E8M0": how scales are stored), _unquantised (a part of tensor names that stay bf16), _dtype ("F32": of what
+_scale ("F8_E8M0": how scales are stored), _unquantised (parts of the names of matrices that stay bf16), _dtype ("F32": of what
 is not FP8), _single (one file), _mtp (tensors of the MTP layer).
 """
 
@@ -45,7 +45,7 @@ VARIANTS = {
                        "num_key_value_heads": 3, "qk_nope_head_dim": 24, "v_head_dim": 40, "vocab_size": 203},
     "ue8m0": {"quantization_config": fp8(scale_fmt="ue8m0"), "hidden_size": 256, "n_shared_experts": 2},
     "ue8m0-bytes": {"quantization_config": fp8(scale_fmt="ue8m0", weight_block_size=[64, 128]), "hidden_size": 192,
-                    "_scale": "F8_E8M0", "_unquantised": "layers.1.self_attn"},
+                    "_scale": "F8_E8M0", "_unquantised": ("layers.1.self_attn",)},
     "tied": {"tie_word_embeddings": True, "rope_scaling": None, "rope_theta": None, "_single": True,
              "rope_parameters": {"rope_type": "yarn", "rope_theta": 50000.0, "factor": 4.0, "mscale": 0.707,
                                  "original_max_position_embeddings": 256}},
@@ -62,6 +62,7 @@ VARIANTS = {
                   "topk_group": 3, "num_nextn_predict_layers": 1, "_mtp": True,
                   "rope_scaling": {"type": "yarn", "factor": 40, "original_max_position_embeddings": 64,
                                    "mscale_all_dim": 0.8}},
+    "mixed": {"quantization_config": fp8(), "hidden_size": 192, "_unquantised": ("kv_a_proj", "up_proj")},
     "one-head": {"num_attention_heads": 1, "num_key_value_heads": 1, "hidden_size": 40, "intermediate_size": 24,
                  "moe_intermediate_size": 12, "kv_lora_rank": 20, "q_lora_rank": 12, "qk_rope_head_dim": 2,
                  "qk_nope_head_dim": 6, "v_head_dim": 10, "n_routed_experts": 4, "n_group": 2, "topk_group": 1,
@@ -83,7 +84,7 @@ class Maker:
     def matrix(self, name, n, k, gain=1.0):
         w = self.random.standard_normal((n, k)) * gain / np.sqrt(k)
         quantisation = self.config.get("quantization_config")
-        if not quantisation or self.files.get("_unquantised", " ") in name:
+        if not quantisation or any(part in name for part in self.files.get("_unquantised", ())):
             self.put(name + ".weight", w)
             return
         block_n, block_k = quantisation["weight_block_size"]
