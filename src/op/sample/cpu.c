@@ -1,45 +1,31 @@
 /* cpu.c - sampling over threads, a row a task, without sorting the vocabulary.
  *
- * Tokens fall into buckets by their distance from the best one, z = (max - logit) / temperature, 1/64 wide: bucket
- * after bucket is the descending order, coarsely. Count and weight (e^-z) of each bucket are enough to find the
- * bucket in which top_k, top_p, min_p or the draw ends, and only that bucket is sorted.
+ * Tokens fall into buckets by their distance from the best one (kernels.h): bucket after bucket is the descending
+ * order, coarsely. Count and weight (the sum of e^-z) of each bucket are enough to find the bucket in which top_k,
+ * top_p, min_p or the draw ends, and only that bucket is sorted. The tail is one bucket: seldom needed, dear to sort.
  * All sums are in double and in an order that depends on the row alone (law 2).
- * Bound: the row's bytes, read twice (maximum; weights); greedy reads it once. */
+ * Bound: the row's bytes, read once when greedy, else three times (maximum; weights; one bucket). */
 #include "op/sample/sample.h"
 
 #include "base/random.h"
 #include "op/host.h"
+#include "op/sample/kernels.h"
 #include "op/sample/row.h"
 
-enum {
-    BUCKETS_PER_UNIT = 64,
-    BUCKETS = 64 * 32 + 1, /* the last one takes all z >= 32: e^-32 of the best token's weight each */
-};
-
-typedef struct bucket {
-    double weight;
-    int32_t count;
-} bucket;
-
-typedef struct item {
-    float z;
-    int32_t id;
-} item;
+enum { BUCKETS = PROA_SAMPLE_BUCKETS };
 
 /* One thread's part of the scratch. */
 typedef struct work {
-    bucket *buckets; /* [BUCKETS] */
-    item *items;     /* [vocab], of one bucket */
-    item *spare;     /* [vocab], for sorting */
-    float *raw;      /* [vocab] */
+    const proa_sample_kernels *kernels;
+    proa_sample_bucket *buckets; /* [BUCKETS] */
+    proa_sample_item *items;     /* [vocab], of one bucket */
+    proa_sample_item *spare;     /* [vocab], for sorting */
+    float *raw;                  /* [vocab] */
 } work;
 
 typedef struct row {
     const work *work;
-    const float *logits;
-    int32_t vocab;
-    float max;
-    float inverse_temperature;
+    proa_sample_span span;
     int32_t loaded; /* the bucket that stands sorted in work->items, -1: none */
 } row;
 
@@ -61,34 +47,42 @@ static size_t aligned(size_t bytes)
 
 static size_t work_bytes(int32_t vocab)
 {
-    return aligned(BUCKETS * sizeof(bucket)) + 2 * aligned((size_t)vocab * sizeof(item)) +
-           aligned((size_t)vocab * sizeof(float));
+    return aligned(BUCKETS * sizeof(proa_sample_bucket)) +
+           2 * aligned((size_t)vocab * sizeof(proa_sample_item)) + aligned((size_t)vocab * sizeof(float));
+}
+
+static const proa_sample_kernels *pick_kernels(proa_isa isa)
+{
+#if defined(__x86_64__)
+    if (isa >= PROA_ISA_AVX512)
+        return &proa_sample_kernels_avx512;
+    if (isa >= PROA_ISA_AVX2)
+        return &proa_sample_kernels_avx2;
+#endif
+    (void)isa;
+    return &proa_sample_kernels_portable;
 }
 
 static work work_at(const proa_host *host, int32_t vocab, int thread)
 {
     char *at = (char *)host->scratch + work_bytes(vocab) * (size_t)thread;
-    work w = {.buckets = (bucket *)at};
-    w.items = (item *)(at += aligned(BUCKETS * sizeof(bucket)));
-    w.spare = (item *)(at += aligned((size_t)vocab * sizeof(item)));
-    w.raw = (float *)(at + aligned((size_t)vocab * sizeof(item)));
+    work w = {.kernels = pick_kernels(host->isa), .buckets = (proa_sample_bucket *)at};
+    w.items = (proa_sample_item *)(at += aligned(BUCKETS * sizeof(proa_sample_bucket)));
+    w.spare = (proa_sample_item *)(at += aligned((size_t)vocab * sizeof(proa_sample_item)));
+    w.raw = (float *)(at + aligned((size_t)vocab * sizeof(proa_sample_item)));
     return w;
 }
 
-static void clean_row(float *logits, int32_t vocab)
+/* The first id of the greatest logit; cleans the row if need be. */
+static int32_t find_best(const work *w, float *logits, int32_t vocab)
 {
+    bool clean;
+    int32_t best = w->kernels->find_best(logits, vocab, &clean);
+    if (clean)
+        return best;
     for (int32_t id = 0; id < vocab; id++)
         logits[id] = proa_sample_clean(logits[id]);
-}
-
-/* The first id of the greatest logit. */
-static int32_t find_best(const float *logits, int32_t vocab)
-{
-    int32_t best = 0;
-    for (int32_t id = 1; id < vocab; id++)
-        if (logits[id] > logits[best])
-            best = id;
-    return best;
+    return w->kernels->find_best(logits, vocab, &clean);
 }
 
 /* Keeps result's alternatives sorted, `wanted` at most; equal ones stand in order of arrival, which is id order. */
@@ -109,55 +103,30 @@ static void offer(proa_sample_result *result, int32_t wanted, int32_t id, float 
     result->top_logprobs[at] = logit;
 }
 
-/* Fills in the alternatives; returns the log of the sum of e^logit. */
-static double report_alternatives(const float *logits, int32_t vocab, int32_t wanted,
-                                  proa_sample_result *result)
+/* Fills in the alternatives; returns the log of the sum of e^logit. `max` is above -inf. */
+static double report_alternatives(const work *w, const float *logits, int32_t vocab, float max,
+                                  int32_t wanted, proa_sample_result *result)
 {
-    float max = logits[find_best(logits, vocab)];
-    double sum = 0;
-    if (max == -INFINITY)
-        return 0;
-    for (int32_t id = 0; id < vocab; id++) {
-        sum += expf(logits[id] - max);
-        if (logits[id] > -INFINITY)
-            offer(result, wanted, id, logits[id]);
+    double log_sum = max + log(w->kernels->sum_exp(logits, vocab, max));
+    float bound = -INFINITY;
+    for (int32_t id = 0; wanted > 0; id++) {
+        id = w->kernels->next_above(logits, id, vocab, bound);
+        if (id == vocab)
+            break;
+        offer(result, wanted, id, logits[id]);
+        if (result->top_count == wanted)
+            bound = result->top_logprobs[wanted - 1];
     }
-    double log_sum = max + log(sum);
     for (int32_t i = 0; i < result->top_count; i++)
         result->top_logprobs[i] = (float)(result->top_logprobs[i] - log_sum);
     return log_sum;
-}
-
-static inline float distance(const row *r, float logit)
-{
-    return (r->max - logit) * r->inverse_temperature;
-}
-
-static inline int32_t bucket_of(float z)
-{
-    float index = z * BUCKETS_PER_UNIT;
-    return index < BUCKETS - 1 ? (int32_t)index : BUCKETS - 1;
-}
-
-static void fill_buckets(const row *r)
-{
-    bucket *buckets = r->work->buckets;
-    memset(buckets, 0, BUCKETS * sizeof *buckets);
-    for (int32_t id = 0; id < r->vocab; id++) {
-        if (r->logits[id] == -INFINITY)
-            continue;
-        float z = distance(r, r->logits[id]);
-        bucket *b = &buckets[bucket_of(z)];
-        b->count++;
-        b->weight += expf(-z);
-    }
 }
 
 /* A stable radix sort by z >= 0, whose bits order like integers; ids ascend already. */
 static void sort_items(const work *w, int32_t count)
 {
     enum { DIGIT_BITS = 11, DIGITS = 3 };
-    item *from = w->items, *to = w->spare;
+    proa_sample_item *from = w->items, *to = w->spare;
     for (int32_t digit = 0; digit < DIGITS; digit++) {
         int32_t next[1 << DIGIT_BITS] = {0}, shift = digit * DIGIT_BITS, sum = 0;
         for (int32_t i = 0; i < count; i++) {
@@ -175,7 +144,7 @@ static void sort_items(const work *w, int32_t count)
             memcpy(&bits, &from[i].z, sizeof bits);
             to[next[bits >> shift & ((1 << DIGIT_BITS) - 1)]++] = from[i];
         }
-        item *swapped = from;
+        proa_sample_item *swapped = from;
         from = to;
         to = swapped;
     }
@@ -185,16 +154,9 @@ static void sort_items(const work *w, int32_t count)
 /* Brings bucket `index` into work->items, sorted. */
 static void load_bucket(row *r, int32_t index)
 {
-    int32_t count = 0;
     if (r->loaded == index)
         return;
-    for (int32_t id = 0; id < r->vocab; id++) {
-        if (r->logits[id] == -INFINITY)
-            continue;
-        float z = distance(r, r->logits[id]);
-        if (bucket_of(z) == index)
-            r->work->items[count++] = (item){z, id};
-    }
+    int32_t count = r->work->kernels->collect(&r->span, index, r->work->items);
     PROA_ASSERT(count == r->work->buckets[index].count);
     sort_items(r->work, count);
     r->loaded = index;
@@ -216,7 +178,7 @@ static cut cut_by_weight(row *r, double target)
 {
     double sum = 0;
     for (int32_t b = 0; b < BUCKETS; b++) {
-        const bucket *here = &r->work->buckets[b];
+        const proa_sample_bucket *here = &r->work->buckets[b];
         if (here->count == 0 || sum + here->weight < target) {
             sum += here->weight;
             continue;
@@ -234,7 +196,7 @@ static cut cut_by_weight(row *r, double target)
 
 static cut cut_by_distance(row *r, float z_max)
 {
-    int32_t b = bucket_of(z_max), count = 0;
+    int32_t b = proa_sample_bucket_of(z_max), count = 0;
     load_bucket(r, b);
     while (count < r->work->buckets[b].count && r->work->items[count].z <= z_max)
         count++;
@@ -290,8 +252,9 @@ static int32_t draw_in_bucket(row *r, int32_t index, int32_t count, double sum, 
 
 static int32_t draw(row *r, const proa_sample_params *p)
 {
-    const bucket *buckets = r->work->buckets;
-    fill_buckets(r);
+    const proa_sample_bucket *buckets = r->work->buckets;
+    memset(r->work->buckets, 0, BUCKETS * sizeof *buckets);
+    r->work->kernels->fill(&r->span, r->work->buckets);
     cut c = find_cut(r, p);
     double total = 0, sum = 0, last = partial_weight(r, c);
     for (int32_t b = 0; b < c.index; b++)
@@ -318,20 +281,21 @@ static void sample_row(const work *w, const proa_sample_params *p, float *logits
     const float *raw = logits;
     double log_sum = 0;
     *result = (proa_sample_result){.token = -1, .logprob = -INFINITY};
-    clean_row(logits, vocab);
-    if (report)
-        log_sum = report_alternatives(logits, vocab, p->top_logprobs, result);
+    int32_t best = find_best(w, logits, vocab);
+    if (report && logits[best] > -INFINITY)
+        log_sum = report_alternatives(w, logits, vocab, logits[best], p->top_logprobs, result);
     if (report && edits) {
         memcpy(w->raw, logits, (size_t)vocab * sizeof *logits);
         raw = w->raw;
     }
-    if (edits)
+    if (edits) {
         proa_sample_edit(p, logits, vocab);
-    int32_t best = find_best(logits, vocab);
+        best = find_best(w, logits, vocab);
+    }
     if (logits[best] == -INFINITY)
         return;
-    float inverse = 1 / p->temperature;
-    row r = {w, logits, vocab, logits[best], inverse < 1e30f ? inverse : 1e30f, -1};
+    float inverse = 1 / p->temperature; /* bounded, for 0 * inf is NaN */
+    row r = {w, {logits, vocab, logits[best], inverse < 1e30f ? inverse : 1e30f}, -1};
     result->token = p->temperature == 0 ? best : draw(&r, p);
     result->logprob = report ? (float)(raw[result->token] - log_sum) : 0;
 }
