@@ -113,6 +113,19 @@ static void bad_logits_give_valid_ids(void **state)
         }
 }
 
+/* NaN counts as -inf: it loses, wherever it stands. */
+static void nan_is_not_chosen(void **state)
+{
+    (void)state;
+    float logits[] = {NAN, -5, -6, NAN, -7, -4}, weights[2];
+    int32_t ids[2];
+    proa_router_args args = {1, 6, 1, 1, 2, true, 1, logits, NULL, ids, weights};
+    expect_ids(&args, (int32_t[]){5, 1});
+    proa_router_args groups = {1, 6,      3,    2,   2,      true,
+                               1, logits, NULL, ids, weights}; /* (NaN -5) (-6 NaN) (-7 -4) */
+    expect_ids(&groups, (int32_t[]){5, 1});
+}
+
 static void cpu_equals_ref(void **state)
 {
     (void)state;
@@ -173,6 +186,7 @@ int main(void)
         cmocka_unit_test(ties_go_to_the_lower_index),
         cmocka_unit_test(the_bias_only_chooses),
         cmocka_unit_test(bad_logits_give_valid_ids),
+        cmocka_unit_test(nan_is_not_chosen),
         cmocka_unit_test(cpu_equals_ref),
         cmocka_unit_test(sort_is_stable_and_knows_empty_experts),
     };
