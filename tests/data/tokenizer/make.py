@@ -1,19 +1,23 @@
 #!/usr/bin/env python3
-"""Writes tokenizer.json and vectors.jsonl beside this file, with Hugging Face's tokenizers as the reference.
+"""Writes tokenizer.json, vectors.jsonl and splits.jsonl beside this file, with Hugging Face's tokenizers as the reference.
 
 usage: pip install tokenizers==0.23.3 && make.py
 
 The vocabulary is trained on the sentences below; the pre-tokenizer is that of DeepSeek-V3. The added tokens have every
 flag. Each line of vectors.jsonl: text, ids, decoded, decoded_skip_special (as in the test data for DeepSeek-V3), and
-plain: the ids when added tokens are not looked for.
+plain: the ids when added tokens are not looked for. Each line of splits.jsonl: a Split, texts, and the pieces of each.
 """
 import json
 import pathlib
 import random
+import sys
 
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 
 HERE = pathlib.Path(__file__).parent
+sys.path.insert(0, str(HERE / "../../system"))
+from patterns import BEHAVIORS, PATTERNS
+
 SENTENCES = """The proa is a sailing boat with two unequal hulls, built on the islands of the Pacific.
 Its smaller hull always faces the wind; to tack, the crew moves the mast from one end to the other.
 Speeds of 20 knots were reported in 1742, when European ships made 8 or 9 on a good day.
@@ -65,6 +69,23 @@ def train():
     return tokenizer
 
 
+SPLIT_TEXTS = ["aaaaaaa b abcde", "a\na\n", "x\nxx", "The the tHE xab, I'LL don't", "[a-c]\\{}*.# x /+,-", "ABC \u00e9\u00ea\u00df \u00b2\u00bd 12345",
+               "\u8239\u3057\u305f\u30ab Qu\u00e9 \u03b1\u03b2!?\r\n  \t\u180e\u3000\x0b", "e\u0301\u0364 \U0001fae8\U0002ebf0x \ue000\u0378"]
+
+
+def splits():
+    """Every behavior with a few patterns, every pattern with some behavior."""
+    draw = random.Random(1742)
+    cases = [(r"\s|a*", b, i) for b in BEHAVIORS for i in (False, True)]
+    cases += [(p, draw.choice(BEHAVIORS[1:]), draw.random() < 0.2) for p in PATTERNS]
+    for pattern, behavior, invert in cases:
+        name = "".join("_" + c.lower() if c.isupper() else c for c in behavior)[1:]
+        reference = pre_tokenizers.Split(Regex(pattern), name, invert)
+        config = {"type": "Split", "pattern": {"Regex": pattern}, "behavior": behavior, "invert": invert}
+        pieces = [[piece for piece, _ in reference.pre_tokenize_str(text)] for text in SPLIT_TEXTS]
+        yield {"split": config, "texts": SPLIT_TEXTS, "pieces": pieces}
+
+
 def main():
     tokenizer = train()
     tokenizer.save(str(HERE / "tokenizer.json"), pretty=False)
@@ -79,6 +100,8 @@ def main():
                     "decoded_skip_special": tokenizer.decode(ids, skip_special_tokens=True),
                     "plain": plain.encode(text).ids}
             out.write(json.dumps(line) + "\n")
+    with open(HERE / "splits.jsonl", "w", encoding="utf-8") as out:
+        out.writelines(json.dumps(line) + "\n" for line in splits())
 
 
 main()
