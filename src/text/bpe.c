@@ -42,7 +42,8 @@ typedef struct symbol {
 
 struct proa_bpe {
     const proa_bpe_model *model;
-    entry *cache;
+    entry *cache; /* cache lines inside cache_memory */
+    void *cache_memory;
     symbol *symbols;
     size_t symbol_capacity;
     uint64_t *heap; /* rank << 32 | position, smallest first */
@@ -56,12 +57,14 @@ proa_bpe *proa_bpe_create(const proa_bpe_model *model)
     if (bpe == NULL)
         return NULL;
     bpe->model = model;
-    bpe->cache = aligned_alloc(64, CACHE_ENTRIES * sizeof *bpe->cache);
-    if (bpe->cache == NULL) {
+    /* calloc: a short text touches, and the kernel clears, few of the pages */
+    bpe->cache_memory = calloc(CACHE_ENTRIES + 1, sizeof *bpe->cache);
+    if (bpe->cache_memory == NULL) {
         free(bpe);
         return NULL;
     }
-    memset(bpe->cache, 0, CACHE_ENTRIES * sizeof *bpe->cache);
+    uintptr_t address = (uintptr_t)bpe->cache_memory;
+    bpe->cache = (entry *)((address + sizeof *bpe->cache - 1) / sizeof *bpe->cache * sizeof *bpe->cache);
     return bpe;
 }
 
@@ -69,7 +72,7 @@ void proa_bpe_free(proa_bpe *bpe)
 {
     if (bpe == NULL)
         return;
-    free(bpe->cache);
+    free(bpe->cache_memory);
     free(bpe->symbols);
     free(bpe->heap);
     free(bpe);
