@@ -7,6 +7,7 @@
 #define PROA_CMD_CMD_H
 
 #include "base/option.h"
+#include "text/tokenizer.h"
 
 enum {
     PROA_EXIT_OK = 0,
@@ -20,7 +21,11 @@ extern const proa_program proa_cmd_program;
 /* Prints the error for people and returns the exit status that fits. */
 int proa_cmd_fail(const proa_error *err);
 
+/* Loads what --tokenizer-path or --model-path names, a folder or a file; prints its own errors. Returns an exit status. */
+int proa_cmd_open_tokenizer(const proa_options *options, proa_tokenizer **tokenizer);
+
 int proa_cmd_bench(const proa_options *options);
+int proa_cmd_bench_tokenizer(const proa_options *options); /* `bench tokenizer` */
 int proa_cmd_detokenize(const proa_options *options);
 int proa_cmd_logits(const proa_options *options);
 int proa_cmd_eval(const proa_options *options);

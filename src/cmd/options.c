@@ -14,7 +14,7 @@
 
 /* clang-format off */
 static const proa_command commands[] = {
-    {"bench", "op", 1, "Measure the ops beside the bounds of this machine", proa_cmd_bench},
+    {"bench", "op|tokenizer", 1, "Measure the ops beside the bounds of this machine, or the tokenizer", proa_cmd_bench},
     {"detokenize", NULL, 0, "Turn JSON lines {\"ids\": [...]} into {\"text\": ...}", proa_cmd_detokenize},
     {"eval", NULL, 0, "Ask the model questions whose answers can be checked, and count", proa_cmd_eval},
     {"help", "[COMMAND]", 1, "Describe the commands, or one of them", proa_cmd_help},
@@ -27,10 +27,10 @@ static const proa_command commands[] = {
 #define TEXT_COMMANDS  "tokenize detokenize"
 
 static const proa_option options[] = {
-    {.name = "model-path", .aliases = "model", .commands = MODEL_COMMANDS " " TEXT_COMMANDS, .group = "Model",
+    {.name = "model-path", .aliases = "model", .commands = MODEL_COMMANDS " bench " TEXT_COMMANDS, .group = "Model",
      .type = PROA_OPTION_STRING, .metavar = "DIR",
      .help = "Folder of the checkpoint: config.json, safetensors, tokenizer.json"},
-    {.name = "tokenizer-path", .commands = "serve " TEXT_COMMANDS, .group = "Model",
+    {.name = "tokenizer-path", .commands = "serve bench " TEXT_COMMANDS, .group = "Model",
      .type = PROA_OPTION_STRING, .metavar = "DIR",
      .help = "Folder of tokenizer.json and tokenizer_config.json when it is not --model-path"},
     {.name = "load-format", .commands = MODEL_COMMANDS, .group = "Model",

@@ -146,21 +146,29 @@ static proa_status load_tokenizer(const char *path, proa_tokenizer **tokenizer, 
     return status;
 }
 
-static int run(const proa_options *options, bool encodes)
+int proa_cmd_open_tokenizer(const proa_options *options, proa_tokenizer **tokenizer)
 {
     proa_error err = {0};
     const char *path = proa_options_string(options, "tokenizer-path");
     if (path == NULL)
         path = proa_options_string(options, "model-path");
     if (path == NULL) {
-        proa_error_set(&err, PROA_ERR_INVALID, "%s needs --model-path DIR, a folder with tokenizer.json",
-                       encodes ? "tokenize" : "detokenize");
+        proa_error_set(&err, PROA_ERR_INVALID, "--model-path DIR is needed, a folder with tokenizer.json");
         proa_cmd_fail(&err);
         return PROA_EXIT_USAGE;
     }
+    return load_tokenizer(path, tokenizer, &err) == PROA_OK ? PROA_EXIT_OK : proa_cmd_fail(&err);
+}
+
+static int run(const proa_options *options, bool encodes)
+{
     lines l = {0};
-    proa_status status = load_tokenizer(path, &l.tokenizer, &err);
-    if (status == PROA_OK && encodes) {
+    int exit_status = proa_cmd_open_tokenizer(options, &l.tokenizer);
+    if (exit_status != PROA_EXIT_OK)
+        return exit_status;
+    proa_error err = {0};
+    proa_status status = PROA_OK;
+    if (encodes) {
         l.encoder = proa_encoder_create(l.tokenizer);
         if (l.encoder == NULL)
             status = proa_error_set(&err, PROA_ERR_MEMORY, "no memory left to tokenize");

@@ -197,3 +197,9 @@ def test_a_missing_tokenizer_is_named(run, tmp_path):
     assert done.returncode == 1 and f"{tmp_path}/tokenizer.json" in done.stderr
     done = run("tokenize", "--model-path", tmp_path, "--input", tmp_path / "none", input="")
     assert done.returncode == 1
+
+
+def test_bench_prints_figures(run, data):
+    done = run("bench", "tokenizer", "--model-path", data("models/tiny-r1"))
+    assert done.returncode == 0, done.stderr
+    assert [line.split()[0] for line in done.stdout.splitlines()] == ["load", "english", "chinese", "run"]
