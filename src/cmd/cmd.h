@@ -30,6 +30,7 @@ int proa_cmd_detokenize(const proa_options *options);
 int proa_cmd_logits(const proa_options *options);
 int proa_cmd_eval(const proa_options *options);
 int proa_cmd_help(const proa_options *options);
+int proa_cmd_serve(const proa_options *options);
 int proa_cmd_tokenize(const proa_options *options);
 int proa_cmd_version(const proa_options *options);
 

@@ -173,26 +173,34 @@ void proa_endpoint_server_info(proa_server *server, proa_http_exchange *exchange
     reply_json(exchange, 200, &body);
 }
 
-void proa_endpoint_flush_cache(proa_server *server, proa_http_exchange *exchange)
+/* Asks the backend only when it is idle: it would answer after its step, and the loop must not wait for that. */
+static proa_status flush_cache(proa_server *server, proa_api_error *error)
 {
-    proa_api_error error;
-    proa_error err = {0};
-    proa_status status = PROA_OK;
-    if (server->model == NULL)
-        proa_api_error_set(&error, 503, NULL, NULL, "the model is loading: try again later");
-    else
+    proa_engine_stats stats;
+    get_stats(server, &stats);
+    proa_status status = PROA_BUSY;
+    if (server->model == NULL) {
+        proa_api_error_set(error, 503, NULL, NULL, "the model is loading: try again later");
+        return status;
+    }
+    if (stats.running == 0 && stats.queued == 0)
         status = server->backend.flush_cache(server->backend.context);
     if (status == PROA_BUSY)
-        proa_api_error_set(&error, 400, NULL, NULL,
+        proa_api_error_set(error, 400, NULL, NULL,
                            "the cache is not flushed while requests run: try again later");
     else if (status != PROA_OK)
-        proa_api_error_from(&error, &err, NULL);
-    if (server->model == NULL || status != PROA_OK) {
-        proa_http_reply_error(exchange, &error);
-        return;
-    }
+        proa_api_error_set(error, 503, NULL, NULL, "the cache was not flushed: %s", proa_status_name(status));
+    return status;
+}
+
+void proa_endpoint_flush_cache(proa_server *server, proa_http_exchange *exchange)
+{
     static const char body[] = "Cache flushed.\n";
-    proa_http_reply(exchange, 200, "text/plain; charset=utf-8", body, sizeof body - 1);
+    proa_api_error error;
+    if (flush_cache(server, &error) == PROA_OK)
+        proa_http_reply(exchange, 200, "text/plain; charset=utf-8", body, sizeof body - 1);
+    else
+        proa_http_reply_error(exchange, &error);
 }
 
 void proa_endpoint_version(proa_server *server, proa_http_exchange *exchange)

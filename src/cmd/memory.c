@@ -1,0 +1,71 @@
+/* memory.c - /proc/meminfo, control groups, and the size of the KV cache. */
+#include "cmd/memory.h"
+
+#include <stdio.h>
+#include <string.h>
+
+static const double gib = 1073741824.0;
+
+/* A file with one number, "max" included. 0 when it is not there or has no number. */
+static uint64_t read_number(const char *path)
+{
+    unsigned long long number = 0;
+    FILE *file = fopen(path, "re");
+    if (file == NULL)
+        return 0;
+    if (fscanf(file, "%llu", &number) != 1)
+        number = 0;
+    fclose(file);
+    return number;
+}
+
+static uint64_t read_meminfo(void)
+{
+    char line[256];
+    unsigned long long kib = 0;
+    FILE *file = fopen("/proc/meminfo", "re");
+    if (file == NULL)
+        return 0;
+    while (kib == 0 && fgets(line, sizeof line, file) != NULL)
+        (void)sscanf(line, "MemAvailable: %llu kB", &kib);
+    fclose(file);
+    return (uint64_t)kib * 1024;
+}
+
+/* Page cache counts as used in a group, though it makes room: so the limit alone is taken, not what is left of it. */
+uint64_t proa_memory_available(void)
+{
+    static const char *const limits[] = {"/sys/fs/cgroup/memory.max",
+                                         "/sys/fs/cgroup/memory/memory.limit_in_bytes"};
+    uint64_t available = read_meminfo();
+    for (int i = 0; i < 2; i++) {
+        uint64_t limit = read_number(limits[i]);
+        if (limit > 0 && limit < available)
+            available = limit;
+    }
+    return available;
+}
+
+proa_status proa_memory_plan_kv(proa_memory_plan *plan, double fraction, int64_t wanted, int32_t running_max,
+                                int32_t context_length, proa_error *err)
+{
+    const int64_t block = PROA_KV_BLOCK_TOKENS, most = INT32_MAX / block * block;
+    double room = fraction * (double)plan->available_bytes - (double)plan->weight_bytes;
+    int64_t tokens = (wanted + block - 1) / block * block;
+    if (wanted <= 0) {
+        int64_t sequence = (context_length + block - 1) / block * block;
+        int64_t useful = sequence * running_max,
+                blocks = room > 0 ? (int64_t)(room / (double)plan->block_bytes) : 0;
+        tokens = blocks * block < useful ? blocks * block : useful;
+    }
+    if (tokens > most)
+        tokens = most;
+    if (tokens < block)
+        return proa_error_set(
+            err, PROA_ERR_MEMORY,
+            "no room for a KV cache: %.2f of the available %.1f GiB are taken by %.1f GiB of weights; "
+            "free memory, raise --mem-fraction-static or give --max-total-tokens",
+            fraction, (double)plan->available_bytes / gib, (double)plan->weight_bytes / gib);
+    plan->kv_tokens = (int32_t)tokens;
+    return PROA_OK;
+}
