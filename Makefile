@@ -8,13 +8,12 @@
 #   make docs         docs/flags.md                   make fuzz-run  each of them for SECONDS
 #                                                     make clean     remove all build folders
 #
-# Variables: CC=clang; MODEL=DIR; ARGS="flags for proa serve"; PYTEST="flags for pytest";
+# Variables: CC=clang; MODEL=DIR (default: the bundled one); ARGS="flags for proa serve"; PYTEST="flags for pytest";
 # PROA_TEST_DATA=DIR, the test data (default ../shared; tests that need it are skipped when it is absent).
 
 ifeq ($(origin CC),default)
 CC = gcc
 endif
-MODEL ?= ../shared/models/tiny-r1
 PROA_TEST_DATA ?= $(CURDIR)/../shared
 export PROA_TEST_DATA
 SECONDS ?= 60
@@ -40,7 +39,7 @@ deps:
 serve:
 	tools/deps.sh build
 	$(MAKE) all
-	build/proa serve --model-path $(MODEL) $(ARGS)
+	build/proa serve $(if $(MODEL),--model-path $(MODEL)) $(ARGS)
 
 test test-long:
 	tools/deps.sh build test

@@ -14,13 +14,14 @@
 #include <pthread.h>
 #include <stdatomic.h>
 #include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
 #include <sys/resource.h>
 #include <unistd.h>
 
 typedef struct service {
     const proa_options *options;
+    char dir[4096];   /* of the model */
+    const char *name; /* of the model, in answers */
     proa_server *server;
     proa_loaded loaded;
     proa_tokenizer *tokenizer;
@@ -34,10 +35,17 @@ typedef struct service {
 
 static const double mib = 1048576.0;
 
-static const char *model_name(const proa_options *options)
+/* --served-model-name, else --model-path as given, else the folder's name of the bundled model. */
+static proa_status find_model(service *s, proa_error *err)
 {
-    const char *name = proa_options_string(options, "served-model-name");
-    return name != NULL ? name : proa_options_string(options, "model-path");
+    proa_status status = proa_model_dir(s->options, s->dir, sizeof s->dir, err);
+    const char *slash = strrchr(s->dir, '/');
+    s->name = proa_options_string(s->options, "served-model-name");
+    if (s->name == NULL)
+        s->name = proa_options_string(s->options, "model-path");
+    if (s->name == NULL)
+        s->name = slash != NULL ? slash + 1 : s->dir;
+    return status;
 }
 
 /* --- loading --- */
@@ -54,7 +62,7 @@ static proa_status load_text(service *s, proa_error *err)
 {
     const char *dir = proa_options_string(s->options, "tokenizer-path");
     if (dir == NULL)
-        dir = proa_options_string(s->options, "model-path");
+        dir = s->dir;
     proa_status status = proa_tokenizer_load(dir, &s->tokenizer, err);
     if (status == PROA_OK)
         status = proa_chat_format_load(dir, proa_options_string(s->options, "chat-template"), &s->chat, err);
@@ -159,12 +167,12 @@ static void describe_model(service *s)
 {
     const proa_generation_config *g = &s->loaded.generation;
     bool openai = strcmp(proa_options_string(s->options, "sampling-defaults"), "openai") == 0;
-    s->model.path = proa_options_string(s->options, "model-path");
+    s->model.path = s->dir;
     s->model.tokenizer = s->tokenizer;
     s->model.chat = s->chat;
     s->model.reasoning = reasoning_mode(proa_options_string(s->options, "reasoning-parser"));
     s->model.token_bytes_max = proa_serve_token_bytes_max(s->tokenizer);
-    s->model.limits.model_name = model_name(s->options);
+    s->model.limits.model_name = s->name;
     s->model.limits.vocab_size = s->loaded.config.vocab_size;
     s->model.limits.choices_max = 1024;
     s->model.limits.temperature = openai ? 1 : g->temperature;
@@ -215,13 +223,14 @@ static void close_service(service *s)
     proa_loaded_close(&s->loaded);
 }
 
-static proa_server_options server_options(const proa_options *o)
+static proa_server_options server_options(const service *s)
 {
+    const proa_options *o = s->options;
     proa_server_options options = proa_server_default_options();
     options.http.host = proa_options_string(o, "host");
     options.http.port = (int)proa_options_int(o, "port");
     options.api_key = proa_options_string(o, "api-key");
-    options.model_name = model_name(o);
+    options.model_name = s->name;
     options.version = proa_options_program(o)->version;
     options.drain_s = proa_options_real(o, "shutdown-timeout");
     options.watchdog_s = proa_options_real(o, "watchdog-timeout");
@@ -245,13 +254,10 @@ int proa_cmd_serve(const proa_options *options)
 {
     service s = {.options = options};
     proa_log_set_level(proa_options_string(options, "log-level"));
-    if (model_name(options) == NULL) {
-        proa_error_set(&s.err, PROA_ERR_INVALID,
-                       "no model: give --model-path DIR, a folder with config.json and *.safetensors");
+    if (find_model(&s, &s.err) != PROA_OK)
         return proa_cmd_fail(&s.err);
-    }
     raise_descriptor_limit();
-    proa_server_options server = server_options(options);
+    proa_server_options server = server_options(&s);
     if (proa_server_create(&server, &s.server, &s.err) != PROA_OK)
         return proa_cmd_fail(&s.err);
     bool v6 = strchr(server.http.host, ':') != NULL;
