@@ -23,8 +23,9 @@ enum {
     LINE = 64,
 };
 
-static const proa_bench_op *const ops[] = {&proa_bench_linear, &proa_bench_linear_heads, &proa_bench_experts,
-                                           &proa_bench_quantise};
+static const proa_bench_op *const ops[] = {
+    &proa_bench_linear,       &proa_bench_linear_heads, &proa_bench_experts, &proa_bench_quantise,
+    &proa_bench_mla_absorbed, &proa_bench_mla_expanded, &proa_bench_rmsnorm, &proa_bench_sample};
 
 typedef struct bench {
     const char *op;    /* NULL: all */
@@ -111,8 +112,8 @@ static void print_row(bench *b, const char *op, const proa_bench_case *c, double
     double bound_us = memory_bound ? memory_us : multiply_us;
     const char *bound = memory_bound ? "memory" : c->bf16 ? "bf16" : "f32";
     if (b->rows_printed++ == 0)
-        printf("%-13s %-38s %5s %11s %9s %9s %11s %-6s %6s\n", "op", "shape [n, k]", "rows", "time us",
-               "GB/s", "GFLOP/s", "bound us", "by", "of it");
+        printf("%-13s %-38s %5s %11s %9s %9s %11s %-6s %6s\n", "op", "shape", "rows", "time us", "GB/s",
+               "GFLOP/s", "bound us", "by", "of it");
     printf("%-13s %-38s %5d %11.1f %9.1f %9.1f %11.1f %-6s %5.0f%%\n", op, c->shape, c->rows, us,
            c->bytes / us / 1e3, c->flops / us / 1e3, bound_us, bound, 100 * bound_us / us);
     fflush(stdout);

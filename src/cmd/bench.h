@@ -53,6 +53,10 @@ extern const proa_bench_op proa_bench_linear;
 extern const proa_bench_op proa_bench_linear_heads;
 extern const proa_bench_op proa_bench_experts;
 extern const proa_bench_op proa_bench_quantise;
+extern const proa_bench_op proa_bench_mla_absorbed;
+extern const proa_bench_op proa_bench_mla_expanded;
+extern const proa_bench_op proa_bench_rmsnorm;
+extern const proa_bench_op proa_bench_sample;
 
 /* About a second. `buffer` is read and written. */
 void proa_bench_bounds_measure(proa_pool *pool, proa_isa isa, const proa_bench_memory *buffer,
