@@ -1,6 +1,4 @@
 """The layer graph against Hugging Face transformers: golden/ checkpoints in both precisions, on both host devices."""
-import subprocess
-
 import pytest
 
 CASES = [
@@ -17,14 +15,18 @@ CASES = [
 
 
 @pytest.mark.parametrize("model,device,precision,generate", CASES)
-def test_logits_agree_with_transformers(proa, test_data, model, device, precision, generate):
-    folder = test_data / "golden" / model
-    if not folder.exists():
-        pytest.skip(f"no {folder}: set PROA_TEST_DATA to the folder that holds golden/")
-    result = subprocess.run(
-        [proa, "logits", "--model-path", folder, "--input", folder / "expected.safetensors", "--device", device,
-         "--activation-dtype", precision, "--prefix", "32", "--generate", str(generate), "--compare"],
-        capture_output=True, text=True, timeout=300)
+def test_logits_agree_with_transformers(run, data, model, device, precision, generate):
+    folder = data(f"golden/{model}")
+    result = run("logits", "--model-path", folder, "--input", folder / "expected.safetensors", "--device", device,
+                 "--activation-dtype", precision, "--prefix", 32, "--generate", generate, "--compare", timeout=300)
     assert result.returncode == 0, result.stdout + result.stderr
     assert "all within limits" in result.stdout
-    assert "logits" in result.stdout
+
+
+def test_comparison_can_fail(run, data):
+    """Another checkpoint's expectations must not pass: tokens of one model, logits of the other."""
+    folder = data("golden/v3-fp8")
+    result = run("logits", "--model-path", folder, "--input", data("golden/v3-bf16") / "expected.safetensors",
+                 "--activation-dtype", "float32", "--compare", timeout=300)
+    assert result.returncode == 1
+    assert "FAILED" in result.stdout
