@@ -99,17 +99,17 @@ static void write_english(proa_buf *out)
     dice d = {1, 0};
     while (out->length < TEXT_BYTES && !out->failed) {
         for (size_t n = 5 + roll(&d, 20), i = 0; i < n; i++) {
-            size_t start = out->length;
             if (roll(&d, 40) == 0) {
                 proa_buf_append_format(out, "%zu", roll(&d, 3000));
             } else if (roll(&d, 8) == 0) {
                 append_made_up(&d, out);
             } else {
-                size_t word = roll_zipf(&d, count);
-                proa_buf_append(out, words[word], lengths[word]);
+                size_t word = roll_zipf(&d, count),
+                       first = i == 0 ? 1 : 0; /* a sentence begins with a capital */
+                if (first == 1)
+                    proa_buf_append_char(out, (char)(words[word][0] - 32));
+                proa_buf_append(out, words[word] + first, lengths[word] - first);
             }
-            if (i == 0 && out->data[start] >= 'a')
-                out->data[start] = (char)(out->data[start] - 32);
             proa_buf_append_text(out, i + 1 == n ? "." : roll(&d, 12) == 0 ? ", " : " ");
         }
         proa_buf_append_text(out, roll(&d, 6) == 0 ? "\n\n" : " ");

@@ -252,6 +252,7 @@ static proa_status enter_added(loader *l, const char *text, size_t length, int64
     return PROA_OK;
 }
 
+/* Leaves token->length 0 when there is nothing to search for. */
 static proa_status load_added_token(loader *l, const proa_json *entry, size_t index, proa_added_token *token,
                                     bool *normalized)
 {
@@ -282,8 +283,7 @@ static proa_status load_added_token(loader *l, const proa_json *entry, size_t in
             return status;
     }
     size_t length = proa_json_string_length(content);
-    token->length = 0; /* an empty one is passed over, as Hugging Face does */
-    if (length == 0)
+    if (length == 0) /* passed over, as Hugging Face does */
         return PROA_OK;
     status = enter_added(l, proa_json_string(content, ""), length, proa_json_int(id, -1), special, index);
     if (status != PROA_OK)
@@ -304,11 +304,14 @@ static proa_status load_added(loader *l, const proa_json *list)
         return status;
     proa_added_token *verbatim = calloc(total, sizeof *verbatim),
                      *normalized = calloc(total, sizeof *normalized);
-    if (verbatim == NULL || normalized == NULL)
-        status = out_of_memory(l);
+    if (verbatim == NULL || normalized == NULL) {
+        free(verbatim);
+        free(normalized);
+        return out_of_memory(l);
+    }
     for (size_t i = 0; status == PROA_OK && i < total; i++) {
-        proa_added_token token;
-        bool is_normalized;
+        proa_added_token token = {0};
+        bool is_normalized = false;
         status = load_added_token(l, proa_json_at(list, i), i, &token, &is_normalized);
         if (status != PROA_OK || token.length == 0)
             continue;
