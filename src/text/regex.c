@@ -22,6 +22,7 @@ enum {
     /* of backtracking, from one start: an honest pattern takes a few for each byte of a run */
     MATCH_STEPS_BASE = 1000000,
     MATCH_STEPS_A_BYTE = 8,
+    START_STEPS_MAX = 10000, /* of measuring one first byte; one that takes more is allowed */
     HEAP_KIB_MAX = 64 * 1024,
     JIT_STACK_BYTES_MIN = 32 * 1024,
     JIT_STACK_BYTES_MAX = 4 * 1024 * 1024,
@@ -74,18 +75,19 @@ static void measure_starts(proa_regex *regex)
     uint32_t behind = 1;
     pcre2_pattern_info(regex->code, PCRE2_INFO_MAXLOOKBEHIND, &behind);
     pcre2_match_data *match = pcre2_match_data_create(1, NULL);
-    if (behind != 0 || match == NULL) {
-        pcre2_match_data_free(match);
-        return;
-    }
-    for (int c = 0; c < 0x80; c++) {
-        unsigned char byte = (unsigned char)c;
-        int rc = pcre2_match(regex->code, &byte, 1, 0, PCRE2_ANCHORED | PCRE2_PARTIAL_HARD | PCRE2_NO_JIT,
-                             match, NULL);
-        regex->starts[c] = rc != PCRE2_ERROR_NOMATCH;
-        regex->skips |= rc == PCRE2_ERROR_NOMATCH;
+    pcre2_match_context *context = pcre2_match_context_create(NULL);
+    if (behind == 0 && match != NULL && context != NULL) {
+        pcre2_set_match_limit(context, START_STEPS_MAX);
+        for (int c = 0; c < 0x80; c++) {
+            unsigned char byte = (unsigned char)c;
+            int rc = pcre2_match(regex->code, &byte, 1, 0, PCRE2_ANCHORED | PCRE2_PARTIAL_HARD | PCRE2_NO_JIT,
+                                 match, context);
+            regex->starts[c] = rc != PCRE2_ERROR_NOMATCH;
+            regex->skips |= rc == PCRE2_ERROR_NOMATCH;
+        }
     }
     pcre2_match_data_free(match);
+    pcre2_match_context_free(context);
 }
 
 static proa_status compile(const char *pattern, size_t length, uint32_t options, const char *where,
