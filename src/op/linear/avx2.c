@@ -141,7 +141,7 @@ INLINE void tile_add_lanes(float out[4], __m256 a, __m256 b, __m256 c, __m256 d)
 #define TILE_MULTIPLY_ADD multiply_add
 #define TILE_GROUPED      0
 #define TILE_STORED       0
-#include "op/linear/tile.h"
+#include "op/linear/tile.inc"
 
 #define TILE              f32_stored
 #define TILE_ROWS         3
@@ -156,7 +156,7 @@ INLINE void tile_add_lanes(float out[4], __m256 a, __m256 b, __m256 c, __m256 d)
 #define TILE_MULTIPLY_ADD multiply_add
 #define TILE_GROUPED      0
 #define TILE_STORED       1
-#include "op/linear/tile.h"
+#include "op/linear/tile.inc"
 
 #define TILE              bf16_stored
 #define TILE_ROWS         3
@@ -171,7 +171,7 @@ INLINE void tile_add_lanes(float out[4], __m256 a, __m256 b, __m256 c, __m256 d)
 #define TILE_MULTIPLY_ADD multiply_add
 #define TILE_GROUPED      0
 #define TILE_STORED       1
-#include "op/linear/tile.h"
+#include "op/linear/tile.inc"
 
 #define TILE              recipe
 #define TILE_ROWS         2
@@ -186,7 +186,7 @@ INLINE void tile_add_lanes(float out[4], __m256 a, __m256 b, __m256 c, __m256 d)
 #define TILE_MULTIPLY_ADD multiply_add
 #define TILE_GROUPED      1
 #define TILE_STORED       0
-#include "op/linear/tile.h"
+#include "op/linear/tile.inc"
 
 #define TILE              recipe_stored
 #define TILE_ROWS         2
@@ -201,7 +201,7 @@ INLINE void tile_add_lanes(float out[4], __m256 a, __m256 b, __m256 c, __m256 d)
 #define TILE_MULTIPLY_ADD multiply_add
 #define TILE_GROUPED      1
 #define TILE_STORED       1
-#include "op/linear/tile.h"
+#include "op/linear/tile.inc"
 
 static const proa_form f32_form = {
     .name = "f32",

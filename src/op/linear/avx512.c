@@ -128,7 +128,7 @@ INLINE __m512 load_e4m3(const char *at)
 #define TILE_MULTIPLY_ADD multiply_add
 #define TILE_GROUPED      0
 #define TILE_STORED       0
-#include "op/linear/tile.h"
+#include "op/linear/tile.inc"
 
 #define TILE              f32_stored
 #define TILE_ROWS         4
@@ -143,7 +143,7 @@ INLINE __m512 load_e4m3(const char *at)
 #define TILE_MULTIPLY_ADD multiply_add
 #define TILE_GROUPED      0
 #define TILE_STORED       1
-#include "op/linear/tile.h"
+#include "op/linear/tile.inc"
 
 #define TILE              bf16_stored
 #define TILE_ROWS         4
@@ -158,7 +158,7 @@ INLINE __m512 load_e4m3(const char *at)
 #define TILE_MULTIPLY_ADD multiply_add
 #define TILE_GROUPED      0
 #define TILE_STORED       1
-#include "op/linear/tile.h"
+#include "op/linear/tile.inc"
 
 #define TILE              recipe
 #define TILE_ROWS         4
@@ -173,7 +173,7 @@ INLINE __m512 load_e4m3(const char *at)
 #define TILE_MULTIPLY_ADD multiply_add
 #define TILE_GROUPED      1
 #define TILE_STORED       0
-#include "op/linear/tile.h"
+#include "op/linear/tile.inc"
 
 #define TILE              recipe_stored
 #define TILE_ROWS         2
@@ -188,7 +188,7 @@ INLINE __m512 load_e4m3(const char *at)
 #define TILE_MULTIPLY_ADD multiply_add
 #define TILE_GROUPED      1
 #define TILE_STORED       1
-#include "op/linear/tile.h"
+#include "op/linear/tile.inc"
 
 static const proa_form f32_form = {
     .name = "f32",

@@ -192,7 +192,7 @@ INLINE __m512 multiply_add_pair(__m512 sum, bf16_pair x, bf16_pair w)
 #define TILE_MULTIPLY_ADD _mm512_dpbf16_ps
 #define TILE_GROUPED      0
 #define TILE_STORED       0
-#include "op/linear/tile.h"
+#include "op/linear/tile.inc"
 
 #define TILE              bf16_stored
 #define TILE_ROWS         4
@@ -207,7 +207,7 @@ INLINE __m512 multiply_add_pair(__m512 sum, bf16_pair x, bf16_pair w)
 #define TILE_MULTIPLY_ADD _mm512_dpbf16_ps
 #define TILE_GROUPED      0
 #define TILE_STORED       1
-#include "op/linear/tile.h"
+#include "op/linear/tile.inc"
 
 #define TILE              recipe
 #define TILE_ROWS         4
@@ -222,7 +222,7 @@ INLINE __m512 multiply_add_pair(__m512 sum, bf16_pair x, bf16_pair w)
 #define TILE_MULTIPLY_ADD _mm512_dpbf16_ps
 #define TILE_GROUPED      1
 #define TILE_STORED       0
-#include "op/linear/tile.h"
+#include "op/linear/tile.inc"
 
 #define TILE              recipe_stored
 #define TILE_ROWS         4
@@ -237,7 +237,7 @@ INLINE __m512 multiply_add_pair(__m512 sum, bf16_pair x, bf16_pair w)
 #define TILE_MULTIPLY_ADD multiply_add_pair
 #define TILE_GROUPED      1
 #define TILE_STORED       1
-#include "op/linear/tile.h"
+#include "op/linear/tile.inc"
 
 static const proa_form bf16_form = {
     .name = "bf16",

@@ -107,7 +107,7 @@ static inline void tile_add_lanes(float out[4], float4 a, float4 b, float4 c, fl
 #define TILE_MULTIPLY_ADD multiply_add
 #define TILE_GROUPED      0
 #define TILE_STORED       0
-#include "op/linear/tile.h"
+#include "op/linear/tile.inc"
 
 #define TILE              recipe
 #define TILE_ROWS         2
@@ -122,7 +122,7 @@ static inline void tile_add_lanes(float out[4], float4 a, float4 b, float4 c, fl
 #define TILE_MULTIPLY_ADD multiply_add
 #define TILE_GROUPED      1
 #define TILE_STORED       0
-#include "op/linear/tile.h"
+#include "op/linear/tile.inc"
 
 static const proa_form f32_form = {
     .name = "f32",
