@@ -81,7 +81,7 @@ fuzz-run: fuzz
 	done
 
 format:
-	clang-format -i $$(find src tests bench -name '*.[ch]')
+	clang-format -i $$(find src tests bench -name '*.[ch]' -o -name '*.inc')
 
 docs: all
 	build/proa help --format=markdown > docs/flags.md

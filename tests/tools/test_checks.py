@@ -44,6 +44,7 @@ BAD = [
     ("length", "src/base/b.c", "\n" * 1201, "src/base/b.c:1201: 1201 lines, at most 1200"),
     ("length", "tools/check/long_functions.txt", "src/base/a.c proa_a: a reason\n", "proa_a is not over 70 lines"),
     ("length", "tools/check/long_functions.txt", "src/base/a.c proa_a\n", "has no reason"),
+    ("length", "src/base/b.inc", function(71), "src/base/b.inc:1: proa_f has 71 lines"),
     ("headers", "src/base/b.h", "size_t x(void);\n", "src/base/b.h:1:1: error"),
     ("headers", "src/base/b.h", "struct a {\n    int b;\n};\n", "src/base/b.h:1:8: error: redefinition"),
     ("symbols", "src/base/b.c", "int stray(void)\n{\n    return 1;\n}\n", "build/proa.p/b.o:1: stray is public"),

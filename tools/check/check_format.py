@@ -4,9 +4,9 @@ newline."""
 import os
 import subprocess
 
-from common import finish, root, sources
+from common import SUFFIXES, finish, root, sources
 
-TEXT_SUFFIXES = {".c", ".h", ".cu", ".cuh", ".py", ".sh", ".md", ".txt", ".build", ".ini", ".toml"}
+TEXT_SUFFIXES = {*SUFFIXES, ".py", ".sh", ".md", ".txt", ".build", ".ini", ".toml"}
 SKIP = {".git", "__pycache__", ".pytest_cache", "vendor"}
 
 

@@ -1,5 +1,6 @@
 #!/usr/bin/env python3
-"""Each header of src/ compiles alone and twice, with gcc and with clang."""
+"""Each header of src/ compiles alone and twice, with gcc and with clang. (A template that is included with
+other macros each time is no header: it ends in .inc.)"""
 import concurrent.futures
 import re
 import subprocess

@@ -34,7 +34,7 @@ for path in paths:
         print(f"{path}:{count}: warning: {count} lines; look again from {FILE_WARN}")
 
 allowed, used = reasons(), set()
-command = ["ctags", "--languages=C,C++,CUDA", "--langmap=CUDA:.cu.cuh", "--kinds-C=f", "--kinds-C++=f", "--kinds-CUDA=f",
+command = ["ctags", "--languages=C,C++,CUDA", "--langmap=C:+.inc,CUDA:.cu.cuh", "--kinds-C=f", "--kinds-C++=f", "--kinds-CUDA=f",
            "--fields=+ne", "--output-format=json", "-f", "-", *map(str, paths)]
 tags = subprocess.run(command, cwd=root(), capture_output=True, text=True, check=True).stdout if paths else ""
 for tag in map(json.loads, tags.splitlines()):

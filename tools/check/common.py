@@ -7,7 +7,7 @@ import sys
 # Lowest first: a room includes only the rooms before it. text and op do not include each other.
 ROOMS = ["base", "text", "op", "model", "net", "engine", "cluster", "serve", "sim", "cmd"]
 
-SUFFIXES = {".c", ".h", ".cu", ".cuh"}
+SUFFIXES = {".c", ".h", ".cu", ".cuh", ".inc"}  # .inc: included several times, with other macros each time
 INCLUDE = re.compile(r'^\s*#\s*include\s*([<"])([^>"]+)[>"]')
 
 
