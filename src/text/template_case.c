@@ -83,6 +83,14 @@ bool proa_tmpl_str_capitalize(tmpl_render *r, const tmpl_value *self, const tmpl
     return proa_tmpl_recase(r, self->s, TMPL_CASE_CAPITAL, out);
 }
 
+static bool is_of_case(const tmpl_render *r, uint32_t c, bool upper)
+{
+    locale_t locale = r->program->locale;
+    if (c < 0x80 || locale == (locale_t)0)
+        return change_case(r, c, !upper) != c;
+    return upper ? iswupper_l((wint_t)c, locale) : iswlower_l((wint_t)c, locale);
+}
+
 /* Some cased character, and none of the other case. */
 bool proa_tmpl_is_case(tmpl_render *r, tmpl_string *s, bool upper, bool *is)
 {
@@ -92,8 +100,8 @@ bool proa_tmpl_is_case(tmpl_render *r, tmpl_string *s, bool upper, bool *is)
         return false;
     for (size_t i = 0, n; i < s->length; i += n) {
         uint32_t c = proa_tmpl_character(bytes + i, s->length - i, &n);
-        any |= change_case(r, c, !upper) != c || (c == 0xdf && !upper);
-        other |= change_case(r, c, upper) != c || (c == 0xdf && upper);
+        any |= is_of_case(r, c, upper);
+        other |= is_of_case(r, c, !upper);
     }
     *is = any && !other;
     return true;

@@ -1,6 +1,4 @@
 /* template_print.c - values as text: Python's str() and repr(), and json.dumps() as Hugging Face's tojson calls it.
- *
- * Differs from Python in one thing: repr() shows code points that no Unicode version has assigned yet as they are.
  */
 #include "text/template_internal.h"
 
@@ -11,6 +9,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <wctype.h>
 
 /* Dicts being printed, from the inside out: a namespace can hold itself. */
 typedef struct holder {
@@ -104,8 +103,8 @@ static void put_number(printer *p, const tmpl_value *v, bool json)
 
 /* --- repr --- */
 
-/* Assigned but not printable: controls, format characters, separators, private use. */
-static bool is_printable(uint32_t c)
+/* Not printable: controls, format characters, separators, private use, and what the C library says is not assigned. */
+static bool is_printable(const tmpl_render *r, uint32_t c)
 {
     static const uint32_t ranges[][2] = {
         {0, 0x1f},          {0x7f, 0xa0},       {0xad, 0xad},       {0x600, 0x605},     {0x61c, 0x61c},
@@ -118,7 +117,7 @@ static bool is_printable(uint32_t c)
         if (c >= ranges[i][0] && c <= ranges[i][1])
             return c >= 0xe0100 && c <= 0xe01ef; /* variation selectors, the only ones up there */
     }
-    return true;
+    return c < 0x80 || r->program->locale == (locale_t)0 || iswprint_l((wint_t)c, r->program->locale);
 }
 
 static bool repr_string(printer *p, tmpl_string *s)
@@ -137,7 +136,7 @@ static bool repr_string(printer *p, tmpl_string *s)
             put(p, c == '\n' ? "\\n" : c == '\r' ? "\\r" : "\\t");
         else if (c == '\\' || c == (uint32_t)quote)
             proa_buf_append_format(out, "\\%c", (char)c);
-        else if (is_printable(c))
+        else if (is_printable(p->r, c))
             proa_buf_append(out, bytes + i, n);
         else
             proa_buf_append_format(out, c < 0x100 ? "\\x%02x" : c < 0x10000 ? "\\u%04x" : "\\U%08x", c);
