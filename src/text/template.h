@@ -45,7 +45,8 @@ void proa_template_output_free(proa_template_output *output);
  * descend from `tainted` keep their origin through every operation (concatenation keeps the parts apart; filters
  * and methods that rebuild a string mark the whole result); numbers have none. A name in both is the user's value, as a
  * request's chat_template_kwargs go before the server's. strftime_now exists when `variables` has a number of
- * that name: seconds since 1970 in the zone to be shown. raise_exception is PROA_ERR_INVALID with its message. */
+ * that name: seconds since 1970 in the zone to be shown. raise_exception is PROA_ERR_INVALID with its message. After a failure
+ * the output is empty. */
 proa_status proa_template_render(const proa_template *template_in, const proa_json *variables,
                                  const proa_json *tainted, const proa_template_limits *limits,
                                  proa_template_output *output, proa_error *err);

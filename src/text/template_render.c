@@ -179,8 +179,11 @@ proa_status proa_template_render(const proa_template *program, const proa_json *
     init(&r, limits);
     proa_buf_clear(&output->text);
     output->piece_count = 0;
-    if (!run(&r))
+    if (!run(&r)) {
         PROA_ASSERT(proa_failed(r.status));
+        proa_buf_clear(&output->text);
+        output->piece_count = 0;
+    }
     proa_buf_free(&r.scratch);
     proa_arena_free(r.arena);
     return r.status;

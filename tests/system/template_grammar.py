@@ -237,7 +237,7 @@ class Grammar:
             lambda: self.tag(f"with x = {self.any(1)}, y = x") + self.body(d - 1, 1) + self.tag("endwith"),
             lambda: self.tag(f"filter {self.pick('upper', 'trim', 'replace(%s, %s)' % (self.string(0), self.string(0)), 'indent')}") + self.body(d - 1, 1) + self.tag("endfilter"),
             lambda: "{#" + self.pick("", "-", "+") + self.pick(" note ", "\n two\n lines ", " {{ no }} ") + self.pick("", "-") + "#}",
-            lambda: "{{ " + self.string(2) + self.pick("|e", "|safe", "|escape") + " }}",
+            lambda: "{{ (" + self.string(2) + ")" + self.pick("|e", "|safe", "|escape") + " }}",
             lambda: self.tag("generation") + self.body(d - 1, 1) + self.tag("endgeneration"),
             lambda: "{% raw %}" + self.pick("{{ x }}", " {% if %} ", "a\n") + "{% endraw " + self.pick("", "-") + "%}",
             lambda: self.tag(f"if {self.bool(1)}") + "{{ raise_exception(" + self.string(1) + ") }}" + self.tag("endif"),

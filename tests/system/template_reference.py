@@ -2,6 +2,7 @@
 
 import functools
 import json
+import os
 import subprocess
 from datetime import datetime, timezone
 
@@ -110,7 +111,9 @@ def difference(renderer, template, variables, tainted):
     if "error" in answer:
         return f"we fail ({answer['error']}), Jinja2 gives {expected!r}"
     if answer["text"] != expected:
-        return f"we give      {answer['text']!r},\nJinja2 gives {expected!r}"
+        at = len(os.path.commonprefix([answer["text"], expected]))
+        here = slice(max(0, at - 100), at + 200)
+        return f"from character {at} on,\nwe give      {answer['text'][here]!r},\nJinja2 gives {expected[here]!r}"
     if not pieces_cover(answer):
         return f"pieces {answer['pieces']} do not cover {answer['text']!r}"
     return None

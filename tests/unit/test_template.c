@@ -6,6 +6,7 @@
 #include "base/json.h"
 #include "text/template.h"
 
+#include <pthread.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stdint.h>
@@ -452,6 +453,75 @@ static void output_can_be_used_again(void **state)
     assert_null(program);
 }
 
+/* Whatever the budget, a rendering ends with all or nothing: as if each step were the one that fails. */
+static void every_step_may_be_the_last(void **state)
+{
+    static const char source[] = "{% macro f(a, b='q') %}{{ a|upper }}{{ b }}{{ caller() if caller }}{% "
+                                 "endmacro %}{% set ns = namespace(t='') %}"
+                                 "{% for i in m[::-1] if i.role is string %}{% set ns.t = ns.t ~ "
+                                 "i.role|title ~ loop.length %}{{ f(i.role) }}"
+                                 "{% set u %}{{ loop.last }}{{ i|tojson(indent=1) }}{% endset %}{{ "
+                                 "u|replace('e', 'E')|indent }}{% endfor %}"
+                                 "{% call f(1) %}{{ ns.t.split('1')|map('trim')|join('-') }}{% endcall %}{{ "
+                                 "{'b': [1.5, none], 'a': m}|dictsort }}"
+                                 "{% filter trim %} {{ m|selectattr('role', 'in', ['a', 'user'])|list|length "
+                                 "}} {% endfilter %}{{ ns.t[1::2] }}";
+    proa_template *program;
+    proa_json *tainted =
+        json_of("{\"m\": [{\"role\": \"user\", \"x\": [1, {\"y\": null}]}, {\"role\": \"a b\"}, {}]}");
+    proa_template_output output = {0};
+    (void)state;
+    assert_int_equal(proa_template_parse(source, sizeof source - 1, &program, NULL), PROA_OK);
+    proa_status status = PROA_ERR_TOO_LONG;
+    int steps = 0;
+    while (status != PROA_OK && steps < 10000) {
+        status = proa_template_render(program, NULL, tainted, &(proa_template_limits){.steps_max = ++steps},
+                                      &output, NULL);
+        assert_true(status == PROA_OK || status == PROA_ERR_TOO_LONG);
+        assert_true((status == PROA_OK) == (output.text.length > 0));
+    }
+    assert_in_range(steps, 100, 9999);
+    proa_status before = PROA_ERR_TOO_LONG;
+    for (int depth = 1; depth < 20; depth++, before = status) {
+        proa_template_limits limits = {.depth_max = depth};
+        status = proa_template_render(program, NULL, tainted, &limits, &output, NULL);
+        assert_int_equal(status, depth < 4                         ? PROA_ERR_TOO_LONG
+                                 : depth > 15 || before == PROA_OK ? PROA_OK
+                                                                   : status);
+    }
+    proa_template_output_free(&output);
+    proa_template_free(program);
+    proa_json_free(tainted);
+}
+
+static void *render_often(void *argument)
+{
+    proa_json *variables = json_of("{\"x\": [1, 2, {\"a\": \"b\"}]}");
+    proa_template_output output = {0};
+    for (int i = 0; i < 200; i++) {
+        proa_status status = proa_template_render(argument, variables, NULL, NULL, &output, NULL);
+        if (status != PROA_OK || strcmp(output.text.data, "12{\"a\": \"b\"}!ABC") != 0)
+            abort();
+    }
+    proa_template_output_free(&output);
+    proa_json_free(variables);
+    return NULL;
+}
+
+static void threads_share_a_template(void **state)
+{
+    static const char source[] = "{% for i in x %}{{ i|tojson }}{% endfor %}{{ '!' ~ 'abc'|upper }}";
+    proa_template *program;
+    pthread_t threads[3];
+    (void)state;
+    assert_int_equal(proa_template_parse(source, sizeof source - 1, &program, NULL), PROA_OK);
+    for (int i = 0; i < 3; i++)
+        assert_int_equal(pthread_create(&threads[i], NULL, render_often, program), 0);
+    for (int i = 0; i < 3; i++)
+        assert_int_equal(pthread_join(threads[i], NULL), 0);
+    proa_template_free(program);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -465,6 +535,8 @@ int main(void)
         cmocka_unit_test(long_flat_templates_are_fine),
         cmocka_unit_test(appending_in_a_loop_is_linear),
         cmocka_unit_test(output_can_be_used_again),
+        cmocka_unit_test(every_step_may_be_the_last),
+        cmocka_unit_test(threads_share_a_template),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
