@@ -409,7 +409,7 @@ static bool slice_string(tmpl_render *r, tmpl_string *text, const slice *s, tmpl
         return tmpl_set_string(out, proa_tmpl_string_slice(r, text, start, end));
     }
     size_t *offsets = proa_tmpl_alloc(r, text->characters + 1, sizeof offsets[0]);
-    if (offsets == NULL)
+    if (offsets == NULL || !proa_tmpl_spend(r, text->length / 8))
         return false;
     size_t n = 0;
     for (size_t i = 0; i < text->length; i++) {

@@ -394,6 +394,18 @@ static tmpl_node *optional_bound(tmpl_parser *p)
     return proa_tmpl_parse_expression(p, true);
 }
 
+/* object[a, b] has the tuple (a, b) for a key. */
+static tmpl_node *tuple_key(tmpl_parser *p, tmpl_node *first)
+{
+    tmpl_node *n = proa_tmpl_node_new(p, TMPL_N_TUPLE, &p->current);
+    if (n == NULL)
+        return NULL;
+    proa_tmpl_list_add(&n->list, first);
+    while (proa_tmpl_skip(p, TMPL_T_COMMA) && p->current.kind != TMPL_T_RBRACKET)
+        proa_tmpl_list_add(&n->list, proa_tmpl_parse_expression(p, true));
+    return p->failed ? NULL : n;
+}
+
 /* Inside the brackets of object[...]. */
 static tmpl_node *parse_subscribed(tmpl_parser *p, tmpl_node *object, const tmpl_token *at)
 {
@@ -403,7 +415,8 @@ static tmpl_node *parse_subscribed(tmpl_parser *p, tmpl_node *object, const tmpl
     if (p->current.kind != TMPL_T_COLON) {
         if (start == NULL)
             return proa_tmpl_parse_fail(p, PROA_ERR_INVALID, &p->current, "expected a subscript");
-        return pair(p, TMPL_N_ITEM, at, object, start);
+        return pair(p, TMPL_N_ITEM, at, object,
+                    p->current.kind == TMPL_T_COMMA ? tuple_key(p, start) : start);
     }
     tmpl_node *n = pair(p, TMPL_N_SLICE, at, object, start);
     proa_tmpl_advance(p);
@@ -421,9 +434,6 @@ static tmpl_node *parse_subscript(tmpl_parser *p, tmpl_node *object)
     proa_tmpl_advance(p);
     if (at.kind == TMPL_T_LBRACKET) {
         tmpl_node *n = parse_subscribed(p, object, &at);
-        if (!p->failed && p->current.kind == TMPL_T_COMMA)
-            return proa_tmpl_parse_fail(p, PROA_ERR_UNSUPPORTED, &p->current,
-                                        "subscripts with commas are not supported");
         return proa_tmpl_expect(p, TMPL_T_RBRACKET) ? n : NULL;
     }
     tmpl_token name = p->current;

@@ -124,7 +124,7 @@ static bool repr_string(printer *p, tmpl_string *s)
 {
     proa_buf *out = &p->r->scratch;
     const char *bytes = proa_tmpl_string_bytes(p->r, s);
-    if (bytes == NULL)
+    if (bytes == NULL || !proa_tmpl_spend(p->r, s->length / 4))
         return false;
     p->tainted |= s->taint != TMPL_TRUSTED;
     bool single = memchr(bytes, '\'', s->length) != NULL, twice = memchr(bytes, '"', s->length) != NULL;
@@ -247,7 +247,7 @@ static bool print_repr(printer *p, const tmpl_value *v)
 {
     if (p->r->scratch.failed)
         return too_large(p);
-    if (!proa_tmpl_spend(p->r, 1) || !proa_tmpl_descend(p->r))
+    if (!proa_tmpl_spend(p->r, v->kind == TMPL_REAL ? 10 : 1) || !proa_tmpl_descend(p->r))
         return false;
     bool ok = repr_any(p, v);
     p->r->depth--;
@@ -274,7 +274,7 @@ static bool json_string(printer *p, tmpl_string *s)
 {
     proa_buf *out = &p->r->scratch;
     const char *bytes = proa_tmpl_string_bytes(p->r, s);
-    if (bytes == NULL || !proa_tmpl_spend_bytes(p->r, s->length))
+    if (bytes == NULL || !proa_tmpl_spend(p->r, s->length / (p->ensure_ascii ? 4 : 16)))
         return false;
     p->tainted |= s->taint != TMPL_TRUSTED;
     size_t start = out->length;
@@ -377,7 +377,7 @@ static bool print_json(printer *p, const tmpl_value *v)
     if (p->r->scratch.failed)
         return too_large(p);
     int32_t level = (int32_t)(p->r->depth - p->base_depth);
-    if (!proa_tmpl_spend(p->r, 1) || !proa_tmpl_descend(p->r))
+    if (!proa_tmpl_spend(p->r, v->kind == TMPL_REAL ? 10 : 1) || !proa_tmpl_descend(p->r))
         return false;
     bool ok = json_any(p, v, level);
     p->r->depth--;
