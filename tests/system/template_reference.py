@@ -100,7 +100,7 @@ def difference(renderer, template, variables, tainted):
     """None when both give the same text or both fail; else a description."""
     expected, error = reference(template, {**variables, **tainted})
     answer = renderer.ask(template, variables, tainted)
-    if expected is not None and " object at 0x" in expected:
+    if " object at 0x" in (expected or str(error)):
         return None  # an address: no text of its own
     if expected is None and "error" in answer:
         if isinstance(error, RaisedException) and answer["error"] != str(error)[:900]:

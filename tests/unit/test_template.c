@@ -100,6 +100,7 @@ static const struct {
      "v v 20 1 no None False"},
     {"{% for k, v in d.n.items() %}{{ k }}={{ v }};{% endfor %}{{ d.keys()|list }}{{ 'k' in d }}",
      "deep=[10, 20];['k', 'items', 'n']True"},
+    {"{{ {(1, 2): 'a'}[1, 2] }}", "a"},
     {"{{ [1] + [2] }} {{ (1,) + (2,) }} {{ [1, 2] == [1, 2.0] }} {{ {'a': 1} == {'a': 1} }} {{ [1, 'a'] < "
      "[1, 'b'] }}",
      "[1, 2] (1, 2) True True True"},
