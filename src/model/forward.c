@@ -219,6 +219,12 @@ void proa_forward_set_tap(proa_forward *forward, proa_forward_tap tap, void *con
     forward->tap_context = context;
 }
 
+void proa_forward_set_expert_tap(proa_forward *forward, proa_forward_expert_tap tap, void *context)
+{
+    forward->expert_tap = tap;
+    forward->expert_tap_context = context;
+}
+
 proa_rows proa_forward_rows(proa_forward *f, const float *x, int32_t rows, int32_t cols, const proa_weight *w,
                             const proa_weight *w2)
 {

@@ -47,7 +47,7 @@ proa_status proa_forward_step(proa_forward *forward, const proa_step *step, floa
 typedef struct proa_kv_copy {
     int32_t from;
     int32_t to;
-    int32_t tokens; /* 1 .. 63 */
+    int32_t tokens; /* 1 .. 64 */
 } proa_kv_copy;
 
 /* Does the copies one after another (a later one may overwrite what an earlier one has read), before the next step. */
@@ -58,5 +58,11 @@ proa_status proa_forward_kv_copy(proa_forward *forward, const proa_kv_copy *copi
  * layer (index i), the last one after the final norm (which is computed for all rows then). NULL: off. */
 typedef void (*proa_forward_tap)(void *context, int32_t index, int32_t rows, const float *hidden);
 void proa_forward_set_tap(proa_forward *forward, proa_forward_tap tap, void *context);
+
+/* For counting the load of experts: called in each MoE layer with what the router has chosen, expert_ids
+ * [rows, num_experts_per_tok]. A step of many rows calls several times a layer. NULL: off. */
+typedef void (*proa_forward_expert_tap)(void *context, int32_t layer, int32_t rows,
+                                        const int32_t *expert_ids);
+void proa_forward_set_expert_tap(proa_forward *forward, proa_forward_expert_tap tap, void *context);
 
 #endif

@@ -66,6 +66,8 @@ struct proa_forward {
     forward_buffers b;
     proa_forward_tap tap;
     void *tap_context;
+    proa_forward_expert_tap expert_tap;
+    void *expert_tap_context;
 };
 
 /* x [rows, cols] as the linears of `w` and `w2` (which may be NULL) want it: quantised when one of them is FP8 and

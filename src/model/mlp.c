@@ -72,11 +72,14 @@ static void project_experts(proa_forward *f, const proa_weight *w, proa_rows x, 
                                               });
 }
 
-static void run_moe(proa_forward *f, const proa_layer_weights *w, const float *x, int32_t rows, float *y)
+static void run_moe(proa_forward *f, int32_t layer, const float *x, int32_t rows, float *y)
 {
     const proa_model_config *c = &f->config;
+    const proa_layer_weights *w = &f->weights->layers[layer];
     int32_t slots = rows * c->num_experts_per_tok;
     choose_experts(f, w, x, rows);
+    if (f->expert_tap != NULL)
+        f->expert_tap(f->expert_tap_context, layer, rows, f->b.expert_ids);
     proa_rows in = proa_forward_rows(f, x, rows, c->hidden_size, &w->expert_gate[0],
                                      w->has_shared ? &w->mlp.gate : NULL);
     project_experts(f, w->expert_gate, in, f->b.row_index, f->b.slot_gate);
@@ -108,7 +111,7 @@ void proa_forward_mlp(proa_forward *f, int32_t layer, int32_t rows)
         const float *x = f->b.normed + first * hidden;
         float *y = f->b.delta + first * hidden;
         if (w->moe)
-            run_moe(f, w, x, count, y);
+            run_moe(f, layer, x, count, y);
         else
             run_mlp(f, &w->mlp, proa_forward_rows(f, x, count, (int32_t)hidden, &w->mlp.gate, &w->mlp.up), y);
     }
