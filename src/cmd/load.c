@@ -21,25 +21,32 @@ static bool program_dir(char *dir, size_t bytes)
     return true;
 }
 
+bool proa_bundled_dir(const char *name, char *dir, size_t bytes)
+{
+    /* seen from the program: in the source tree, and installed */
+    static const char *const places[] = {"..", "../share/proa"};
+    char program[4096];
+    for (size_t i = 0; program_dir(program, sizeof program) && i < sizeof places / sizeof places[0]; i++) {
+        char config[4200];
+        if ((size_t)snprintf(dir, bytes, "%s/%s/%s", program, places[i], name) >= bytes)
+            continue;
+        snprintf(config, sizeof config, "%s/config.json", dir);
+        if (proa_file_exists(config))
+            return true;
+    }
+    return false;
+}
+
 proa_status proa_model_dir(const proa_options *options, char *dir, size_t bytes, proa_error *err)
 {
-    /* where the bundled model lies, seen from the program: in the source tree, and installed */
-    static const char *const places[] = {"../models/tiny-r1", "../share/proa/models/tiny-r1"};
     const char *given = proa_options_string(options, "model-path");
     if (given != NULL) {
         if ((size_t)snprintf(dir, bytes, "%s", given) >= bytes)
             return proa_error_set(err, PROA_ERR_TOO_LONG, "--model-path is longer than %zu bytes", bytes - 1);
         return PROA_OK;
     }
-    char program[4096];
-    for (size_t i = 0; program_dir(program, sizeof program) && i < sizeof places / sizeof places[0]; i++) {
-        char config[4200];
-        if ((size_t)snprintf(dir, bytes, "%s/%s", program, places[i]) >= bytes)
-            continue;
-        snprintf(config, sizeof config, "%s/config.json", dir);
-        if (proa_file_exists(config))
-            return PROA_OK;
-    }
+    if (proa_bundled_dir("models/tiny-r1", dir, bytes))
+        return PROA_OK;
     return proa_error_set(err, PROA_ERR_NOT_FOUND,
                           "no model: give --model-path DIR, a folder with config.json and *.safetensors "
                           "(the bundled tiny-r1 is not beside this program)");
@@ -48,15 +55,23 @@ proa_status proa_model_dir(const proa_options *options, char *dir, size_t bytes,
 proa_status proa_loaded_open(const proa_options *options, proa_loaded *loaded, proa_error *err)
 {
     *loaded = (proa_loaded){0};
-    proa_status status = proa_model_dir(options, loaded->dir, sizeof loaded->dir, err);
+    char dir[sizeof loaded->dir];
+    proa_status status = proa_model_dir(options, dir, sizeof dir, err);
     if (status != PROA_OK)
         return status;
-    const char *dir = loaded->dir;
-    bool exact = strcmp(proa_options_string(options, "activation-dtype"), "float32") == 0;
     bool dummy = strcmp(proa_options_string(options, "load-format"), "dummy") == 0;
+    return proa_loaded_open_dir(options, dir, dummy ? PROA_LOAD_DUMMY : PROA_LOAD_AUTO, loaded, err);
+}
+
+proa_status proa_loaded_open_dir(const proa_options *options, const char *dir, proa_load_format format,
+                                 proa_loaded *loaded, proa_error *err)
+{
+    *loaded = (proa_loaded){0};
+    snprintf(loaded->dir, sizeof loaded->dir, "%s", dir);
+    bool exact = strcmp(proa_options_string(options, "activation-dtype"), "float32") == 0;
     proa_precision precision = exact ? PROA_PRECISION_EXACT : PROA_PRECISION_DEFAULT;
     int threads = (int)proa_options_int(options, "threads");
-    status = proa_model_config_load(dir, &loaded->config, err);
+    proa_status status = proa_model_config_load(dir, &loaded->config, err);
     if (status == PROA_OK)
         status = proa_generation_config_load(dir, &loaded->config, &loaded->generation, err);
     if (status == PROA_OK)
@@ -64,8 +79,8 @@ proa_status proa_loaded_open(const proa_options *options, proa_loaded *loaded, p
                                     threads > 0 ? threads : proa_cpu_core_count(), precision, &loaded->device,
                                     err);
     if (status == PROA_OK)
-        status = proa_checkpoint_load(dir, dummy ? PROA_LOAD_DUMMY : PROA_LOAD_AUTO, &loaded->config,
-                                      precision, loaded->device->host.pool, &loaded->checkpoint, err);
+        status = proa_checkpoint_load(dir, format, &loaded->config, precision, loaded->device->host.pool,
+                                      &loaded->checkpoint, err);
     if (status != PROA_OK)
         proa_loaded_close(loaded);
     return status;

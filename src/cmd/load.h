@@ -21,7 +21,13 @@ typedef struct proa_loaded {
 /* The checkpoint's folder: --model-path, or the bundled tiny-r1 beside this program. */
 proa_status proa_model_dir(const proa_options *options, char *dir, size_t bytes, proa_error *err);
 
+/* A folder with a config.json that comes with the program, "models/tiny-r1" for example: is it there? */
+bool proa_bundled_dir(const char *name, char *dir, size_t bytes);
+
 proa_status proa_loaded_open(const proa_options *options, proa_loaded *loaded, proa_error *err);
+/* The same with this folder and format instead of what --model-path and --load-format say. */
+proa_status proa_loaded_open_dir(const proa_options *options, const char *dir, proa_load_format format,
+                                 proa_loaded *loaded, proa_error *err);
 void proa_loaded_close(proa_loaded *loaded); /* accepts a half-built one */
 
 #endif
