@@ -9,7 +9,6 @@
 #include "base/json.h"
 #include "cmd/cmd.h"
 
-#include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -19,7 +18,6 @@ enum {
     SAMPLES_MAX = 200,
     CASE_US = 300000,
     STRETCH_US = 200, /* short calls are timed several together */
-    BUFFER_MIB = 512, /* no cache is half as large */
     LINE = 64,
 };
 
@@ -36,35 +34,6 @@ typedef struct bench {
     proa_json *results; /* array; NULL without --json */
     int rows_printed;
 } bench;
-
-const void *proa_bench_memory_take(proa_bench_memory *memory, size_t bytes)
-{
-    bytes = (bytes + LINE - 1) / LINE * LINE;
-    PROA_ASSERT(bytes <= memory->bytes);
-    if (memory->next + bytes > memory->bytes)
-        memory->next = 0;
-    const void *taken = memory->data + memory->next;
-    memory->next += bytes;
-    return taken;
-}
-
-/* Random bytes whose exponents, read as any of the types, are moderate. */
-static proa_status memory_init(proa_bench_memory *memory, proa_error *err)
-{
-    enum { PATTERN = 1 << 20 };
-    memory->bytes = (size_t)BUFFER_MIB << 20;
-    memory->data = aligned_alloc(LINE, memory->bytes);
-    if (memory->data == NULL)
-        return proa_error_set(err, PROA_ERR_MEMORY, "no memory for a buffer of %d MiB", BUFFER_MIB);
-    uint32_t word = 1;
-    for (size_t i = 0; i < PATTERN; i++) {
-        word = word * 1664525u + 1013904223u;
-        memory->data[i] = (char)(i % 2 == 0 ? word >> 24 & 0x77 : 0x3c | (word >> 24 & 0x83));
-    }
-    for (size_t i = PATTERN; i < memory->bytes; i += PATTERN)
-        memcpy(memory->data + i, memory->data, PATTERN);
-    return PROA_OK;
-}
 
 /* --- one row --- */
 
@@ -89,8 +58,7 @@ static double fastest_us(bench *b, const proa_bench_case *c)
     return fastest;
 }
 
-static void add_result(bench *b, const char *op, const proa_bench_case *c, double us, double bound_us,
-                       const char *bound)
+static void add_result(bench *b, const char *op, const proa_bench_case *c, double us, proa_bench_bound bound)
 {
     proa_json *row = proa_json_new_object();
     proa_json_set(row, "op", proa_json_new_string(op, strlen(op)));
@@ -99,26 +67,22 @@ static void add_result(bench *b, const char *op, const proa_bench_case *c, doubl
     proa_json_set(row, "time_us", proa_json_new_real(us));
     proa_json_set(row, "bytes", proa_json_new_real(c->bytes));
     proa_json_set(row, "flops", proa_json_new_real(c->flops));
-    proa_json_set(row, "bound", proa_json_new_string(bound, strlen(bound)));
-    proa_json_set(row, "bound_us", proa_json_new_real(bound_us));
+    proa_json_set(row, "bound", proa_json_new_string(bound.by, strlen(bound.by)));
+    proa_json_set(row, "bound_us", proa_json_new_real(bound.us));
     proa_json_append(b->results, row);
 }
 
 static void print_row(bench *b, const char *op, const proa_bench_case *c, double us)
 {
-    double peak = c->bf16 ? b->bounds.bf16_gflops : b->bounds.f32_gflops;
-    double memory_us = c->bytes / b->bounds.read_gbps / 1e3, multiply_us = c->flops / peak / 1e3;
-    bool memory_bound = memory_us >= multiply_us;
-    double bound_us = memory_bound ? memory_us : multiply_us;
-    const char *bound = memory_bound ? "memory" : c->bf16 ? "bf16" : "f32";
+    proa_bench_bound bound = proa_bench_bound_of(&b->bounds, c->bytes, c->flops, c->bf16);
     if (b->rows_printed++ == 0)
         printf("%-13s %-38s %5s %11s %9s %9s %11s %-6s %6s\n", "op", "shape", "rows", "time us", "GB/s",
                "GFLOP/s", "bound us", "by", "of it");
     printf("%-13s %-38s %5d %11.1f %9.1f %9.1f %11.1f %-6s %5.0f%%\n", op, c->shape, c->rows, us,
-           c->bytes / us / 1e3, c->flops / us / 1e3, bound_us, bound, 100 * bound_us / us);
+           c->bytes / us / 1e3, c->flops / us / 1e3, bound.us, bound.by, 100 * bound.us / us);
     fflush(stdout);
     if (b->results != NULL)
-        add_result(b, op, c, us, bound_us, bound);
+        add_result(b, op, c, us, bound);
 }
 
 static proa_status run_case(bench *b, const proa_bench_op *op, int index, proa_error *err)
@@ -144,32 +108,6 @@ static proa_status run_case(bench *b, const proa_bench_op *op, int index, proa_e
 
 /* --- the whole --- */
 
-static proa_status write_json(const bench *b, const char *path, proa_error *err)
-{
-    proa_json *whole = proa_json_new_object(), *bounds = proa_json_new_object();
-    const char *isa = proa_isa_name(b->host.isa);
-    proa_json_set(bounds, "read_gbps", proa_json_new_real(b->bounds.read_gbps));
-    proa_json_set(bounds, "copy_gbps", proa_json_new_real(b->bounds.copy_gbps));
-    proa_json_set(bounds, "f32_gflops", proa_json_new_real(b->bounds.f32_gflops));
-    proa_json_set(bounds, "bf16_gflops", proa_json_new_real(b->bounds.bf16_gflops));
-    proa_json_set(whole, "isa", proa_json_new_string(isa, strlen(isa)));
-    proa_json_set(whole, "threads", proa_json_new_int(proa_pool_threads(b->host.pool)));
-    proa_json_set(whole, "bounds", bounds);
-    proa_json_set(whole, "rows", proa_json_ref(b->results));
-    proa_buf text = {0};
-    proa_json_write(whole, 1, &text);
-    proa_json_free(whole);
-    proa_status status = PROA_OK;
-    FILE *file = fopen(path, "w");
-    bool written = file != NULL && fprintf(file, "%s\n", proa_buf_text(&text)) > 0 && !text.failed;
-    if (file != NULL && fclose(file) != 0)
-        written = false;
-    if (!written)
-        status = proa_error_set(err, PROA_ERR_IO, "cannot write --json %s: %s", path, strerror(errno));
-    proa_buf_free(&text);
-    return status;
-}
-
 static proa_status run_ops(bench *b, proa_error *err)
 {
     for (size_t o = 0; o < sizeof ops / sizeof ops[0]; o++) {
@@ -193,43 +131,27 @@ static proa_status run_ops(bench *b, proa_error *err)
     return PROA_ERR_NOT_FOUND;
 }
 
-static proa_status choose_isa(const proa_options *options, proa_isa *isa, proa_error *err)
-{
-    const char *name = proa_options_string(options, "isa");
-    *isa = proa_cpu_isa();
-    if (name == NULL)
-        return PROA_OK;
-    while (*isa > PROA_ISA_PORTABLE && strcmp(proa_isa_name(*isa), name) != 0)
-        (*isa)--;
-    if (strcmp(proa_isa_name(*isa), name) != 0)
-        return proa_error_set(err, PROA_ERR_UNSUPPORTED, "--isa %s: this processor's best is %s", name,
-                              proa_isa_name(proa_cpu_isa()));
-    return PROA_OK;
-}
-
 static proa_status bench_run(bench *b, const proa_options *options, proa_error *err)
 {
     const char *json = proa_options_string(options, "json");
     int threads = (int)proa_options_int(options, "threads");
-    proa_status status = choose_isa(options, &b->host.isa, err);
+    proa_status status = proa_bench_choose_isa(options, &b->host.isa, err);
     if (proa_failed(status))
         return status;
     b->host.pool = proa_pool_create(threads > 0 ? threads : proa_cpu_core_count());
     if (b->host.pool == NULL)
         return proa_error_set(err, PROA_ERR_MEMORY, "cannot start %d threads: try a smaller --threads",
                               threads);
-    status = memory_init(&b->memory, err);
+    status = proa_bench_memory_init(&b->memory, err);
     if (proa_failed(status))
         return status;
     if (json != NULL)
         b->results = proa_json_new_array();
     proa_bench_bounds_measure(b->host.pool, b->host.isa, &b->memory, &b->bounds);
-    printf("%s, %d threads: reads %.1f GB/s, copies %.1f GB/s, %.1f GFLOP/s f32, %.1f GFLOP/s bf16\n",
-           proa_isa_name(b->host.isa), proa_pool_threads(b->host.pool), b->bounds.read_gbps,
-           b->bounds.copy_gbps, b->bounds.f32_gflops, b->bounds.bf16_gflops);
+    proa_bench_bounds_print(&b->host, &b->bounds);
     status = run_ops(b, err);
     if (!proa_failed(status) && json != NULL)
-        status = write_json(b, json, err);
+        status = proa_bench_write_json(&b->host, &b->bounds, b->results, json, err);
     return status;
 }
 

@@ -9,6 +9,8 @@
 #ifndef PROA_CMD_BENCH_H
 #define PROA_CMD_BENCH_H
 
+#include "base/json.h"
+#include "base/option.h"
 #include "op/tensor.h"
 
 /* What the machine reaches, best of several tries, on the threads of the host. */
@@ -25,6 +27,9 @@ typedef struct proa_bench_memory {
     size_t bytes;
     size_t next;
 } proa_bench_memory;
+
+/* The caller frees data. */
+proa_status proa_bench_memory_init(proa_bench_memory *memory, proa_error *err);
 
 /* The next `bytes` (a multiple of 64 is taken), from the start again when the end is reached. */
 const void *proa_bench_memory_take(proa_bench_memory *memory, size_t bytes);
@@ -61,5 +66,22 @@ extern const proa_bench_op proa_bench_sample;
 /* About a second. `buffer` is read and written. */
 void proa_bench_bounds_measure(proa_pool *pool, proa_isa isa, const proa_bench_memory *buffer,
                                proa_bench_bounds *bounds);
+
+/* The least time that a row can take, and what sets it: "memory", "bf16" or "f32". */
+typedef struct proa_bench_bound {
+    double us;
+    const char *by;
+} proa_bench_bound;
+
+proa_bench_bound proa_bench_bound_of(const proa_bench_bounds *bounds, double bytes, double flops, bool bf16);
+
+/* --isa, or the processor's best. */
+proa_status proa_bench_choose_isa(const proa_options *options, proa_isa *isa, proa_error *err);
+
+void proa_bench_bounds_print(const proa_host *host, const proa_bench_bounds *bounds);
+
+/* Writes {isa, threads, bounds, rows} to the file. */
+proa_status proa_bench_write_json(const proa_host *host, const proa_bench_bounds *measured, proa_json *rows,
+                                  const char *path, proa_error *err);
 
 #endif
