@@ -161,8 +161,10 @@ int proa_cmd_bench(const proa_options *options)
     const char *what = proa_options_argument(options, 0);
     if (what != NULL && strcmp(what, "tokenizer") == 0)
         return proa_cmd_bench_tokenizer(options);
+    if (what != NULL && strcmp(what, "model") == 0)
+        return proa_cmd_bench_model(options);
     if (what == NULL || strcmp(what, "op") != 0) {
-        proa_error_set(&err, PROA_ERR_INVALID, "bench %s: say what to measure: op or tokenizer",
+        proa_error_set(&err, PROA_ERR_INVALID, "bench %s: say what to measure: op, model or tokenizer",
                        what != NULL ? what : "");
         proa_cmd_fail(&err);
         return PROA_EXIT_USAGE;

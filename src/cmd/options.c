@@ -14,7 +14,8 @@
 
 /* clang-format off */
 static const proa_command commands[] = {
-    {"bench", "op|tokenizer", 1, "Measure the ops beside the bounds of this machine, or the tokenizer", proa_cmd_bench},
+    {"bench", "op|model|tokenizer", 1,
+     "Measure ops, or the layer graph, beside the bounds of this machine; or the tokenizer", proa_cmd_bench},
     {"detokenize", NULL, 0, "Turn JSON lines {\"ids\": [...]} into {\"text\": ...}", proa_cmd_detokenize},
     {"eval", NULL, 0, "Ask the model questions whose answers can be checked, and count", proa_cmd_eval},
     {"serve", NULL, 0, "Serve a model on this machine: OpenAI's API and SGLang's, over HTTP", proa_cmd_serve},
@@ -34,10 +35,10 @@ static const proa_option options[] = {
     {.name = "tokenizer-path", .commands = "serve bench " TEXT_COMMANDS, .group = "Model",
      .type = PROA_OPTION_STRING, .metavar = "DIR",
      .help = "Folder of tokenizer.json and tokenizer_config.json when it is not --model-path"},
-    {.name = "load-format", .commands = MODEL_COMMANDS, .group = "Model",
+    {.name = "load-format", .commands = MODEL_COMMANDS " bench", .group = "Model",
      .type = PROA_OPTION_CHOICE, .choices = "auto|dummy", .fallback = "auto",
      .help = "auto reads safetensors; dummy makes random weights of the right shapes from config.json alone"},
-    {.name = "activation-dtype", .commands = MODEL_COMMANDS, .group = "Model",
+    {.name = "activation-dtype", .commands = MODEL_COMMANDS " bench", .group = "Model",
      .type = PROA_OPTION_CHOICE, .choices = "auto|float32", .fallback = "auto",
      .help = "auto is bf16, and FP8 where the checkpoint has FP8 weights; float32 neither rounds nor quantises "
              "activations, as a float32 reference computes"},
