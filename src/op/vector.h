@@ -68,7 +68,7 @@ PROA_TARGET_AVX512 static inline __m512 proa_load_bf16_16(const void *p)
 /* The first n lanes of 16. */
 static inline __mmask16 proa_mask_16(int n)
 {
-    return n >= 16 ? (__mmask16)0xffff : n <= 0 ? 0 : (__mmask16)((1u << n) - 1);
+    return (__mmask16)(n >= 16 ? 0xffffu : n <= 0 ? 0u : (1u << n) - 1);
 }
 
 /* -- AVX2 -- */

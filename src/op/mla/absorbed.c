@@ -124,7 +124,6 @@ static void walk(const proa_mla_work *w, const proa_mla_absorbed_args *a, const 
                 .count_first = count,
                 .max = w->max + n,
                 .sum = w->sum + n,
-                .state_stride = 1,
                 .out = output_of(a, c, t),
                 .out_stride = a->kv->kv_lora_rank,
             };

@@ -94,9 +94,8 @@ static void attend_batch(const proa_mla_work *w, const proa_mla_queries *q, int3
     const char *packed = (const char *)q->packed + (size_t)first * w->depth * k->element_bytes;
     k->scores(packed, n, w->keys, w->depth, w->scale, w->scores);
     for (int32_t i = 0; i < n; i++) {
-        int64_t state = (first + i) * q->state_stride;
         shrink[i] = k->weigh(w->scores + i * PROA_MLA_SPLIT, key_count(q, first + i), w->round,
-                             &q->max[state], &q->sum[state], (char *)w->p + i * p_bytes);
+                             &q->max[first + i], &q->sum[first + i], (char *)w->p + i * p_bytes);
     }
     for (int32_t i = 0, run; i < n; i += run) {
         int32_t count = key_count(q, first + i);

@@ -21,8 +21,7 @@ typedef struct proa_mla_work {
     float *sum;
 } proa_mla_work;
 
-/* Queries whose states are strided: query i has max[i * state_stride] and sum alike, out + i * out_stride. It sees
- * the first min(64, count_first + i * count_step) keys of the split, at least one. */
+/* Query i has max[i], sum[i] and out + i * out_stride. It sees the first min(64, count_first + i * count_step) keys of the split, at least one. */
 typedef struct proa_mla_queries {
     const void *packed;
     int32_t n;
@@ -30,7 +29,6 @@ typedef struct proa_mla_queries {
     int32_t count_step;
     float *max;
     float *sum;
-    int64_t state_stride;
     float *out;
     int64_t out_stride;
 } proa_mla_queries;
@@ -41,7 +39,7 @@ const proa_mla_kernels *proa_mla_pick_kernels(const proa_host *host);
 /* Bytes of one thread's work for that many queries; a multiple of 64. */
 size_t proa_mla_work_bytes(int32_t queries, int32_t depth, int32_t dim);
 
-/* Lays the work out in thread `thread`'s part of the host's scratch. depth and dim unpadded pieces: see .c. */
+/* Lays the work out in thread `thread`'s part of the host's scratch. */
 proa_mla_work proa_mla_work_at(const proa_host *host, int thread, int32_t queries, int32_t depth, int32_t dim,
                                float scale);
 

@@ -33,7 +33,7 @@ static int32_t padded_depth(int32_t nope_dim, int32_t rope_dim)
 static void initialise(const proa_mla_expanded_args *a, int32_t head, int32_t first, int32_t end)
 {
     for (int64_t row = first; row < end; row++) {
-        int64_t state = row * a->heads + head;
+        int64_t state = (int64_t)head * a->rows + row;
         a->state_max[state] = -INFINITY;
         a->state_sum[state] = 0;
         memset(a->state_out + state * a->v_dim, 0, (size_t)a->v_dim * sizeof(float));
@@ -76,7 +76,7 @@ static void walk(const proa_mla_work *w, const proa_mla_expanded_args *a, int32_
         int32_t row = split_position - a->position_first; /* the first row that sees the split */
         if (row < begin)
             row = begin;
-        int64_t state = (int64_t)row * a->heads + head;
+        int64_t state = (int64_t)head * a->rows + row;
         pack_split(w, a, head, first, smaller(visible - first, PROA_MLA_SPLIT));
         proa_mla_queries queries = {
             .packed = (char *)w->queries + (size_t)(row - begin) * w->depth * w->kernels->element_bytes,
@@ -85,9 +85,8 @@ static void walk(const proa_mla_work *w, const proa_mla_expanded_args *a, int32_
             .count_step = 1,
             .max = a->state_max + state,
             .sum = a->state_sum + state,
-            .state_stride = a->heads,
             .out = a->state_out + state * a->v_dim,
-            .out_stride = (int64_t)a->heads * a->v_dim,
+            .out_stride = a->v_dim,
         };
         proa_mla_attend(w, &queries);
     }
@@ -97,7 +96,7 @@ static void finish_rows(const proa_mla_work *w, const proa_mla_expanded_args *a,
                         int32_t end)
 {
     for (int64_t row = first; row < end; row++) {
-        int64_t state = row * a->heads + head;
+        int64_t state = (int64_t)head * a->rows + row;
         w->kernels->finish(a->state_out + state * a->v_dim, a->state_sum[state], w->round, a->v_dim,
                            a->out + row * a->out_row_stride + (int64_t)head * a->v_dim);
         if (a->lse != NULL)

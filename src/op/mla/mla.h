@@ -67,10 +67,10 @@ typedef struct proa_mla_expanded_args {
     const float *k_pe; /* [tile_count, rope_dim] */
     bool first;        /* initialise the state */
     bool last;         /* write out (and lse) */
-    float *state_max;  /* [rows, heads] */
-    float *state_sum;  /* [rows, heads] */
-    float *state_out;  /* [rows, heads, v_dim] */
-    float *out;        /* row r, head h at out + r * out_row_stride + h * v_dim */
+    float *state_max; /* [heads, rows], as are the others: rows of a head are neighbours, which caches like */
+    float *state_sum; /* [heads, rows] */
+    float *state_out; /* [heads, rows, v_dim] */
+    float *out;       /* row r, head h at out + r * out_row_stride + h * v_dim */
     int64_t out_row_stride;
     float *lse; /* [heads, rows] natural log-sum-exp of the scaled scores, or NULL */
 } proa_mla_expanded_args;

@@ -80,7 +80,7 @@ static void expand_split(const proa_host *host, const proa_mla_expanded_args *a,
                          int32_t first, int32_t count)
 {
     int64_t head_dim = a->nope_dim + a->v_dim, key_stride = a->heads * head_dim,
-            state = row * a->heads + head;
+            state = (int64_t)head * a->rows + row;
     const float *q = a->q + row * a->q_row_stride + head * (int64_t)(a->nope_dim + a->rope_dim);
     const float *k = a->kv + first * key_stride + head * head_dim, *v = k + a->nope_dim;
     const float *k_pe = a->k_pe + (int64_t)first * a->rope_dim;
@@ -104,7 +104,7 @@ static void expand_split(const proa_host *host, const proa_mla_expanded_args *a,
 
 static void expand_query(const proa_host *host, const proa_mla_expanded_args *a, int32_t row, int32_t head)
 {
-    int64_t state = (int64_t)row * a->heads + head;
+    int64_t state = (int64_t)head * a->rows + row;
     if (a->first) {
         a->state_max[state] = -INFINITY;
         a->state_sum[state] = 0;
