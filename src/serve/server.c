@@ -354,6 +354,10 @@ void proa_server_free(proa_server *server)
     if (server->job_box != NULL)
         proa_mailbox_close(server->job_box);
     proa_preparer_stop(server->preparer);
+    ready_message *ready = server->ready_box != NULL ? proa_mailbox_take(server->ready_box) : NULL;
+    if (ready != NULL) /* it came after the end */
+        proa_preparer_stop(ready->preparer);
+    free(ready);
     for (proa_job *job; server->job_box != NULL && (job = proa_mailbox_take(server->job_box)) != NULL;)
         proa_job_free(job);
     proa_http_free(server->http);

@@ -14,6 +14,7 @@ import httpx
 import pytest
 
 TOP = pathlib.Path(__file__).resolve().parents[2]
+BUILD = TOP / os.environ.get("PROA_TEST_BUILD", "build")
 DATA = pathlib.Path(os.environ.get("PROA_TEST_DATA", TOP / "../shared")).resolve()
 START_SECONDS = 60
 STOP_SECONDS = 10
@@ -42,7 +43,7 @@ def pytest_report_header():
 @pytest.fixture(scope="session")
 def proa():
     """The path of the program."""
-    path = TOP / "build" / "proa"
+    path = BUILD / "proa"
     assert path.is_file(), f"{path} is not built: run `make`"
     return path
 

@@ -8,9 +8,9 @@ import time
 
 import httpx
 
-from conftest import TOP
+from conftest import BUILD, TOP
 
-PROGRAM = TOP / "build" / "tests" / "fake" / "fake_server"
+PROGRAM = BUILD / "tests" / "fake" / "fake_server"
 MODEL = TOP / "models" / "tiny-r1"
 
 
