@@ -1,35 +1,24 @@
 /* memory.c - /proc/meminfo, control groups, and the size of the KV cache. */
 #include "cmd/memory.h"
 
-#include <stdio.h>
+#include "base/file.h"
+
+#include <stdlib.h>
 #include <string.h>
 
 static const double gib = 1073741824.0;
 
-/* A file with one number, "max" included. 0 when it is not there or has no number. */
-static uint64_t read_number(const char *path)
+/* The number that follows `label` in a file; 0 when either is not there ("max" is no number). */
+static uint64_t read_number(const char *path, const char *label)
 {
-    unsigned long long number = 0;
-    FILE *file = fopen(path, "re");
-    if (file == NULL)
-        return 0;
-    if (fscanf(file, "%llu", &number) != 1)
-        number = 0;
-    fclose(file);
+    proa_buf text = {0};
+    uint64_t number = 0;
+    if (proa_file_read(path, 65536, &text, NULL) == PROA_OK) {
+        const char *at = strstr(proa_buf_text(&text), label);
+        number = at != NULL ? strtoull(at + strlen(label), NULL, 10) : 0;
+    }
+    proa_buf_free(&text);
     return number;
-}
-
-static uint64_t read_meminfo(void)
-{
-    char line[256];
-    unsigned long long kib = 0;
-    FILE *file = fopen("/proc/meminfo", "re");
-    if (file == NULL)
-        return 0;
-    while (kib == 0 && fgets(line, sizeof line, file) != NULL)
-        (void)sscanf(line, "MemAvailable: %llu kB", &kib);
-    fclose(file);
-    return (uint64_t)kib * 1024;
 }
 
 /* Page cache counts as used in a group, though it makes room: so the limit alone is taken, not what is left of it. */
@@ -37,9 +26,9 @@ uint64_t proa_memory_available(void)
 {
     static const char *const limits[] = {"/sys/fs/cgroup/memory.max",
                                          "/sys/fs/cgroup/memory/memory.limit_in_bytes"};
-    uint64_t available = read_meminfo();
+    uint64_t available = read_number("/proc/meminfo", "MemAvailable:") * 1024;
     for (int i = 0; i < 2; i++) {
-        uint64_t limit = read_number(limits[i]);
+        uint64_t limit = read_number(limits[i], "");
         if (limit > 0 && limit < available)
             available = limit;
     }

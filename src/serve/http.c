@@ -9,6 +9,7 @@
 
 #include <errno.h>
 #include <netdb.h>
+#include <netinet/in.h>
 #include <signal.h>
 #include <stdatomic.h>
 #include <stdio.h>
@@ -161,12 +162,16 @@ static proa_status listen_on(const proa_http_options *options, int *fd, proa_err
 
 static int bound_port(int fd)
 {
-    struct sockaddr_storage address;
+    union {
+        struct sockaddr any;
+        struct sockaddr_in v4;
+        struct sockaddr_in6 v6;
+        struct sockaddr_storage space;
+    } address;
     socklen_t length = sizeof address;
-    char service[16] = "0";
-    if (getsockname(fd, (struct sockaddr *)&address, &length) == 0)
-        getnameinfo((struct sockaddr *)&address, length, NULL, 0, service, sizeof service, NI_NUMERICSERV);
-    return atoi(service);
+    if (getsockname(fd, &address.any, &length) != 0)
+        return 0;
+    return ntohs(address.any.sa_family == AF_INET6 ? address.v6.sin6_port : address.v4.sin_port);
 }
 
 static bool add_event(proa_http *http, struct event **event, evutil_socket_t fd, short what,

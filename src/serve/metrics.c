@@ -1,8 +1,11 @@
 /* metrics.c - histograms, counters and the page. */
 #include "serve/metrics.h"
 
+#include "base/file.h"
+
 #include <dirent.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
@@ -108,16 +111,17 @@ static void append_label_value(const char *text, proa_buf *out)
     }
 }
 
+/* The second number of /proc/self/statm, in pages. */
 static size_t resident_bytes(void)
 {
-    unsigned long long total, resident = 0;
-    FILE *file = fopen("/proc/self/statm", "re");
-    if (file == NULL)
-        return 0;
-    if (fscanf(file, "%llu %llu", &total, &resident) != 2)
-        resident = 0;
-    fclose(file);
-    return (size_t)resident * (size_t)sysconf(_SC_PAGESIZE);
+    proa_buf text = {0};
+    unsigned long long pages = 0;
+    if (proa_file_read("/proc/self/statm", 1000, &text, NULL) == PROA_OK) {
+        const char *second = strchr(proa_buf_text(&text), ' ');
+        pages = second != NULL ? strtoull(second, NULL, 10) : 0;
+    }
+    proa_buf_free(&text);
+    return (size_t)pages * (size_t)sysconf(_SC_PAGESIZE);
 }
 
 static int open_descriptors(void)

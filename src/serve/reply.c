@@ -15,6 +15,14 @@ void proa_reply_choice_free(proa_reply_choice *choice)
     proa_ids_free(&choice->ids);
 }
 
+bool proa_reply_choice_failed(const proa_reply_choice *choice)
+{
+    bool failed = choice->reasoning.failed || choice->content.failed;
+    for (int i = 0; i < PROA_REPLY_LISTS; i++)
+        failed = failed || choice->lists[i].failed;
+    return failed;
+}
+
 void proa_reply_write_text(const proa_buf *text, proa_buf *out)
 {
     proa_json_write_string(proa_buf_text(text), text->length, out);
@@ -46,7 +54,7 @@ void proa_reply_write_matched(const proa_reply_choice *choice, proa_buf *out)
 
 void proa_reply_write_usage(const proa_reply *reply, proa_buf *out)
 {
-    int64_t prompt = 0, cached = 0, completion = 0, reasoning = 0;
+    long long prompt = 0, cached = 0, completion = 0, reasoning = 0;
     for (int32_t i = 0; i < reply->choice_count; i++) {
         const proa_reply_choice *c = &reply->choices[i];
         if (c->counts_prompt) {

@@ -82,6 +82,8 @@ extern const proa_reply_format proa_reply_completions;
 extern const proa_reply_format proa_reply_generate;
 
 void proa_reply_choice_free(proa_reply_choice *choice);
+/* Did it run out of memory? Then what it holds has a hole and must not be told. */
+bool proa_reply_choice_failed(const proa_reply_choice *choice);
 
 /* --- shared by the formats --- */
 void proa_reply_write_text(const proa_buf *text, proa_buf *out); /* quoted */

@@ -20,7 +20,6 @@ struct proa_server {
     proa_call *calls; /* all, doubly linked */
     int32_t call_count;
     int32_t stream_count;
-    size_t jobs_out; /* at the preparer */
     proa_buf scratch;
     uint64_t seed_key[2]; /* of seeds for requests that give none */
     uint64_t seed_count;

@@ -1,5 +1,6 @@
 """The HTTP server itself: limits, errors, framing, slow and vanishing clients. Over the fake backend."""
 import json
+import re
 import socket
 import threading
 import time
@@ -341,6 +342,33 @@ def test_a_large_prompt_does_not_hold_back_other_streams():
         print(f"a prompt of {response.json()['usage']['prompt_tokens']} tokens; longest gap of the other stream "
               f"{max(gaps) * 1000:.0f} ms of {len(gaps)}")
         assert len(gaps) >= 1000 and max(gaps) < 0.5
+
+
+def test_metrics_page(fake):
+    """Every line as Prometheus wants it, histograms cumulative, counters that count."""
+    fake.post("/v1/completions", {"prompt": "abc", "max_tokens": 7})
+    before = fake.metric("proa:generation_tokens_total")
+    fake.post("/v1/completions", {"prompt": "abc", "max_tokens": 7, "n": 2})
+    response = httpx.get(fake.url + "/metrics")
+    assert response.headers["content-type"].startswith("text/plain; version=0.0.4")
+    types, last = {}, {}
+    for line in response.text.splitlines():
+        if line.startswith("# TYPE "):
+            _, _, name, kind = line.split()
+            assert name not in types and kind in ("counter", "gauge", "histogram")
+            types[name] = kind
+        elif not line.startswith("# HELP "):
+            name, labels, value = re.fullmatch(r'([a-zA-Z0-9_:]+)(?:\{((?:[a-z_]+="[^"]*",?)*)\})? ([0-9.e+-]+)', line).groups()
+            base = re.sub("_(bucket|sum|count)$", "", name)
+            assert name in types or types[base] == "histogram"
+            if name.endswith("_bucket"):
+                assert float(value) >= last.get(base, 0)
+                last[base] = float(value)
+                if 'le="+Inf"' in labels:
+                    assert fake.metric(f"{base}_count") == float(value)
+    assert fake.metric("proa:generation_tokens_total") == before + 14
+    for name in ["time_to_first_token_seconds", "inter_token_latency_seconds", "e2e_request_latency_seconds"]:
+        assert types[f"proa:{name}"] == "histogram" and fake.metric(f"proa:{name}_count") > 0
 
 
 def test_many_small_requests(fake):

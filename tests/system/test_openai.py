@@ -1,6 +1,7 @@
 """OpenAI's own client, and raw requests where it hides things, against `proa serve` with the bundled model."""
 import concurrent.futures
 import json
+import socket
 import subprocess
 import time
 
@@ -311,22 +312,49 @@ def test_answers_do_not_depend_on_neighbours(client):
     assert together == alone * 3
 
 
-def test_a_client_that_leaves_frees_its_request(tiny):
-    def running():
-        lines = httpx.get(tiny.url + "/metrics").text.splitlines()
-        return [float(line.split()[-1]) for line in lines if line.startswith("proa:num_running_reqs{")][0]
+def metric(tiny, name):
+    lines = httpx.get(tiny.url + "/metrics").text.splitlines()
+    return [float(line.split()[-1]) for line in lines if line.startswith(f"proa:{name}{{")][0]
 
+
+def test_a_client_that_leaves_frees_its_request(tiny):
     body = {"model": "tiny-r1", "messages": SUM, "stream": True, "max_tokens": 4000, "ignore_eos": True}
     with httpx.stream("POST", tiny.url + "/v1/chat/completions", json=body, timeout=60) as response:
         lines = response.iter_lines()
         for _ in range(5):
             next(lines)
-        assert running() == 1
+        assert metric(tiny, "num_running_reqs") == 1
     start = time.monotonic()
-    while running() != 0:
+    while metric(tiny, "num_running_reqs") != 0:
         assert time.monotonic() - start < 5
         time.sleep(0.005)
     print(f"freed {1000 * (time.monotonic() - start):.0f} ms after the client left")
+
+
+def test_slow_readers_do_not_hold_back_others(tiny, client):
+    body = json.dumps({"messages": SUM, "stream": True, "max_tokens": 4000, "ignore_eos": True}).encode()
+    slow = []
+    before = metric(tiny, "generation_tokens_total")
+    for _ in range(8):
+        one = socket.socket()
+        one.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        one.connect(("127.0.0.1", tiny.port))
+        one.sendall(b"POST /v1/chat/completions HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\n"
+                    b"Content-Length: %d\r\n\r\n" % len(body) + body)
+        slow.append(one)
+    deadline = time.monotonic() + 30
+    made = -1
+    while made != metric(tiny, "generation_tokens_total"):  # until all of them are held back
+        assert time.monotonic() < deadline
+        made = metric(tiny, "generation_tokens_total")
+        time.sleep(0.3)
+    assert made - before < 8 * 1000
+    assert ask(client).choices[0].message.content == "46"
+    for one in slow:
+        one.close()
+    while metric(tiny, "num_running_reqs") + metric(tiny, "num_queue_reqs") > 0:
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
 
 
 def test_health(tiny):

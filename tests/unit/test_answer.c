@@ -146,10 +146,22 @@ static proa_reply new_reply(const proa_reply_format *format, const proa_api_para
 
 #define HEAD(prefix, object)                                                                                 \
     "{\"id\":\"" prefix "-1\",\"object\":\"" object "\",\"created\":9,\"model\":\"m\\\"\""
-#define USAGE                                                                                                \
-    "\"usage\":{\"prompt_tokens\":5,\"total_tokens\":7,\"completion_tokens\":2,"                             \
-    "\"prompt_tokens_details\":{\"cached_tokens\":4},\"completion_tokens_details\":{\"reasoning_tokens\":1}" \
-    "}"
+#define CHUNK HEAD("chatcmpl", "chat.completion.chunk") ",\"choices\":[{\"index\":0,\"delta\":{"
+#define OPEN  "},\"logprobs\":null,\"finish_reason\":null}],\"usage\":null}\n\n"
+
+static const char usage[] = "\"usage\":{\"prompt_tokens\":5,\"total_tokens\":7,\"completion_tokens\":2,"
+                            "\"prompt_tokens_details\":{\"cached_tokens\":4},"
+                            "\"completion_tokens_details\":{\"reasoning_tokens\":1}}";
+
+/* Takes `out` over; %s in `wanted` stands for the usage. */
+static void assert_bytes(proa_buf *out, const char *wanted)
+{
+    proa_buf full = {0};
+    proa_buf_append_format(&full, wanted, usage);
+    assert_string_equal(proa_buf_text(out), proa_buf_text(&full));
+    proa_buf_free(&full);
+    proa_buf_free(out);
+}
 
 static void chat_chunks_have_these_bytes(void **state)
 {
@@ -170,57 +182,13 @@ static void chat_chunks_have_these_bytes(void **state)
     choice.matched_text = "END";
     reply.format->last(&reply, &choice, &out);
     reply.format->end(&reply, &out);
-    assert_string_equal(
-        proa_buf_text(&out),
-        "data: " HEAD("chatcmpl",
-                      "chat.completion.chunk") ",\"choices\":[{\"index\":0,\"delta\":{\"role\":\"assistant\","
-                                               "\"content\":\"\"},\"logprobs\":null,\"finish_reason\":null}],"
-                                               "\"usage\":null}\n\n"
-                                               "data: " HEAD(
-                                                   "chatcmpl",
-                                                   "chat.completion.chunk") ",\"choices\":[{\"index\":0,"
-                                                                            "\"delta\":{\"reasoning_"
-                                                                            "content\":"
-                                                                            "\"why\\n\"},\"logprobs\":null,"
-                                                                            "\"finish_reason\":null}],"
-                                                                            "\"usage\":null}\n\n"
-                                                                            "data: " HEAD("chatcmpl",
-                                                                                          "chat.completion."
-                                                                                          "chunk") ",\"choice"
-                                                                                                   "s\":[{"
-                                                                                                   "\"index\""
-                                                                                                   ":0,"
-                                                                                                   "\"delta\""
-                                                                                                   ":{"
-                                                                                                   "\"content"
-                                                                                                   "\":"
-                                                                                                   "\"so\xef"
-                                                                                                   "\xbf\xbd"
-                                                                                                   "\"},"
-                                                                                                   "\"logprob"
-                                                                                                   "s\":null,"
-                                                                                                   "\"finish_"
-                                                                                                   "reason\":"
-                                                                                                   "null}],"
-                                                                                                   "\"usage\""
-                                                                                                   ":null}"
-                                                                                                   "\n\n"
-                                                                                                   "data:"
-                                                                                                   " " HEAD(
-                                                                                                       "chatc"
-                                                                                                       "mpl",
-                                                                                                       "chat."
-                                                                                                       "compl"
-                                                                                                       "etion"
-                                                                                                       ".chun"
-                                                                                                       "k") ",\"choices\":[{\"index\":0,\"delta\":{},\"logprobs\":null,"
-                                                                                                            "\"finish_reason\":\"stop\",\"matched_stop\":\"END\"}],\"usage\":null}\n\n"
-                                                                                                            "data: " HEAD(
-                                                                                                                "chatcmpl",
-                                                                                                                "chat.completion.chunk") ",\"choices\":[]," USAGE
-                                                                                                                                         "}\n\n"
-                                                                                                                                         "data: [DONE]\n\n");
-    proa_buf_free(&out);
+    assert_bytes(&out,
+                 "data: " CHUNK "\"role\":\"assistant\",\"content\":\"\"" OPEN "data: " CHUNK
+                 "\"reasoning_content\":\"why\\n\"" OPEN "data: " CHUNK "\"content\":\"so\xef\xbf\xbd\"" OPEN
+                 "data: " CHUNK "},\"logprobs\":null,\"finish_reason\":\"stop\",\"matched_stop\":\"END\"}],"
+                 "\"usage\":null}\n\n"
+                 "data: " HEAD("chatcmpl", "chat.completion.chunk") ",\"choices\":[],%s}\n\n"
+                                                                    "data: [DONE]\n\n");
     proa_reply_choice_free(&choice);
 }
 
@@ -236,8 +204,8 @@ static void whole_chats_have_these_bytes(void **state)
     add_text(&choice.content, "a");
     choice.end = PROA_REPLY_LENGTH;
     reply.format->whole(&reply, &out);
-    assert_string_equal(
-        proa_buf_text(&out),
+    assert_bytes(
+        &out,
         HEAD("chatcmpl",
              "chat.completion") ",\"choices\":[{\"index\":0,\"message\":{\"role\":\"assistant\",\"content\":"
                                 "\"a\",\"refusal\":null,\"reasoning_content\":null},\"logprobs\":{"
@@ -245,8 +213,7 @@ static void whole_chats_have_these_bytes(void **state)
                                 "-0.25,\"bytes\":[97],\"top_logprobs\":[{\"token\":\"a\",\"logprob\":-0.25,"
                                 "\"bytes\":[97]},{\"token\":\"b\","
                                 "\"logprob\":-1.5,\"bytes\":[98]}]}],\"refusal\":null},\"finish_reason\":"
-                                "\"length\",\"matched_stop\":null}]," USAGE "}");
-    proa_buf_free(&out);
+                                "\"length\",\"matched_stop\":null}],%s}");
     proa_reply_choice_free(&choice);
 }
 
@@ -265,14 +232,13 @@ static void completions_have_these_bytes(void **state)
     choice.end = PROA_REPLY_STOP;
     choice.matched_id = 1;
     reply.format->whole(&reply, &out);
-    assert_string_equal(
-        proa_buf_text(&out),
+    assert_bytes(
+        &out,
         HEAD("cmpl", "text_completion") ",\"choices\":[{\"index\":0,\"text\":\"ba\",\"logprobs\":{\"tokens\":"
                                         "[\"b\",\"a\"],"
                                         "\"token_logprobs\":[-1.5,-0.25],\"top_logprobs\":[{\"a\":-0.25,"
                                         "\"b\":-1.5},{\"a\":-0.25}],\"text_offset\":[0,1]},"
-                                        "\"finish_reason\":\"stop\",\"matched_stop\":1}]," USAGE "}");
-    proa_buf_free(&out);
+                                        "\"finish_reason\":\"stop\",\"matched_stop\":1}],%s}");
     proa_reply_choice_free(&choice);
 }
 
