@@ -18,12 +18,14 @@ typedef struct segments_case {
     bool indexed;
 } segments_case;
 
+/* The last one takes more than one round, with an expert in two of them. */
 static const segments_case cases[] = {
     {40, 192, 4, 9, {0, 3, 0, 6}, false},
     {33, 320, 5, 7, {1, 0, 70, 4, 2}, true},
     {130, 128, 8, 3, {0, 0, 0, 1, 0, 0, 0, 0}, true},
     {9, 129, 3, 4, {0, 0, 0}, true},
     {20, 256, 2, 1100, {600, 500}, true},
+    {3, 4160, 2, 40, {300, 260}, true},
 };
 
 static proa_host make_host(operands kind, proa_isa isa, const segments_case *c, int32_t slots)

@@ -22,11 +22,11 @@ INLINE __m256 widen_bf16(__m128i h)
 
 INLINE __m256 widen_e4m3(__m128i q)
 {
-    __m128i wide = _mm_cvtepu8_epi16(q);
-    __m128i magnitude = _mm_slli_epi16(_mm_and_si128(wide, _mm_set1_epi16(0x7f)), 7);
-    __m128i sign = _mm_slli_epi16(_mm_and_si128(wide, _mm_set1_epi16(0x80)), 8);
-    __m256 value = _mm256_mul_ps(_mm256_cvtph_ps(_mm_or_si128(magnitude, sign)), _mm256_set1_ps(0x1p8f));
-    __m128i nan = _mm_cmpeq_epi16(magnitude, _mm_set1_epi16(0x7f << 7));
+    const __m128i sign = _mm_set1_epi16((short)0x8000), all = _mm_set1_epi16((short)0xbf80);
+    __m128i wide = _mm_srai_epi16(_mm_unpacklo_epi8(_mm_setzero_si128(), q), 1);
+    __m128i half = _mm_and_si128(wide, all); /* without the copy of the sign that the shift made */
+    __m128i nan = _mm_cmpeq_epi16(_mm_or_si128(half, sign), all);
+    __m256 value = _mm256_mul_ps(_mm256_cvtph_ps(half), _mm256_set1_ps(0x1p8f));
     return _mm256_blendv_ps(value, _mm256_set1_ps(NAN), _mm256_castsi256_ps(_mm256_cvtepi16_epi32(nan)));
 }
 
@@ -119,9 +119,9 @@ INLINE __m128 fold(__m256 v)
     return _mm_add_ps(_mm256_castps256_ps128(v), _mm256_extractf128_ps(v, 1));
 }
 
-INLINE void tile_add_lanes(float out[4], __m256 a, __m256 b, __m256 c, __m256 d)
+INLINE proa_float4 tile_add_lanes(__m256 a, __m256 b, __m256 c, __m256 d)
 {
-    _mm_storeu_ps(out, _mm_hadd_ps(_mm_hadd_ps(fold(a), fold(b)), _mm_hadd_ps(fold(c), fold(d))));
+    return (proa_float4)_mm_hadd_ps(_mm_hadd_ps(fold(a), fold(b)), _mm_hadd_ps(fold(c), fold(d)));
 }
 
 #define TILE_TARGET TARGET

@@ -21,11 +21,11 @@ INLINE __m512 widen_bf16(__m256i h)
 
 INLINE __m512 widen_e4m3(__m128i q)
 {
-    __m256i wide = _mm256_cvtepu8_epi16(q);
-    __m256i magnitude = _mm256_slli_epi16(_mm256_and_si256(wide, _mm256_set1_epi16(0x7f)), 7);
-    __m256i sign = _mm256_slli_epi16(_mm256_and_si256(wide, _mm256_set1_epi16(0x80)), 8);
-    __m512 value = _mm512_mul_ps(_mm512_cvtph_ps(_mm256_or_si256(magnitude, sign)), _mm512_set1_ps(0x1p8f));
-    __mmask16 nan = _mm256_cmpeq_epi16_mask(magnitude, _mm256_set1_epi16(0x7f << 7));
+    const __m256i sign = _mm256_set1_epi16((short)0x8000), all = _mm256_set1_epi16((short)0xbf80);
+    __m256i wide = _mm256_srai_epi16(_mm256_slli_epi16(_mm256_cvtepu8_epi16(q), 8), 1);
+    __m256i half = _mm256_and_si256(wide, all); /* without the copy of the sign that the shift made */
+    __mmask16 nan = _mm256_cmpeq_epi16_mask(_mm256_or_si256(half, sign), all);
+    __m512 value = _mm512_mul_ps(_mm512_cvtph_ps(half), _mm512_set1_ps(0x1p8f));
     return _mm512_mask_mov_ps(value, nan, _mm512_set1_ps(NAN));
 }
 
@@ -96,9 +96,9 @@ INLINE __m128 fold(__m512 v)
     return _mm_add_ps(_mm256_castps256_ps128(half), _mm256_extractf128_ps(half, 1));
 }
 
-INLINE void tile_add_lanes(float out[4], __m512 a, __m512 b, __m512 c, __m512 d)
+INLINE proa_float4 tile_add_lanes(__m512 a, __m512 b, __m512 c, __m512 d)
 {
-    _mm_storeu_ps(out, _mm_hadd_ps(_mm_hadd_ps(fold(a), fold(b)), _mm_hadd_ps(fold(c), fold(d))));
+    return (proa_float4)_mm_hadd_ps(_mm_hadd_ps(fold(a), fold(b)), _mm_hadd_ps(fold(c), fold(d)));
 }
 
 INLINE __m512 load_bf16(const char *at)

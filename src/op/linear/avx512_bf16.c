@@ -155,9 +155,9 @@ INLINE __m128 fold(__m512 v)
     return _mm_add_ps(_mm256_castps256_ps128(half), _mm256_extractf128_ps(half, 1));
 }
 
-INLINE void tile_add_lanes(float out[4], __m512 a, __m512 b, __m512 c, __m512 d)
+INLINE proa_float4 tile_add_lanes(__m512 a, __m512 b, __m512 c, __m512 d)
 {
-    _mm_storeu_ps(out, _mm_hadd_ps(_mm_hadd_ps(fold(a), fold(b)), _mm_hadd_ps(fold(c), fold(d))));
+    return (proa_float4)_mm_hadd_ps(_mm_hadd_ps(fold(a), fold(b)), _mm_hadd_ps(fold(c), fold(d)));
 }
 
 INLINE __m512bh load_bf16(const void *at)

@@ -20,6 +20,19 @@ enum {
     PROA_FORM_TILE_COLUMNS_MAX = 4,
 };
 
+/* The outputs of a row and four columns. */
+typedef float proa_float4 __attribute__((vector_size(16)));
+
+/* proa_round_bf16 of each. */
+static inline __attribute__((always_inline)) proa_float4 proa_round_bf16_4(proa_float4 v)
+{
+    typedef uint32_t word4 __attribute__((vector_size(16)));
+    word4 bits = (word4)v;
+    word4 nan = (word4)((bits & 0x7fffffffu) > 0x7f800000u);
+    word4 rounded = bits + 0x7fffu + (bits >> 16 & 1u);
+    return (proa_float4)(((nan & (bits | 0x400000u)) | (~nan & rounded)) & 0xffff0000u);
+}
+
 /* Some rows of x times some rows of W ("columns" of y) over a block of k. */
 typedef struct proa_panel {
     const void *x; /* packed; x_stride bytes between rows */

@@ -6,7 +6,7 @@
 
 #include <string.h>
 
-typedef float float4 __attribute__((vector_size(16)));
+typedef proa_float4 float4;
 
 /* --- packing --- */
 
@@ -82,12 +82,10 @@ static inline float4 tile_scale_add(float4 sum, float4 part, float scale)
     return sum + part * scale;
 }
 
-static inline void tile_add_lanes(float out[4], float4 a, float4 b, float4 c, float4 d)
+static inline float4 tile_add_lanes(float4 a, float4 b, float4 c, float4 d)
 {
-    out[0] = (a[0] + a[2]) + (a[1] + a[3]);
-    out[1] = (b[0] + b[2]) + (b[1] + b[3]);
-    out[2] = (c[0] + c[2]) + (c[1] + c[3]);
-    out[3] = (d[0] + d[2]) + (d[1] + d[3]);
+    return (float4){(a[0] + a[2]) + (a[1] + a[3]), (b[0] + b[2]) + (b[1] + b[3]),
+                    (c[0] + c[2]) + (c[1] + c[3]), (d[0] + d[2]) + (d[1] + d[3])};
 }
 
 #define TILE_TARGET

@@ -1,6 +1,6 @@
 /* product.c - the plan of a product: pack x, cut the outputs into tasks, and run the form's tiles over each.
  *
- *   slots in rounds of SLOTS_PER_ROUND: pack their x rows into the scratch (threads over slots), then
+ *   slots in rounds of slots_per_round(): pack their x rows into the scratch (threads over slots), then
  *   tasks = (segment, columns, up to ROWS_PER_TASK rows). A task either
  *     - few rows: runs the tiles over the weights as they are stored, which are read once: memory bounds it; or
  *     - many rows: per K_BLOCK of k, unpacks its weights once into a panel that stays in the nearest cache, and
@@ -11,12 +11,14 @@
  */
 #include "op/linear/product.h"
 
+#include "op/lanes.h"
 #include "op/linear/form.h"
 
 #include <string.h>
 
 enum {
-    SLOTS_PER_ROUND = 512,
+    SLOTS_PER_ROUND = 512, /* at least; more of short rows, up to */
+    ELEMENTS_PER_ROUND = 1 << 21,
     ROWS_PER_TASK = 64,
     COLUMNS_PER_TASK = 24, /* with K_BLOCK: a panel of bf16 is 48 KiB */
     TASKS_PER_THREAD = 8,  /* enough that the last ones are short */
@@ -175,8 +177,11 @@ static void scale_weights(const proa_weight *w, int64_t row, int64_t first, int6
     const float *scale = w->scale + row / w->block_n * ((w->k + w->block_k - 1) / w->block_k);
     for (int64_t i = 0; i < count;) {
         int64_t block = (first + i) / w->block_k, end = least(count, (block + 1) * w->block_k - first);
-        for (; i < end; i++)
-            packed[i] *= scale[block];
+        float by = scale[block];
+        PROA_VECTORISED
+        for (int64_t j = i; j < end; j++)
+            packed[j] *= by;
+        i = end;
     }
 }
 
@@ -346,6 +351,12 @@ static size_t x_stride_bytes(int32_t k, size_t element_bytes)
            LINE; /* a line off: rows share no cache sets */
 }
 
+static int64_t slots_per_round(int32_t k)
+{
+    int64_t slots = ELEMENTS_PER_ROUND / round_up(k, PROA_FORM_CHUNK);
+    return slots > SLOTS_PER_ROUND ? slots : SLOTS_PER_ROUND;
+}
+
 static size_t thread_scratch_bytes(size_t element_bytes)
 {
     size_t sums = ROWS_PER_TASK * COLUMNS_PER_TASK * PROA_FORM_LANES_MAX;
@@ -354,7 +365,7 @@ static size_t thread_scratch_bytes(size_t element_bytes)
 
 void proa_product_run(const proa_host *host, const proa_product *p)
 {
-    int64_t slots = segment_begin(p, p->segments);
+    int64_t slots = segment_begin(p, p->segments), step = slots_per_round(p->k);
     if (slots == 0 || p->n == 0)
         return;
     PROA_ASSERT(p->k > 0);
@@ -365,10 +376,10 @@ void proa_product_run(const proa_host *host, const proa_product *p)
     run.x_stride = x_stride_bytes(p->k, run.form->element_bytes);
     run.task_first = host->scratch;
     run.x = (char *)host->scratch + round_up(((int64_t)p->segments + 1) * (int64_t)sizeof(int32_t), LINE);
-    run.threads = run.x + (size_t)least(slots, SLOTS_PER_ROUND) * run.x_stride;
+    run.threads = run.x + (size_t)least(slots, step) * run.x_stride;
     run.thread_bytes = thread_scratch_bytes(run.form->element_bytes);
-    for (; run.slot_first < slots; run.slot_first += SLOTS_PER_ROUND) {
-        run.slot_count = least(SLOTS_PER_ROUND, slots - run.slot_first);
+    for (; run.slot_first < slots; run.slot_first += step) {
+        run.slot_count = least(step, slots - run.slot_first);
         bool alone = run.slot_count * p->k <= PACK_ALONE;
         int pack_tasks = (int)((run.slot_count + SLOTS_PER_PACK - 1) / SLOTS_PER_PACK);
         proa_pool_run(alone ? NULL : host->pool, pack_slots, &run, pack_tasks);
@@ -381,6 +392,6 @@ size_t proa_product_scratch_bytes(const proa_host *host, int64_t slots, int32_t 
 {
     (void)n;
     size_t tasks = (size_t)round_up(((int64_t)segments + 1) * (int64_t)sizeof(int32_t), LINE);
-    size_t x = (size_t)least(slots, SLOTS_PER_ROUND) * x_stride_bytes(k, sizeof(float));
+    size_t x = (size_t)least(slots, slots_per_round(k)) * x_stride_bytes(k, sizeof(float));
     return tasks + x + (size_t)proa_pool_threads(host->pool) * thread_scratch_bytes(sizeof(float));
 }
