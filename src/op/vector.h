@@ -22,7 +22,7 @@
 #define PROA_EXP_LOG2E   1.44269504f
 #define PROA_EXP_LN2_HI  0x1.62e4p-1f /* short, so that x - n * hi is exact */
 #define PROA_EXP_LN2_LO  0x1.7f7d1cp-20f
-#define PROA_EXP_LOWEST  -104.0f
+#define PROA_EXP_LOWEST  (-104.0f)
 #define PROA_EXP_HIGHEST 88.8f
 #define PROA_EXP_P0      0.499999934f
 #define PROA_EXP_P1      0.166665206f

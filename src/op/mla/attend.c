@@ -75,7 +75,7 @@ proa_mla_work proa_mla_work_at(const proa_host *host, int thread, int32_t querie
     work.scores = (float *)(at += l.values);
     work.p = at += l.batch;
     work.max = (float *)(at += l.batch);
-    work.sum = (float *)(at += l.state);
+    work.sum = (float *)(at + l.state);
     return work;
 }
 

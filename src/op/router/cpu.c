@@ -78,6 +78,8 @@ static void route_row(const proa_router_args *a, const float *logits, int32_t *i
 {
     float s[PROA_ROUTER_MAX_EXPERTS], choice[PROA_ROUTER_MAX_EXPERTS];
     int32_t expert[PROA_ROUTER_MAX_EXPERTS], kept = a->experts;
+    PROA_ASSERT(a->experts >= a->n_group);
+    PROA_ASSERT(a->experts > 0);
     for (int32_t e = 0; e < a->experts; e++) {
         s[e] = 1 / (1 + expf(-logits[e]));
         float c = s[e] + (a->bias != NULL ? a->bias[e] : 0);

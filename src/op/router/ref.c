@@ -46,8 +46,10 @@ static void drop_groups(const proa_router_args *a, const double *choice, bool *t
 
 static void route_row(const proa_router_args *a, const float *logits, int32_t *ids, float *weights)
 {
-    double s[PROA_ROUTER_MAX_EXPERTS], choice[PROA_ROUTER_MAX_EXPERTS];
+    double s[PROA_ROUTER_MAX_EXPERTS], choice[PROA_ROUTER_MAX_EXPERTS] = {0};
     bool taken[PROA_ROUTER_MAX_EXPERTS] = {false};
+    PROA_ASSERT(a->experts >= a->n_group);
+    PROA_ASSERT(a->experts > 0);
     for (int32_t e = 0; e < a->experts; e++) {
         s[e] = 1 / (1 + exp(-(double)logits[e]));
         choice[e] = s[e] + (a->bias != NULL ? a->bias[e] : 0);
