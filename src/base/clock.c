@@ -1,4 +1,4 @@
-/* clock.c - the two clocks of the program. */
+/* clock.c - the clocks of the program. */
 #include "base/clock.h"
 
 #include <time.h>
@@ -13,4 +13,11 @@ int64_t proa_clock_us(void)
 int64_t proa_clock_unix_seconds(void)
 {
     return (int64_t)time(NULL);
+}
+
+int64_t proa_clock_thread_ns(void)
+{
+    struct timespec used;
+    clock_gettime(CLOCK_THREAD_CPUTIME_ID, &used);
+    return (int64_t)used.tv_sec * 1000000000 + used.tv_nsec;
 }

@@ -10,4 +10,7 @@ int64_t proa_clock_us(void);
 /* Seconds since 1970 UTC: for what people and OpenAI's `created` field see. */
 int64_t proa_clock_unix_seconds(void);
 
+/* Nanoseconds of processor time that the calling thread has used: for benchmarks on machines that do other work. */
+int64_t proa_clock_thread_ns(void);
+
 #endif

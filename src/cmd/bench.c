@@ -1,7 +1,7 @@
 /* bench.c - `proa bench op`: each op at the shapes of real models, beside what this machine's bounds allow.
  *
  * time is the fastest of at least SAMPLES_MIN calls, as the bounds are the best of several tries: both leave out
- * what else the machine was doing. bound is the larger of bytes / bandwidth and operations / peak.
+ * what else the machine was doing. With one thread it is processor time. bound is the larger of bytes / bandwidth and operations / peak.
  */
 #include "cmd/bench.h"
 
@@ -40,10 +40,10 @@ typedef struct bench {
 /* Microseconds of a call, the mean of `calls` at a stretch: the clock counts whole ones. */
 static double time_us(bench *b, const proa_bench_case *c, int calls)
 {
-    int64_t begin = proa_clock_us();
+    double begin = proa_bench_now_us(b->host.pool);
     for (int i = 0; i < calls; i++)
         c->run(c->state, &b->host, &b->memory);
-    return (double)(proa_clock_us() - begin) / calls;
+    return (proa_bench_now_us(b->host.pool) - begin) / calls;
 }
 
 static double fastest_us(bench *b, const proa_bench_case *c)

@@ -63,6 +63,10 @@ extern const proa_bench_op proa_bench_mla_expanded;
 extern const proa_bench_op proa_bench_rmsnorm;
 extern const proa_bench_op proa_bench_sample;
 
+/* Microseconds of wall time; with one thread, of that thread's processor time, which is the same on an idle machine
+ * and does not count what else a busy one ran in between. */
+double proa_bench_now_us(const proa_pool *pool);
+
 /* About a second. `buffer` is read and written. */
 void proa_bench_bounds_measure(proa_pool *pool, proa_isa isa, const proa_bench_memory *buffer,
                                proa_bench_bounds *bounds);
