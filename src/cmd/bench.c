@@ -1,7 +1,8 @@
 /* bench.c - `proa bench op`: each op at the shapes of real models, beside what this machine's bounds allow.
  *
  * time is the fastest of at least SAMPLES_MIN calls, as the bounds are the best of several tries: both leave out
- * what else the machine was doing. With one thread it is processor time. bound is the larger of bytes / bandwidth and operations / peak.
+ * what else the machine was doing. With one thread it is processor time. bound is the larger of bytes / bandwidth and
+ * operations / peak.
  */
 #include "cmd/bench.h"
 
