@@ -313,6 +313,14 @@ static int radix_of(const tmpl_lexer *lx, size_t start)
     }
 }
 
+static int hex_digit(int c)
+{
+    if (c >= '0' && c <= '9')
+        return c - '0';
+    c |= 0x20;
+    return c >= 'a' && c <= 'f' ? c - 'a' + 10 : -1;
+}
+
 static bool lex_number(tmpl_lexer *lx, tmpl_token *token)
 {
     size_t start = lx->position, end = real_end(lx, start);
@@ -323,8 +331,7 @@ static bool lex_number(tmpl_lexer *lx, tmpl_token *token)
         end = skip_digits(lx, start);
         if (radix != 10) {
             end = start + 2;
-            while (peek(lx, end) == '_' ||
-                   (peek(lx, end) < 128 && memchr("0123456789abcdefABCDEF", peek(lx, end), 22) != NULL))
+            while (peek(lx, end) == '_' || hex_digit(peek(lx, end)) >= 0)
                 end++;
         } else if (peek(lx, start) == '0') { /* 012 is two numbers, as Jinja reads it */
             for (end = start; peek(lx, end) == '0';)
@@ -350,14 +357,6 @@ static bool lex_number(tmpl_lexer *lx, tmpl_token *token)
         return fail(lx, token, "this number is malformed or does not fit 64 bits");
     lx->position = end;
     return true;
-}
-
-static int hex_digit(int c)
-{
-    if (c >= '0' && c <= '9')
-        return c - '0';
-    c |= 0x20;
-    return c >= 'a' && c <= 'f' ? c - 'a' + 10 : -1;
 }
 
 /* \xNN, \uNNNN, \UNNNNNNNN or \ooo at `i` (behind the backslash). */

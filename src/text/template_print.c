@@ -58,7 +58,7 @@ static void put_real(proa_buf *out, double d)
         snprintf(text, sizeof text, "%.*e", digits - 1, d);
     while (strtod(text, NULL) != d && ++digits <= 17);
     char *mark = strchr(text, 'e'), mantissa[24];
-    int exponent = atoi(mark + 1);
+    int exponent = (int)strtol(mark + 1, NULL, 10);
     size_t n = 0;
     for (char *c = text; c < mark; c++) {
         if (*c >= '0' && *c <= '9')

@@ -300,9 +300,8 @@ static bool replace(tmpl_render *r, tmpl_string *s, const tmpl_value *args, int6
 
 bool proa_tmpl_replace(tmpl_render *r, const tmpl_value *self, const tmpl_value *args, tmpl_value *out)
 {
-    const char *s;
     int64_t max;
-    if ((s = proa_tmpl_need_string(r, self)) == NULL || !proa_tmpl_need_integer(r, &args[2], -1, &max) ||
+    if (proa_tmpl_need_string(r, self) == NULL || !proa_tmpl_need_integer(r, &args[2], -1, &max) ||
         !proa_tmpl_spend_bytes(r, self->s->length))
         return false;
     proa_buf_clear(&r->scratch);
