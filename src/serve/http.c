@@ -20,7 +20,7 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
-enum { LISTEN_BACKLOG = 1024, TICK_US = 250000 };
+enum { LISTEN_BACKLOG = 1024, TICK_US = 250000, ACCEPT_WARNING_US = 10000000 };
 
 proa_http_options proa_http_default_options(void)
 {
@@ -110,8 +110,11 @@ static void on_accept(struct evconnlistener *listener, evutil_socket_t fd, struc
 static void on_accept_error(struct evconnlistener *listener, void *context)
 {
     proa_http *http = context;
-    proa_log(PROA_LOG_WARN, "http", "cannot accept a connection: %s (trying again; raise ulimit -n?)",
-             strerror(errno));
+    int64_t now = proa_clock_us();
+    if (http->accept_warned_us == 0 || now - http->accept_warned_us > ACCEPT_WARNING_US)
+        proa_log(PROA_LOG_WARN, "http", "cannot accept a connection: %s (trying again; raise ulimit -n?)",
+                 strerror(errno));
+    http->accept_warned_us = now;
     evconnlistener_disable(listener);
     http->listener_paused = true;
 }

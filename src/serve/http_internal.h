@@ -31,6 +31,7 @@ struct proa_http {
     int port;
     int signal_count;
     bool accepting;
+    int64_t accept_warned_us;        /* the latest accept that failed: one warning an episode */
     bool listener_paused;            /* accept failed for want of descriptors; the next tick tries again */
     _Atomic bool stopping;           /* set by proa_http_stop in any thread, read when wake_fd rings */
     proa_http_exchange *connections; /* all, doubly linked */
