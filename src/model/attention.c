@@ -256,8 +256,10 @@ size_t proa_forward_attention_scratch(const proa_forward *f)
     int32_t qk = c->qk_nope_head_dim + c->qk_rope_head_dim;
     size_t bytes = proa_linear_scratch_bytes(h, rows, c->kv_lora_rank + c->qk_rope_head_dim, c->hidden_size);
     bytes = max_size(bytes, proa_linear_scratch_bytes(h, rows, heads * qk, c->hidden_size));
-    bytes = max_size(bytes, proa_linear_scratch_bytes(h, rows, heads * qk, c->q_lora_rank));
-    bytes = max_size(bytes, proa_linear_scratch_bytes(h, rows, c->q_lora_rank, c->hidden_size));
+    if (c->q_lora_rank > 0) {
+        bytes = max_size(bytes, proa_linear_scratch_bytes(h, rows, heads * qk, c->q_lora_rank));
+        bytes = max_size(bytes, proa_linear_scratch_bytes(h, rows, c->q_lora_rank, c->hidden_size));
+    }
     bytes = max_size(bytes, proa_linear_scratch_bytes(h, rows, c->hidden_size, heads * c->v_head_dim));
     bytes = max_size(bytes, proa_linear_scratch_bytes(h, EXPANDED_TILE,
                                                       heads * (c->qk_nope_head_dim + c->v_head_dim),
