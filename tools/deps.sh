@@ -4,8 +4,8 @@ set -euo pipefail
 
 declare -A packages=(
     [build]="build-essential meson ninja-build pkg-config libcmocka-dev libcurl4-openssl-dev libevent-dev libhwloc-dev
-             libjansson-dev libpcre2-dev libssl-dev libxxhash-dev"
-    [test]="python3 python3-venv"
+             libjansson-dev libnats-dev libpcre2-dev libssl-dev libucx-dev libxxhash-dev"
+    [test]="etcd-server iproute2 nats-server nftables python3 python3-venv"
     [check]="clang clang-format clang-tidy git python3 universal-ctags"
 )
 

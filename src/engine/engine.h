@@ -19,6 +19,17 @@ typedef struct proa_engine proa_engine;
 
 typedef enum proa_schedule_policy { PROA_SCHEDULE_FCFS, PROA_SCHEDULE_LPM } proa_schedule_policy;
 
+/* What an engine does with its requests; see "Hand-off" below. */
+typedef enum proa_engine_role {
+    PROA_ENGINE_COMBINED,
+    PROA_ENGINE_PREFILL,
+    PROA_ENGINE_DECODE
+} proa_engine_role;
+
+/* A change of the prefix cache: a whole block of prompt tokens is there now, or no longer. `hash` is the chained digest
+ * (proa_digest of its 64 token ids, seeded with the block before; 0 at the start). Called on the engine thread; must not block. */
+typedef void (*proa_kv_event_hook)(void *context, bool stored, uint64_t hash);
+
 typedef struct proa_engine_options {
     int32_t max_running_requests;
     int32_t max_queued_requests;  /* over it, submit fails with PROA_ERR_OVERLOADED */
@@ -29,6 +40,12 @@ typedef struct proa_engine_options {
     bool disable_radix_cache;
     proa_schedule_policy schedule_policy;
     int32_t decode_log_interval; /* decode steps between summary lines; 0: none */
+    proa_engine_role role;
+    int32_t
+        num_reserved_decode_tokens; /* DECODE: room for output that a reservation leaves to each running request; -1:
+                                         * the adaptive share that admission keeps free anyway */
+    proa_kv_event_hook kv_event; /* may be NULL */
+    void *kv_event_context;
 } proa_engine_options;
 
 typedef enum proa_finish_reason {
@@ -51,6 +68,29 @@ typedef struct proa_engine_finish {
     proa_error error; /* status PROA_OK unless ABORT */
 } proa_engine_finish;
 
+/* Hand-off between engines (rooms, cluster/room.h). Blocks that another process reads or writes stay the request's until
+ * proa_engine_release, even when it is cancelled or fails meanwhile:
+ *
+ *   PREFILL  submit -> computed, computed, ... -> token (the one token of the request) -> release -> finish
+ *            After the token the request holds its blocks and computes nothing. A request that is cancelled or fails
+ *            finishes at once; when `computed` was called for it, its blocks stay until release.
+ *   DECODE   submit -> reserved (blocks for prompt, earlier output and one more token) -> adopt(first token) -> token, ... -> finish
+ *            Rows are written by the peer between reserved and adopt. A request that is cancelled or fails in between
+ *            finishes at once; its blocks stay until release. The prefix cache is off.
+ *            After adopt all is as in COMBINED: a request that is retracted computes its own rows again.
+ *
+ * An id whose request has finished stays valid until its release. Release of a request that goes on is a cancel and a release.
+ */
+typedef struct proa_engine_rows {
+    uint64_t id;
+    int32_t
+        rows; /* computed: positions 0 .. rows - 1 are final; reserved: positions that the peer must write */
+    int32_t block_count;
+    const int32_t *blocks;       /* [block_count] for positions from 0; valid during the call */
+    const uint32_t *generations; /* [block_count]; valid during the call */
+    int32_t cached_tokens;
+} proa_engine_rows;
+
 /* Called on the engine thread. After `finish` the context is never used again; finish comes exactly once for each
  * request that was accepted. The token that stops a request (end of sequence, stop id) is delivered by `token`
  * too, as the last one, with `stop` set. */
@@ -58,13 +98,19 @@ typedef struct proa_engine_sink {
     void (*token)(void *context, const proa_sample_result *token, bool stop);
     void (*finish)(void *context, const proa_engine_finish *finish);
     void *context;
+    void (*computed)(void *context, const proa_engine_rows *rows); /* PREFILL; else unused */
+    void (*reserved)(void *context, const proa_engine_rows *rows); /* DECODE; else unused */
 } proa_engine_sink;
 
 /* Copied at submit; the caller keeps ownership of the arrays. */
 typedef struct proa_engine_request {
     const int32_t *prompt_ids;
-    int32_t prompt_count;   /* >= 1, < context_length */
-    int32_t max_new_tokens; /* >= 1; cut to what the context leaves */
+    int32_t prompt_count; /* >= 1, < context_length */
+    const int32_t
+        *output_ids; /* what was generated before, elsewhere or in a life before this one: the request goes on
+                                * from there as if it had drawn these itself (forms, penalties, seed, lengths) */
+    int32_t output_count;   /* < max_new_tokens; 0 for a new request */
+    int32_t max_new_tokens; /* >= 1, output_ids included; cut to what the context leaves */
     int32_t min_new_tokens;
     bool ignore_eos;
     const int32_t *stop_ids;
@@ -109,12 +155,22 @@ void proa_engine_cancel(proa_engine *engine, uint64_t id);
 /* Gives `tokens` more credit. Thread-safe. */
 void proa_engine_grant(proa_engine *engine, uint64_t id, int32_t tokens);
 
+/* PREFILL, DECODE: nobody outside touches the request's blocks any more. The request finishes if it has not; its blocks
+ * are free within one step. Unknown ids are ignored. Thread-safe. */
+void proa_engine_release(proa_engine *engine, uint64_t id);
+
+/* DECODE: the rows that `reserved` asked for are there and checked; `first` is the token that follows them. Copied. It is
+ * delivered by `token` like any other. Ignored for a request that has finished. Thread-safe. */
+void proa_engine_adopt(proa_engine *engine, uint64_t id, const proa_sample_result *first,
+                       int32_t cached_tokens);
+
 typedef struct proa_engine_stats {
     int32_t running;
     int32_t queued;
     int32_t kv_blocks_total;
     int32_t kv_blocks_used;   /* held by requests */
     int32_t kv_blocks_cached; /* held by the prefix cache alone */
+    int32_t kv_blocks_lent;   /* of those used: held for a peer by requests that have finished */
     uint64_t prompt_tokens;   /* of requests that were accepted */
     uint64_t cached_tokens;   /* of those, found in the prefix cache */
     uint64_t output_tokens;

@@ -213,6 +213,17 @@ void proa_forward_free(proa_forward *forward)
     free(forward);
 }
 
+proa_forward_kv proa_forward_kv_memory(const proa_forward *f)
+{
+    size_t layer = proa_forward_kv_block_bytes(&f->config, f->device->host.precision) /
+                   (size_t)f->config.num_hidden_layers;
+    return (proa_forward_kv){
+        .base = f->kv_memory,
+        .row_bytes = layer / PROA_KV_BLOCK_TOKENS,
+        .layer_bytes = layer * (size_t)f->limits.kv_blocks,
+    };
+}
+
 void proa_forward_set_tap(proa_forward *forward, proa_forward_tap tap, void *context)
 {
     forward->tap = tap;

@@ -54,6 +54,14 @@ typedef struct proa_kv_copy {
 proa_status proa_forward_kv_copy(proa_forward *forward, const proa_kv_copy *copies, int32_t count,
                                  proa_error *err);
 
+/* Where the KV cache lies, for transfers: layer l, block b, row r at base + l * layer_bytes + (b * 64 + r) * row_bytes. */
+typedef struct proa_forward_kv {
+    void *base;
+    size_t row_bytes;
+    size_t layer_bytes;
+} proa_forward_kv;
+proa_forward_kv proa_forward_kv_memory(const proa_forward *forward);
+
 /* For comparison with a reference: called with hidden [rows, hidden] after the embedding (index 0), after each
  * layer (index i), the last one after the final norm (which is computed for all rows then). NULL: off. */
 typedef void (*proa_forward_tap)(void *context, int32_t index, int32_t rows, const float *hidden);
