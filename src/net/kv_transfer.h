@@ -4,8 +4,8 @@
  *   ucx    RMA put: shared memory on a host, TCP or RDMA between hosts
  *   nixl   NIXL's C API, libnixl_capi.so, loaded at run time
  *
- * Each process has one transfer over its whole KV cache; a process that writes connects to a peer by the descriptor that
- * the peer described itself with (bytes, carried by the room protocol's handshake). A write names rows by position: row p of a
+ * Each process has one transfer over its whole KV cache. A process that is written to opens an inbox for each peer; the peer
+ * connects by the inbox's descriptor (bytes, carried by the room protocol's handshake). A write names rows by position: row p of a
  * sequence is row p % 64 of block table[p / 64], in each layer. Runs of rows that are contiguous on both sides become one
  * piece. `done` says that the rows are in the peer's memory (remote completion), with bytes and microseconds.
  *
@@ -76,8 +76,14 @@ int proa_kv_transfer_fd(const proa_kv_transfer *transfer);
 /* True while there is more to do at once. */
 bool proa_kv_transfer_progress(proa_kv_transfer *transfer);
 
-/* Appends what a peer needs to write here; at most 64 KiB. */
-proa_status proa_kv_transfer_describe(proa_kv_transfer *transfer, proa_buf *out, proa_error *err);
+/* Where one peer may write: opened for each session with a peer, its descriptor (at most 64 KiB, appended to `descriptor`) goes
+ * to that peer. Closing it tears down what the peer's writes travel on (its own UCX worker, its own agent): when close has
+ * returned, nothing that was still on a network arrives any more. A writer on this very host that stands in the middle of a
+ * copy may still finish it: the room protocol waits for that (cluster/room.h). */
+typedef struct proa_kv_inbox proa_kv_inbox;
+proa_status proa_kv_inbox_open(proa_kv_transfer *transfer, proa_buf *descriptor, proa_kv_inbox **inbox,
+                               proa_error *err);
+void proa_kv_inbox_close(proa_kv_inbox *inbox); /* accepts NULL */
 
 /* Checks the descriptor (kind, layers, row bytes must equal this side's; untrusted bytes, bounds are checked) and prepares to
  * write there. `peer_blocks` gets the peer's block count. `name` is for errors. */
