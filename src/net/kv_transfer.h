@@ -38,6 +38,11 @@ typedef struct proa_kv_layout {
 typedef struct proa_kv_transfer proa_kv_transfer;
 typedef struct proa_kv_peer proa_kv_peer;
 
+/* Where the local transfers of a process find each other (no static memory does). Shared by their threads; outlives them. */
+typedef struct proa_kv_local_registry proa_kv_local_registry;
+proa_kv_local_registry *proa_kv_local_registry_create(void);        /* NULL when memory is out */
+void proa_kv_local_registry_free(proa_kv_local_registry *registry); /* accepts NULL */
+
 typedef enum proa_kv_transfer_kind {
     PROA_KV_TRANSFER_LOCAL,
     PROA_KV_TRANSFER_UCX,
@@ -53,16 +58,18 @@ typedef struct proa_kv_write_result {
 
 typedef struct proa_kv_write {
     const int32_t *from; /* this process's block numbers for positions from 0; borrowed until done */
-    const int32_t
-        *to; /* the peer's; borrowed until done. Checked by the caller against the peer's block count */
-    int32_t row_first; /* position of the first row */
-    int32_t row_count; /* >= 1 */
+    const int32_t *to;   /* the peer's; borrowed until done */
+    int32_t row_first;   /* position of the first row */
+    int32_t row_count;   /* >= 1 */
     void (*done)(void *context, const proa_kv_write_result *result);
     void *context;
 } proa_kv_write;
 
 typedef struct proa_kv_transfer_options {
-    const char *nixl_library; /* path or name; NULL: libnixl_capi.so where the loader finds it */
+    proa_kv_local_registry *local_registry; /* local: required; other kinds do not look at it */
+    const char *ucx_tls;         /* ucx: as UCX_TLS, "tcp" for example; NULL: what the environment says */
+    const char *ucx_net_devices; /* ucx: as UCX_NET_DEVICES; NULL: likewise */
+    const char *nixl_library;    /* nixl: path or name; NULL: libnixl_capi.so where the loader finds it */
 } proa_kv_transfer_options;
 
 /* Borrows the cache's memory until freed. An absent library is PROA_ERR_NOT_FOUND and names the package to install. */
@@ -92,8 +99,9 @@ proa_status proa_kv_peer_connect(proa_kv_transfer *transfer, const void *descrip
                                  proa_error *err);
 void proa_kv_peer_close(proa_kv_peer *peer); /* accepts NULL */
 
-/* Begins a write; fails only for want of memory or a peer that has failed before (then `done` is not called). `done` may
- * be called before this returns. */
+/* Begins a write. `done` is called by proa_kv_transfer_progress or proa_kv_peer_close, never from in here; it may write to and
+ * close peers, this one too. Fails (then `done` is not called) for want of memory, with PROA_ERR_UNREACHABLE for a peer that
+ * has failed before, and with PROA_ERR_INVALID for a block that this or the peer's cache does not have. */
 proa_status proa_kv_peer_write(proa_kv_peer *peer, const proa_kv_write *write, proa_error *err);
 
 /* In words: what carries the bytes to this peer ("posix, cma", "tcp eth0"), "" when not known. */
