@@ -6,7 +6,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-const char *proa_status_name(proa_status status)
+static const char *name_of(int status)
 {
     switch (status) {
     case PROA_OK: return "ok";
@@ -28,7 +28,18 @@ const char *proa_status_name(proa_status status)
     case PROA_ERR_CORRUPT: return "corrupt";
     case PROA_ERR_INTERNAL: return "internal error";
     }
-    return "unknown status";
+    return NULL;
+}
+
+const char *proa_status_name(proa_status status)
+{
+    const char *name = name_of(status);
+    return name != NULL ? name : "unknown status";
+}
+
+bool proa_status_known(int value)
+{
+    return name_of(value) != NULL;
 }
 
 proa_status proa_error_set(proa_error *err, proa_status status, const char *format, ...)

@@ -67,6 +67,8 @@ static inline bool proa_is_device_error(proa_status s)
 
 /* The code's name in lower case ("too long"), for logs. Never NULL. */
 const char *proa_status_name(proa_status status);
+/* Whether a number that came from elsewhere is one of the codes above. */
+bool proa_status_known(int value);
 
 /* Fills `err` (when not NULL) and returns `status`, so that `return proa_error_set(err, ...)` reads well. */
 proa_status proa_error_set(proa_error *err, proa_status status, const char *format, ...)
