@@ -1,8 +1,9 @@
-"""Fixtures of the system tests: the program, the test data, a running server.
+"""Fixtures of the system tests: the program, the test data, a running server, a lab of hosts.
 
 Tests of this folder use the built program from outside, as its users do. Data that is not in the repository lies in the
 folder PROA_TEST_DATA (default: ../shared beside the repository); tests that need it are skipped, and the report says so.
 """
+import contextlib
 import os
 import pathlib
 import signal
@@ -136,3 +137,19 @@ def server(proa, tmp_path_factory):
     yield start
     for one in started.values():
         one.stop()
+
+
+@pytest.fixture
+def lab():
+    """lab(4) is a lab of four hosts (lab.py); the test is skipped on a machine that cannot have one."""
+    from lab import Lab, LabUnavailable  # needs this file
+
+    with contextlib.ExitStack() as stack:
+
+        def make(hosts, **options):
+            try:
+                return stack.enter_context(Lab(hosts, **options))
+            except LabUnavailable as why:
+                pytest.skip(f"no lab of hosts on this machine: {why}")
+
+        yield make
