@@ -5,8 +5,8 @@
  * (block numbers against its pool, token ids against its vocabulary, rooms and epochs against its tables). Arrays of decoded
  * messages live in the proa_arena given, or point into the body where it says so.
  *
- *   frontend ── SUBMIT, CANCEL, GRANT, ASK_FILES, FLUSH ──────────> worker     request link, dialled by the frontend
- *            <── CARD, FILE, LOAD, KV_EVENTS, TOKENS, FINISH ──────
+ *   frontend ── SUBMIT, CANCEL, GRANT, ASK_FILES, FLUSH, RELAY ───> worker     request link, dialled by the frontend
+ *            <── CARD, FILE, LOAD, KV_EVENTS, TOKENS, FINISH, TAKEN
  *   decode   ── ROOM_HELLO, ROOM_OPEN, ROOM_ABORT ────────────────> prefill    room link, dialled by the decode worker to the
  *            <── ROOM_HELLO, ROOM_DONE, ROOM_FAIL, ROOM_QUIET ─────             prefill worker's bootstrap port
  *
@@ -37,12 +37,14 @@ typedef enum proa_wire_type {
     PROA_WIRE_GRANT,
     PROA_WIRE_ASK_FILES,
     PROA_WIRE_FLUSH,
+    PROA_WIRE_RELAY, /* a sealed SUBMIT (nats_message.h) that nobody has acknowledged: as if it came by NATS */
     PROA_WIRE_CARD = 32,
     PROA_WIRE_FILE,
     PROA_WIRE_LOAD,
     PROA_WIRE_KV_EVENTS,
     PROA_WIRE_TOKENS,
     PROA_WIRE_FINISH,
+    PROA_WIRE_TAKEN,
     PROA_WIRE_ROOM_HELLO = 64,
     PROA_WIRE_ROOM_OPEN,
     PROA_WIRE_ROOM_ABORT,
@@ -147,6 +149,11 @@ typedef struct proa_wire_finish {
         blame; /* the instance at fault when it is another one (a prefill worker that a decode worker lost); 0: none */
 } proa_wire_finish;
 
+/* worker -> frontend: the sealed SUBMIT of this sequence number is here, by NATS or by RELAY, now or before. */
+typedef struct proa_wire_taken {
+    uint64_t sequence;
+} proa_wire_taken;
+
 /* both ways, first on a room link. */
 typedef struct proa_wire_room_hello {
     uint64_t model_digest;
@@ -203,6 +210,7 @@ void proa_wire_put_load(proa_buf *out, const proa_wire_load *m);
 void proa_wire_put_kv_events(proa_buf *out, const proa_wire_kv_events *m);
 void proa_wire_put_tokens(proa_buf *out, const proa_wire_tokens *m);
 void proa_wire_put_finish(proa_buf *out, const proa_wire_finish *m);
+void proa_wire_put_taken(proa_buf *out, const proa_wire_taken *m);
 void proa_wire_put_room_hello(proa_buf *out, const proa_wire_room_hello *m);
 void proa_wire_put_room_open(proa_buf *out, const proa_wire_room_open *m);
 void proa_wire_put_room(proa_buf *out, const proa_wire_room *m);
@@ -222,6 +230,7 @@ bool proa_wire_get_kv_events(const void *body, size_t length, proa_arena *arena,
 bool proa_wire_get_tokens(const void *body, size_t length, proa_arena *arena, proa_wire_tokens *m,
                           proa_error *err);
 bool proa_wire_get_finish(const void *body, size_t length, proa_wire_finish *m, proa_error *err);
+bool proa_wire_get_taken(const void *body, size_t length, proa_wire_taken *m, proa_error *err);
 bool proa_wire_get_room_hello(const void *body, size_t length, proa_wire_room_hello *m, proa_error *err);
 bool proa_wire_get_room_open(const void *body, size_t length, proa_arena *arena, proa_wire_room_open *m,
                              proa_error *err);

@@ -1,4 +1,4 @@
-/* wire_request.c - messages of one request: SUBMIT, CANCEL, GRANT, TOKENS, FINISH.
+/* wire_request.c - messages of one request: SUBMIT, CANCEL, GRANT, TOKENS, FINISH, TAKEN.
  *
  * Ranges of sampling parameters are the engine's to refuse, with its own words, so that a request with a bad one fails alone
  * and not the link; here they are only finite numbers.
@@ -218,5 +218,17 @@ bool proa_wire_get_finish(const void *body, size_t length, proa_wire_finish *m, 
         proa_wire_refuse(&in, "error", "has the status %d (%s), which does not go with reason %d",
                          f->error.status, proa_status_name(f->error.status), f->reason);
     m->blame = proa_wire_in_u64(&in, "blame");
+    return proa_wire_in_done(&in);
+}
+
+void proa_wire_put_taken(proa_buf *out, const proa_wire_taken *m)
+{
+    proa_put_u64(out, m->sequence);
+}
+
+bool proa_wire_get_taken(const void *body, size_t length, proa_wire_taken *m, proa_error *err)
+{
+    proa_wire_in in = proa_wire_in_of(body, length, "TAKEN", NULL, err);
+    m->sequence = proa_wire_in_nonzero(&in, "sequence");
     return proa_wire_in_done(&in);
 }

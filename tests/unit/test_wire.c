@@ -171,6 +171,7 @@ static void put_one(size_t kind, proa_buf *out)
     case 11: proa_wire_put_room(out, &(proa_wire_room){1, UINT64_MAX}); break;
     case 12: proa_wire_put_room_done(out, &done); break;
     case 13: proa_wire_put_room_fail(out, &(proa_wire_room_fail){1, 2, {PROA_ERR_DEADLINE, "late"}}); break;
+    case 14: proa_wire_put_taken(out, &(proa_wire_taken){UINT64_MAX}); break;
     default: fail_msg("no message of kind %zu", kind);
     }
     assert_false(out->failed);
@@ -483,13 +484,14 @@ static void test_patched(void **state)
         {12, 28 + 164, 193, 4, "too few for 193"},
         {12, 28 + 180, UINT32_MAX, 4, "us is"},
         {13, 16, 0, 4, "no failure"},
+        {14, 0, 0, 8, "sequence is 0"},
     };
     for (size_t i = 0; i < sizeof table / sizeof table[0]; i++) {
         proa_buf body = {0};
         put_one(table[i].kind, &body);
         assert_true(table[i].at + table[i].bytes <= body.length);
         for (size_t b = 0; b < table[i].bytes; b++)
-            body.data[table[i].at + b] = (char)(table[i].value >> (8 * b));
+            body.data[table[i].at + b] = (char)((uint64_t)table[i].value >> (8 * b));
         refused(table[i].kind, &body, table[i].names);
         proa_buf_free(&body);
     }

@@ -33,6 +33,7 @@ WIRE_AGAIN(finish)
 WIRE_AGAIN(room_hello)
 WIRE_AGAIN(room)
 WIRE_AGAIN(room_fail)
+WIRE_AGAIN(taken)
 #undef WIRE_GET
 #undef WIRE_AGAIN
 
@@ -43,7 +44,7 @@ static const wire_again wire_agains[] = {
     wire_again_submit,    wire_again_cancel,     wire_again_grant,     wire_again_card,
     wire_again_file,      wire_again_load,       wire_again_kv_events, wire_again_tokens,
     wire_again_finish,    wire_again_room_hello, wire_again_room_open, wire_again_room,
-    wire_again_room_done, wire_again_room_fail,
+    wire_again_room_done, wire_again_room_fail,  wire_again_taken,
 };
 enum { WIRE_AGAIN_COUNT = sizeof wire_agains / sizeof wire_agains[0] };
 
