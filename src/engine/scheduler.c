@@ -14,6 +14,9 @@ static bool allocate_tables(proa_scheduler *s)
     s->held = calloc(lanes * (size_t)s->lane_blocks, sizeof *s->held);
     s->segments = calloc(lanes, sizeof *s->segments);
     s->copies = calloc(lanes, sizeof *s->copies);
+    s->reserved = calloc(lanes, sizeof *s->reserved);
+    s->generations = calloc((size_t)s->lane_blocks, sizeof *s->generations);
+    s->lenders = calloc((size_t)limits->kv_blocks, sizeof *s->lenders);
     s->blocks = proa_kv_blocks_create(limits->kv_blocks);
     if (s->blocks == NULL)
         return false;
@@ -23,7 +26,8 @@ static bool allocate_tables(proa_scheduler *s)
             return false;
     }
     return s->entries != NULL && s->free_lanes != NULL && s->numbers != NULL && s->held != NULL &&
-           s->segments != NULL && s->copies != NULL;
+           s->segments != NULL && s->copies != NULL && s->reserved != NULL && s->generations != NULL &&
+           s->lenders != NULL;
 }
 
 proa_scheduler *proa_scheduler_create(const proa_scheduler_limits *limits)
@@ -32,6 +36,8 @@ proa_scheduler *proa_scheduler_create(const proa_scheduler_limits *limits)
     PROA_ASSERT(limits->running_max >= 1);
     PROA_ASSERT(limits->chunk >= 1);
     PROA_ASSERT(limits->context_length <= (int64_t)limits->kv_blocks * PROA_KV_BLOCK_TOKENS);
+    PROA_ASSERT(limits->role != PROA_ENGINE_DECODE ||
+                !limits->cache); /* a peer writes where nobody else reads */
     proa_scheduler *s = calloc(1, sizeof *s);
     if (s == NULL)
         return NULL;
@@ -42,7 +48,8 @@ proa_scheduler *proa_scheduler_create(const proa_scheduler_limits *limits)
     }
     for (int32_t i = 0; i < limits->running_max; i++)
         s->free_lanes[i] = limits->running_max - 1 - i;
-    s->waiting = s->running = (proa_slot_list){PROA_SLOT_NONE, PROA_SLOT_NONE, 0};
+    s->free_lane_count = limits->running_max;
+    s->waiting = s->running = s->lent = (proa_slot_list){PROA_SLOT_NONE, PROA_SLOT_NONE, 0};
     s->growth_permille = limits->growth_permille;
     return s;
 }
@@ -59,6 +66,9 @@ void proa_scheduler_free(proa_scheduler *s)
     free(s->held);
     free(s->segments);
     free(s->copies);
+    free(s->reserved);
+    free(s->generations);
+    free(s->lenders);
     free(s);
 }
 
@@ -109,9 +119,10 @@ static bool tail_matches(int32_t first, int32_t count, int32_t page_size)
     return (first + count) / page_size * page_size > first;
 }
 
-void proa_scheduler_release(proa_scheduler *s, int32_t slot, bool keep_tail)
+void proa_scheduler_let_go(proa_scheduler *s, int32_t slot, bool keep_tail)
 {
     proa_scheduler_entry *entry = &s->entries[slot];
+    bool lent = entry->state == PROA_REQUEST_LENT;
     proa_kv_block *held = &s->held[(size_t)entry->lane * (size_t)s->lane_blocks];
     if (s->cache != NULL) {
         int32_t first = entry->node_blocks * PROA_KV_BLOCK_TOKENS;
@@ -121,12 +132,28 @@ void proa_scheduler_release(proa_scheduler *s, int32_t slot, bool keep_tail)
                                        held[entry->node_blocks]);
         proa_prefix_cache_unlock(s->cache, entry->node);
     }
-    for (int32_t i = 0; i < entry->block_count; i++)
+    for (int32_t i = 0; i < entry->block_count; i++) {
+        if (lent)
+            s->blocks_lent -= --s->lenders[held[i].number] == 0;
         proa_kv_blocks_drop(s->blocks, held[i]);
-    proa_slot_list_remove(s, &s->running, slot);
-    s->free_lanes[s->limits.running_max - s->running.count - 1] = entry->lane;
+    }
+    proa_slot_list_remove(s, lent ? &s->lent : &s->running, slot);
+    s->free_lanes[s->free_lane_count++] = entry->lane;
     entry->lane = PROA_SLOT_NONE;
-    entry->block_count = entry->node_blocks = entry->computed = 0;
+    entry->block_count = entry->node_blocks = entry->computed = entry->shown = 0;
+    entry->starved = false;
+}
+
+/* The request is over, a peer may still touch its blocks. */
+static void lend(proa_scheduler *s, int32_t slot)
+{
+    proa_scheduler_entry *entry = &s->entries[slot];
+    const int32_t *numbers = &s->numbers[(size_t)entry->lane * (size_t)s->lane_blocks];
+    proa_slot_list_remove(s, &s->running, slot);
+    proa_slot_list_append(s, &s->lent, slot);
+    entry->state = PROA_REQUEST_LENT;
+    for (int32_t i = 0; i < entry->block_count; i++)
+        s->blocks_lent += s->lenders[numbers[i]]++ == 0;
 }
 
 /* ---- events ---- */
@@ -144,6 +171,7 @@ void proa_scheduler_submit(proa_scheduler *s, int32_t slot, const proa_scheduler
     PROA_ASSERT(s->entries[slot].state == PROA_REQUEST_FREE);
     PROA_ASSERT(request->prompt_count >= 1);
     PROA_ASSERT(request->max_new_tokens >= 1);
+    PROA_ASSERT(request->output_count >= 0 && request->output_count < request->max_new_tokens);
     PROA_ASSERT(request->prompt_count <= s->limits.context_length - request->max_new_tokens);
     PROA_ASSERT(request->credit >= 1);
     s->entries[slot] = (proa_scheduler_entry){
@@ -152,6 +180,7 @@ void proa_scheduler_submit(proa_scheduler *s, int32_t slot, const proa_scheduler
         .prompt_ids = request->prompt_ids,
         .prompt_count = request->prompt_count,
         .max_new_tokens = request->max_new_tokens,
+        .outputs = request->output_count,
         .credit = request->credit,
         .lane = PROA_SLOT_NONE,
         .paused_since_us = -1,
@@ -164,15 +193,50 @@ static void leave(proa_scheduler *s, int32_t slot, bool keep_tail)
     if (s->entries[slot].state == PROA_REQUEST_WAITING)
         proa_slot_list_remove(s, &s->waiting, slot);
     else
-        proa_scheduler_release(s, slot, keep_tail);
+        proa_scheduler_let_go(s, slot, keep_tail);
     s->entries[slot].state = PROA_REQUEST_FREE;
+}
+
+/* It ends before its time; its blocks stay when a peer may touch them. */
+static void give_up(proa_scheduler *s, int32_t slot, bool keep_tail)
+{
+    if (s->entries[slot].shown > 0)
+        lend(s, slot);
+    else
+        leave(s, slot, keep_tail);
 }
 
 void proa_scheduler_cancel(proa_scheduler *s, int32_t slot)
 {
     PROA_ASSERT(!s->outstanding);
-    known(s, slot);
-    leave(s, slot, true);
+    PROA_ASSERT(known(s, slot)->state != PROA_REQUEST_LENT);
+    give_up(s, slot, true);
+}
+
+void proa_scheduler_release(proa_scheduler *s, int32_t slot)
+{
+    PROA_ASSERT(!s->outstanding);
+    /* why a lent one has ended is not kept: its tail might be from a step that failed */
+    leave(s, slot, known(s, slot)->state != PROA_REQUEST_LENT);
+}
+
+void proa_scheduler_adopt(proa_scheduler *s, int32_t slot, int32_t cached_tokens, proa_outcome outcome)
+{
+    PROA_ASSERT(!s->outstanding);
+    proa_scheduler_entry *entry = known(s, slot);
+    PROA_ASSERT(entry->state == PROA_REQUEST_RESERVED);
+    PROA_ASSERT(outcome != PROA_OUTCOME_LOST);
+    PROA_ASSERT(entry->credit > 0); /* it has had no token yet */
+    entry->computed = entry->shown;
+    entry->shown = 0;
+    entry->adopted = true;
+    entry->cached_tokens = cached_tokens;
+    entry->outputs++;
+    entry->credit--;
+    proa_entry_settle(entry);
+    PROA_ASSERT(entry->state == PROA_REQUEST_DECODE);
+    if (outcome == PROA_OUTCOME_DONE)
+        leave(s, slot, true);
 }
 
 void proa_scheduler_grant(proa_scheduler *s, int32_t slot, int32_t tokens)
@@ -199,6 +263,13 @@ static void share_computed(proa_scheduler *s, proa_scheduler_entry *entry)
     }
 }
 
+/* Rows that a peer may read from now on; see proa_scheduler_rows. */
+static int32_t rows_to_show(const proa_scheduler_entry *entry)
+{
+    bool filling = entry->computed < entry->prompt_count;
+    return filling ? entry->computed / PROA_KV_BLOCK_TOKENS * PROA_KV_BLOCK_TOKENS : entry->computed;
+}
+
 void proa_scheduler_complete(proa_scheduler *s, const proa_outcome *outcomes)
 {
     PROA_ASSERT(s->outstanding);
@@ -207,18 +278,22 @@ void proa_scheduler_complete(proa_scheduler *s, const proa_outcome *outcomes)
         const proa_plan_segment *segment = &s->segments[i];
         proa_scheduler_entry *entry = &s->entries[segment->slot];
         if (segment->logits && outcomes[i] == PROA_OUTCOME_LOST) {
-            leave(s, segment->slot, false);
+            give_up(s, segment->slot, false);
             continue;
         }
         entry->computed += segment->row_count;
         share_computed(s, entry);
+        if (s->limits.role == PROA_ENGINE_PREFILL)
+            entry->shown = rows_to_show(entry);
         if (segment->logits) {
             PROA_ASSERT(entry->credit > 0);
             PROA_ASSERT(entry->outputs < entry->max_new_tokens);
             entry->outputs++;
             entry->credit--;
         }
-        if (segment->logits && outcomes[i] == PROA_OUTCOME_DONE)
+        if (segment->logits && s->limits.role == PROA_ENGINE_PREFILL)
+            entry->state = PROA_REQUEST_HELD;
+        else if (segment->logits && outcomes[i] == PROA_OUTCOME_DONE)
             leave(s, segment->slot, true);
         else
             proa_entry_settle(entry);
@@ -230,7 +305,7 @@ void proa_scheduler_fail(proa_scheduler *s)
     PROA_ASSERT(s->outstanding);
     s->outstanding = false;
     for (int32_t i = 0; i < s->plan.segment_count; i++)
-        leave(s, s->segments[i].slot, false);
+        give_up(s, s->segments[i].slot, false);
 }
 
 void proa_scheduler_flush(proa_scheduler *s)
@@ -247,12 +322,34 @@ void proa_scheduler_look(const proa_scheduler *s, proa_scheduler_view *view)
     *view = (proa_scheduler_view){
         .running = s->running.count,
         .waiting = s->waiting.count,
+        .lent = s->lent.count,
+        .blocks_lent = s->blocks_lent,
         .blocks_used = s->limits.kv_blocks - room,
         .blocks_cached = room - available,
         .blocked = s->blocked,
     };
     for (int32_t slot = s->running.first; slot != PROA_SLOT_NONE; slot = s->entries[slot].next)
         view->tokens_used += s->entries[slot].computed;
+}
+
+proa_request_state proa_scheduler_state(const proa_scheduler *s, int32_t slot)
+{
+    PROA_ASSERT(slot >= 0 && slot < s->limits.slots);
+    return s->entries[slot].state;
+}
+
+void proa_scheduler_rows(proa_scheduler *s, int32_t slot, proa_engine_rows *rows)
+{
+    const proa_scheduler_entry *entry = known(s, slot);
+    PROA_ASSERT(entry->lane != PROA_SLOT_NONE);
+    size_t lane = (size_t)entry->lane * (size_t)s->lane_blocks;
+    for (int32_t i = 0; i < entry->block_count; i++)
+        s->generations[i] = s->held[lane + (size_t)i].generation;
+    rows->rows = entry->shown;
+    rows->block_count = entry->block_count;
+    rows->blocks = &s->numbers[lane];
+    rows->generations = s->generations;
+    rows->cached_tokens = entry->cached_tokens;
 }
 
 int32_t proa_scheduler_cached_tokens(const proa_scheduler *s, int32_t slot)

@@ -20,6 +20,14 @@
  * growth comes with a token of another request, each one for an admission with that admission. A request without
  * credit gives way to a waiting one when nothing else can run, or after PROA_SCHEDULER_PAUSE_US.
  *
+ * Hand-off: blocks that another process reads (role PREFILL) or writes (role DECODE) are the request's until it is
+ * adopted or released, whatever becomes of it; they are nobody's to take. HELD, RESERVED and LENT requests count as used
+ * blocks and as running ones, compute nothing and are never retracted. Only an event frees them: adopt or release, one
+ * of which must come within the caller's deadlines; neither waits for anything that is decided here, so nothing here
+ * can wait in a circle. Meanwhile a decode row that finds no block, with nobody left to retract, is left out of
+ * steps. It comes before every admission, and a retracted request before every fresh one, so reservations take
+ * no block that either waits for.
+ *
  * Owner: the engine thread. Deterministic. Tokens are only read, never stored.
  */
 #ifndef PROA_ENGINE_SCHEDULER_H
@@ -38,14 +46,16 @@ enum {
 typedef struct proa_scheduler proa_scheduler;
 
 typedef struct proa_scheduler_limits {
-    int32_t slots;       /* requests known at once: running and waiting */
-    int32_t running_max; /* >= 1 */
-    int32_t chunk;       /* rows of prompts and replays a step, >= 1 */
+    proa_engine_role role;
+    int32_t reserved_tokens; /* DECODE: as proa_engine_options.num_reserved_decode_tokens */
+    int32_t slots;           /* requests known at once: running and waiting */
+    int32_t running_max;     /* >= 1 */
+    int32_t chunk;           /* rows of prompts and replays a step, >= 1 */
     int32_t kv_blocks;
     int32_t context_length;  /* prompt + output, at most kv_blocks * 64 */
     int32_t growth_permille; /* 0 .. 1000: how cautious admission begins, see scheduler_plan.c */
     int32_t page_size;
-    bool cache; /* keep a prefix cache */
+    bool cache; /* keep a prefix cache; false in role DECODE */
     proa_schedule_policy policy;
 } proa_scheduler_limits;
 
@@ -53,9 +63,49 @@ typedef struct proa_scheduler_limits {
 typedef struct proa_scheduler_request {
     const int32_t *prompt_ids;
     int32_t prompt_count;   /* >= 1 */
+    int32_t output_count;   /* tokens drawn before, < max_new_tokens */
     int32_t max_new_tokens; /* >= 1; prompt_count + max_new_tokens <= context_length */
     int32_t credit;         /* >= 1 */
 } proa_scheduler_request;
+
+/* Where a request stands. All moves happen on the engine thread.
+ *
+ *                   submit
+ *                     |
+ *                     v        admit in role DECODE: blocks for its tokens and one more
+ *   +-------------> WAITING -------------------------------------------> RESERVED   a peer writes the rows
+ *   |                 |                                                    |
+ *   |                 | admit: blocks for all its tokens,                  |
+ *   |                 |        a beginning from the cache                  |
+ *   |                 v                                                    |
+ *   +--- retract -- PREFILL   computed < prompt_count: expanded rows       |
+ *   |                 |                                                    |
+ *   |                 | prompt computed                                    |
+ *   |                 v                                                    |
+ *   +--- retract -- REPLAY    earlier output again, absorbed rows          |
+ *   |                 |       (skipped when there is nothing to replay)    |
+ *   |                 v                                                    |
+ *   +--- retract -- DECODE <----- adopt: the token that follows the rows --+
+ *                     |       all but the last token computed; one absorbed row a step while it has credit
+ *                     |
+ *                     | role PREFILL: its one token is drawn
+ *                     v
+ *                   HELD      a peer reads the rows
+ *
+ * Done, lost, failed or cancelled, a request leaves from where it is; but one whose blocks a peer was told of and may
+ * touch (HELD, RESERVED, in role PREFILL also earlier) becomes LENT, which only release ends. Release makes it leave from
+ * any state.
+ */
+typedef enum proa_request_state {
+    PROA_REQUEST_FREE, /* the slot is unused */
+    PROA_REQUEST_WAITING,
+    PROA_REQUEST_PREFILL,
+    PROA_REQUEST_REPLAY,
+    PROA_REQUEST_DECODE,
+    PROA_REQUEST_RESERVED,
+    PROA_REQUEST_HELD,
+    PROA_REQUEST_LENT,
+} proa_request_state;
 
 /* Rows position_first .. + row_count - 1 of a request. The blocks stand for positions from 0 and stay valid until
  * the plan is completed. */
@@ -76,6 +126,8 @@ typedef struct proa_schedule_plan {
     int32_t logit_count;
     const proa_kv_copy *copies;
     int32_t copy_count;
+    const int32_t *reserved; /* slots that are RESERVED now: tell their peers where to write */
+    int32_t reserved_count;
     /* for people */
     int32_t decode_rows;
     int32_t prefill_rows; /* prompts and replays */
@@ -92,10 +144,12 @@ typedef enum proa_outcome {
 } proa_outcome;
 
 typedef struct proa_scheduler_view {
-    int32_t running;
+    int32_t running; /* without the lent ones */
     int32_t waiting;
+    int32_t lent;
     int32_t blocks_used;   /* held by requests */
     int32_t blocks_cached; /* held by the prefix cache alone */
+    int32_t blocks_lent;   /* of those used, held by lent requests */
     int64_t tokens_used;   /* positions held by requests */
     bool blocked;          /* requests wait because running slots or blocks are out */
 } proa_scheduler_view;
@@ -104,10 +158,18 @@ typedef struct proa_scheduler_view {
 proa_scheduler *proa_scheduler_create(const proa_scheduler_limits *limits);
 void proa_scheduler_free(proa_scheduler *scheduler); /* accepts NULL */
 
-/* `slot` (0 .. slots - 1) is unused and names the request until it has left (cancel, DONE or LOST). */
+/* `slot` (0 .. slots - 1) is unused and names the request until it has left (cancel, DONE or LOST), or was released when
+ * it is LENT after that. */
 void proa_scheduler_submit(proa_scheduler *scheduler, int32_t slot, const proa_scheduler_request *request);
 void proa_scheduler_cancel(proa_scheduler *scheduler, int32_t slot);
 void proa_scheduler_grant(proa_scheduler *scheduler, int32_t slot, int32_t tokens);
+
+/* Nobody else touches the request's blocks any more: it leaves. */
+void proa_scheduler_release(proa_scheduler *scheduler, int32_t slot);
+
+/* The rows of a RESERVED request are there, and the token that follows them: TOKEN or DONE. */
+void proa_scheduler_adopt(proa_scheduler *scheduler, int32_t slot, int32_t cached_tokens,
+                          proa_outcome outcome);
 
 /* Decides a step. With segment_count 0 there is nothing to do until the next event, and nothing to complete. */
 void proa_scheduler_plan(proa_scheduler *scheduler, int64_t now_us, proa_schedule_plan *plan);
@@ -115,13 +177,21 @@ void proa_scheduler_plan(proa_scheduler *scheduler, int64_t now_us, proa_schedul
 /* The plan's step is done: `outcomes` has one entry for each segment (read where it has logits). */
 void proa_scheduler_complete(proa_scheduler *scheduler, const proa_outcome *outcomes);
 
-/* The plan's step failed: each request of it leaves. What they held is free; nothing of the step is cached. */
+/* The plan's step failed: each request of it leaves or is LENT. What is left is free; nothing of the step is cached. */
 void proa_scheduler_fail(proa_scheduler *scheduler);
 
 /* Drops all cached blocks that no request shares. */
 void proa_scheduler_flush(proa_scheduler *scheduler);
 
 void proa_scheduler_look(const proa_scheduler *scheduler, proa_scheduler_view *view);
+
+proa_request_state proa_scheduler_state(const proa_scheduler *scheduler, int32_t slot);
+
+/* What a peer may be told of a request that is not waiting: PREFILL, rows 0 .. rows - 1 that are final and in blocks that stay,
+ * RESERVED, those that it must write; else none. Whole blocks until the prompt is computed: the block that is being
+ * filled may yet be exchanged for an equal one of the cache. The arrays are valid until the next call of any function
+ * here; `id` is left alone. */
+void proa_scheduler_rows(proa_scheduler *scheduler, int32_t slot, proa_engine_rows *rows);
 
 /* Of a request that has not left yet. */
 int32_t proa_scheduler_cached_tokens(const proa_scheduler *scheduler, int32_t slot);

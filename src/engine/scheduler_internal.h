@@ -7,33 +7,6 @@
 
 enum { PROA_SLOT_NONE = -1 };
 
-/* Where a request stands. All moves happen on the engine thread.
- *
- *            submit
- *              |
- *              v
- *   +----> WAITING ------------------ cancel ----------------------------> (left)
- *   |          |                                                             ^
- *   |          | admit: blocks for all its tokens, a beginning from the cache|
- *   |          v                                                             |
- *   +----- PREFILL   computed < prompt_count: expanded rows -----------------+
- *   |          |                                                             |
- *   |          | prompt computed (a first token is drawn)                    |
- *   |          v                                                             |
- *   +----- REPLAY    a retracted request's own output again, absorbed rows --+
- *   |          |     (skipped when there is nothing to replay)               |
- *   |          v                                                             |
- *   +----- DECODE    all but the last token computed; one absorbed row a ----+
- *   retract          step while it has credit              done, lost, cancel
- */
-typedef enum proa_request_state {
-    PROA_REQUEST_FREE, /* the slot is unused */
-    PROA_REQUEST_WAITING,
-    PROA_REQUEST_PREFILL,
-    PROA_REQUEST_REPLAY,
-    PROA_REQUEST_DECODE,
-} proa_request_state;
-
 typedef struct proa_scheduler_entry {
     proa_request_state state;
     uint64_t arrival;
@@ -42,6 +15,7 @@ typedef struct proa_scheduler_entry {
     int32_t max_new_tokens;
     int32_t outputs;  /* tokens drawn; prompt_count + outputs are known */
     int32_t computed; /* positions whose keys are in the blocks */
+    int32_t shown;    /* rows that a peer was told of and may touch; 0: none */
     int32_t credit;
     int32_t lane; /* row of the block tables; PROA_SLOT_NONE while waiting */
     int32_t block_count;
@@ -54,6 +28,8 @@ typedef struct proa_scheduler_entry {
     int64_t paused_since_us; /* -1: has credit, or not seen yet */
     int32_t hint_tokens;     /* LPM: length of its match under the cache's hint_version; 0: none yet */
     uint64_t hint_version;
+    bool adopted; /* DECODE: its first rows came from a peer; if they are lost, they are computed here */
+    bool starved; /* its decode row has found no block */
 } proa_scheduler_entry;
 
 typedef struct proa_slot_list {
@@ -67,25 +43,51 @@ struct proa_scheduler {
     proa_scheduler_entry *entries;
     proa_slot_list waiting; /* retracted ones first, then by arrival */
     proa_slot_list running; /* by admission */
+    proa_slot_list lent;    /* finished, their blocks in a peer's hands */
     uint64_t arrivals;
     int32_t growth_permille; /* share of what the running may yet generate that admission keeps free */
     bool blocked;
     bool outstanding; /* a plan waits to be completed */
 
-    int32_t lane_blocks; /* blocks of a lane's tables */
-    int32_t *free_lanes; /* a stack of running_max - running.count */
-    int32_t *numbers;    /* [running_max][lane_blocks], as segments want them */
-    proa_kv_block *held; /* the same with generations */
+    int32_t lane_blocks;     /* blocks of a lane's tables */
+    int32_t free_lane_count; /* running_max less the running and the lent */
+    int32_t *free_lanes;     /* a stack */
+    int32_t *numbers;        /* [running_max][lane_blocks], as segments want them */
+    proa_kv_block *held;     /* the same with generations */
+    uint32_t *generations;   /* [lane_blocks], for proa_scheduler_rows */
+
+    int32_t *lenders;    /* [kv_blocks] lent requests that hold the block */
+    int32_t blocks_lent; /* blocks with any */
 
     /* the plan: at most one segment and one copy a running request */
     proa_plan_segment *segments;
     proa_kv_copy *copies;
+    int32_t *reserved; /* [running_max] */
     proa_schedule_plan plan;
 };
 
 static inline int32_t proa_entry_total(const proa_scheduler_entry *entry)
 {
     return entry->prompt_count + entry->outputs;
+}
+
+/* Must a peer write its rows before it can run? */
+static inline bool proa_entry_awaits_rows(const proa_scheduler *scheduler, const proa_scheduler_entry *entry)
+{
+    return scheduler->limits.role == PROA_ENGINE_DECODE && !entry->adopted;
+}
+
+/* Tokens that it is admitted with: those it has, and the one that comes with a peer's rows. */
+static inline int32_t proa_entry_admitted(const proa_scheduler *scheduler, const proa_scheduler_entry *entry)
+{
+    return proa_entry_total(entry) + proa_entry_awaits_rows(scheduler, entry);
+}
+
+/* Does it have rows to compute, now or when it gets credit? Only such a request can be retracted. */
+static inline bool proa_entry_computes(const proa_scheduler_entry *entry)
+{
+    return entry->state == PROA_REQUEST_PREFILL || entry->state == PROA_REQUEST_REPLAY ||
+           entry->state == PROA_REQUEST_DECODE;
 }
 
 static inline int32_t proa_scheduler_room(const proa_scheduler *scheduler)
@@ -100,8 +102,8 @@ void proa_slot_list_remove(proa_scheduler *scheduler, proa_slot_list *list, int3
 /* Sets the running state that follows from what is computed. */
 void proa_entry_settle(proa_scheduler_entry *entry);
 
-/* Gives back lane, blocks and lock of a running request, leaves it in no list. keep_tail: the last, partial block
- * of its prompt may enter the cache. */
-void proa_scheduler_release(proa_scheduler *scheduler, int32_t slot, bool keep_tail);
+/* Gives back lane, blocks and lock of a running or lent request, leaves it in no list. keep_tail: the last, partial
+ * block of its prompt may enter the cache. */
+void proa_scheduler_let_go(proa_scheduler *scheduler, int32_t slot, bool keep_tail);
 
 #endif

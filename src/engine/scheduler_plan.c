@@ -3,6 +3,7 @@
  * Estimate of growth: admission keeps blocks free for a share (growth_permille) of the tokens that the running
  * requests may yet generate, each counted to at most 4,096. The share starts at limits.growth_permille, falls by
  * 0.001 a step to 1/7 of that, and rises by 0.2 with a retraction. It decides when a request starts, never what it says.
+ * A reservation leaves limits.reserved_tokens to each instead, when that is given. In role PREFILL nothing grows.
  */
 #include "engine/scheduler_internal.h"
 
@@ -49,7 +50,7 @@ static bool starts_block(const proa_scheduler_entry *entry)
 static void retract(proa_scheduler *s, int32_t slot)
 {
     proa_scheduler_entry *entry = &s->entries[slot];
-    proa_scheduler_release(s, slot, true);
+    proa_scheduler_let_go(s, slot, true);
     entry->state = PROA_REQUEST_WAITING;
     entry->retractions++;
     entry->passes = 0;
@@ -83,30 +84,43 @@ static bool gives_way(const proa_scheduler_entry *a, const proa_scheduler_entry 
     return a->arrival > b->arrival;
 }
 
-static void retract_for_growth(proa_scheduler *s)
+/* Admission has been too bold. */
+static void expect_more_growth(proa_scheduler *s)
 {
-    int32_t victim = s->running.first;
-    for (int32_t slot = victim; slot != PROA_SLOT_NONE; slot = s->entries[slot].next) {
-        if (gives_way(&s->entries[slot], &s->entries[victim]))
-            victim = slot;
-    }
-    PROA_ASSERT(s->running.count > 1); /* one alone has all blocks, and submit checked that it fits */
-    retract(s, victim);
     s->growth_permille += GROWTH_PERMILLE_RETRACT;
     if (s->growth_permille > 1000)
         s->growth_permille = 1000;
 }
 
-/* Retracts until each row that starts a block can have one. */
+/* False when one alone computes: it keeps what it has. */
+static bool retract_for_growth(proa_scheduler *s)
+{
+    int32_t victim = PROA_SLOT_NONE, count = 0;
+    for (int32_t slot = s->running.first; slot != PROA_SLOT_NONE; slot = s->entries[slot].next) {
+        if (!proa_entry_computes(&s->entries[slot]))
+            continue;
+        if (count++ == 0 || gives_way(&s->entries[slot], &s->entries[victim]))
+            victim = slot;
+    }
+    if (count < 2) {
+        /* one alone has all blocks but those in a peer's hands, and submit checked that it fits */
+        PROA_ASSERT(s->lent.count + s->running.count > 1);
+        return false;
+    }
+    retract(s, victim);
+    expect_more_growth(s);
+    return true;
+}
+
+/* Retracts until each row that starts a block can have one, as far as that helps. */
 static void make_room_for_growth(proa_scheduler *s)
 {
     for (;;) {
         int32_t growth = 0;
         for (int32_t slot = s->running.first; slot != PROA_SLOT_NONE; slot = s->entries[slot].next)
             growth += decodes(&s->entries[slot]) && starts_block(&s->entries[slot]);
-        if (growth <= proa_scheduler_room(s))
+        if (growth <= proa_scheduler_room(s) || !retract_for_growth(s))
             return;
-        retract_for_growth(s);
     }
 }
 
@@ -148,6 +162,13 @@ static void plan_decode(proa_scheduler *s)
         proa_scheduler_entry *entry = &s->entries[slot];
         if (!decodes(entry))
             continue;
+        if (starts_block(entry) && proa_scheduler_room(s) == 0) { /* peers have the rest: it waits */
+            if (!entry->starved)
+                expect_more_growth(s);
+            entry->starved = true;
+            continue;
+        }
+        entry->starved = false;
         if (starts_block(entry))
             add_block(s, entry);
         add_segment(s, slot, 1);
@@ -218,26 +239,35 @@ static int32_t next_candidate(proa_scheduler *s)
     return slot;
 }
 
-/* Blocks that the request is expected to take beyond those for its present tokens. */
-static int32_t expected_growth(const proa_scheduler *s, const proa_scheduler_entry *entry)
+/* Blocks that the request is expected to take beyond those for its present tokens, as an admission sees it that
+ * reserves for a peer or does not. */
+static int32_t expected_growth(const proa_scheduler *s, const proa_scheduler_entry *entry, bool reserves)
 {
-    int64_t tokens = entry->max_new_tokens - entry->outputs;
-    if (tokens > GROWTH_TOKENS_MAX)
-        tokens = GROWTH_TOKENS_MAX;
-    tokens = tokens * s->growth_permille / 1000;
-    int32_t total = proa_entry_total(entry);
+    if (s->limits.role == PROA_ENGINE_PREFILL)
+        return 0;
+    int32_t total = proa_entry_admitted(s, entry);
+    int64_t tokens = entry->prompt_count + entry->max_new_tokens - total;
+    if (reserves && s->limits.reserved_tokens >= 0) {
+        if (tokens > s->limits.reserved_tokens)
+            tokens = s->limits.reserved_tokens;
+    } else {
+        if (tokens > GROWTH_TOKENS_MAX)
+            tokens = GROWTH_TOKENS_MAX;
+        tokens = tokens * s->growth_permille / 1000;
+    }
     return proa_kv_blocks_for(total + tokens) - proa_kv_blocks_for(total);
 }
 
 /* Is there room for `need` more blocks and for what the running ones are expected to take? */
 static bool fits(const proa_scheduler *s, const proa_scheduler_entry *entry, int32_t need)
 {
+    bool reserves = proa_entry_awaits_rows(s, entry);
     int64_t wanted = need;
     if (s->running.count > 0)
-        wanted += expected_growth(s, entry);
+        wanted += expected_growth(s, entry, reserves);
     for (int32_t slot = s->running.first; slot != PROA_SLOT_NONE; slot = s->entries[slot].next) {
         if (s->entries[slot].credit > 0)
-            wanted += expected_growth(s, &s->entries[slot]);
+            wanted += expected_growth(s, &s->entries[slot], reserves);
     }
     return wanted <= proa_scheduler_room(s);
 }
@@ -249,9 +279,9 @@ static bool take_prefix(proa_scheduler *s, proa_scheduler_entry *entry, const pr
     proa_kv_block *held = &s->held[(size_t)lane * (size_t)s->lane_blocks];
     if (s->cache != NULL)
         proa_prefix_cache_acquire(s->cache, match, held);
-    if (fits(s, entry, proa_kv_blocks_for(proa_entry_total(entry)) - match->block_count))
+    if (fits(s, entry, proa_kv_blocks_for(proa_entry_admitted(s, entry)) - match->block_count))
         return true;
-    PROA_ASSERT(s->running.count > 0);
+    PROA_ASSERT(s->running.count + s->lent.count > 0);
     if (s->cache != NULL)
         proa_prefix_cache_unlock(s->cache, match->node);
     for (int32_t i = 0; i < match->block_count; i++)
@@ -262,13 +292,14 @@ static bool take_prefix(proa_scheduler *s, proa_scheduler_entry *entry, const pr
 /* Moves a waiting request to the running ones, with blocks for all its tokens. False when they do not fit. */
 static bool admit(proa_scheduler *s, int32_t slot)
 {
-    if (s->running.count == s->limits.running_max)
+    if (s->free_lane_count == 0)
         return false;
     proa_scheduler_entry *entry = &s->entries[slot];
     proa_prefix_match match = match_prefix(s, entry);
-    int32_t lane = s->free_lanes[s->limits.running_max - s->running.count - 1];
+    int32_t lane = s->free_lanes[s->free_lane_count - 1];
     if (!take_prefix(s, entry, &match, lane))
         return false;
+    s->free_lane_count--;
     for (int32_t i = s->waiting.first; i != slot; i = s->entries[i].next)
         s->entries[i].passes += s->entries[i].credit > 0;
     proa_slot_list_remove(s, &s->waiting, slot);
@@ -280,7 +311,7 @@ static bool admit(proa_scheduler *s, int32_t slot)
     entry->node = match.node;
     entry->block_count = entry->node_blocks = match.block_count;
     entry->computed = match.tokens;
-    while (entry->block_count < proa_kv_blocks_for(proa_entry_total(entry)))
+    while (entry->block_count < proa_kv_blocks_for(proa_entry_admitted(s, entry)))
         add_block(s, entry);
     /* the source may have been evicted for a block just taken, even for this very one: the copy comes first */
     int32_t to = match.partial_tokens > 0 ? s->numbers[first + (size_t)match.block_count] : 0;
@@ -302,7 +333,7 @@ static bool retract_paused(proa_scheduler *s, int64_t now_us)
     int32_t victim = PROA_SLOT_NONE;
     for (int32_t slot = s->running.first; slot != PROA_SLOT_NONE; slot = s->entries[slot].next) {
         const proa_scheduler_entry *entry = &s->entries[slot];
-        if (entry->credit == 0 &&
+        if (entry->credit == 0 && proa_entry_computes(entry) &&
             (victim == PROA_SLOT_NONE || entry->paused_since_us < s->entries[victim].paused_since_us))
             victim = slot;
     }
@@ -314,12 +345,24 @@ static bool retract_paused(proa_scheduler *s, int64_t now_us)
     return true;
 }
 
+/* An admitted request waits for a peer to write its rows. */
+static void reserve(proa_scheduler *s, int32_t slot)
+{
+    proa_scheduler_entry *entry = &s->entries[slot];
+    entry->state = PROA_REQUEST_RESERVED;
+    entry->shown = proa_entry_total(entry);
+    s->reserved[s->plan.reserved_count++] = slot;
+}
+
 static void plan_admission(proa_scheduler *s, int64_t now_us)
 {
     s->blocked = false;
-    while (budget_left(s) > 0) {
+    while (budget_left(s) > 0 || s->limits.role == PROA_ENGINE_DECODE) {
         int32_t slot = next_candidate(s);
         if (slot == PROA_SLOT_NONE)
+            return;
+        bool reserves = proa_entry_awaits_rows(s, &s->entries[slot]);
+        if (!reserves && budget_left(s) == 0)
             return;
         while (!admit(s, slot)) {
             if (!retract_paused(s, now_us)) {
@@ -327,14 +370,17 @@ static void plan_admission(proa_scheduler *s, int64_t now_us)
                 return;
             }
         }
-        add_segment(s, slot, budget_left(s));
+        if (reserves)
+            reserve(s, slot);
+        else
+            add_segment(s, slot, budget_left(s));
     }
 }
 
 void proa_scheduler_plan(proa_scheduler *s, int64_t now_us, proa_schedule_plan *plan)
 {
     PROA_ASSERT(!s->outstanding);
-    s->plan = (proa_schedule_plan){.segments = s->segments, .copies = s->copies};
+    s->plan = (proa_schedule_plan){.segments = s->segments, .copies = s->copies, .reserved = s->reserved};
     if (s->growth_permille > s->limits.growth_permille / GROWTH_FALL)
         s->growth_permille--;
     for (int32_t slot = s->running.first; slot != PROA_SLOT_NONE; slot = s->entries[slot].next) {

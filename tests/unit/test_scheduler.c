@@ -44,7 +44,10 @@ static void submit(bench *b, int32_t slot, int32_t family, int32_t shared, int32
     for (int32_t i = 0; i < count; i++)
         b->prompts[slot][i] = i < shared ? family : 1000 + slot;
     proa_scheduler_submit(b->scheduler, slot,
-                          &(proa_scheduler_request){b->prompts[slot], count, max_new, credit});
+                          &(proa_scheduler_request){.prompt_ids = b->prompts[slot],
+                                                    .prompt_count = count,
+                                                    .max_new_tokens = max_new,
+                                                    .credit = credit});
 }
 
 /* Plans a step, has it done with a token for each segment that draws one, and tells the plan. */
