@@ -22,6 +22,7 @@ static proa_status check_options(const proa_engine_options *options, proa_error 
         {"--context-length", options->context_length, 2, 1 << 30},
         {"--page-size", options->page_size, 1, PROA_KV_BLOCK_TOKENS},
         {"--decode-log-interval", options->decode_log_interval, 0, INT32_MAX},
+        {"--num-reserved-decode-tokens", options->num_reserved_decode_tokens, -1, 1 << 30},
     };
     for (size_t i = 0; i < sizeof table / sizeof table[0]; i++) {
         if (table[i].value < table[i].least || table[i].value > table[i].most)
@@ -135,6 +136,8 @@ proa_status proa_engine_start_with(const proa_engine_options *options, const pro
     engine->config = *config;
     engine->model = *model;
     engine->limits = (proa_scheduler_limits){
+        .role = options->role,
+        .reserved_tokens = options->num_reserved_decode_tokens,
         .slots = options->max_running_requests + options->max_queued_requests,
         .running_max = forward.logit_rows_max,
         .chunk = forward.rows_max - forward.logit_rows_max,
@@ -142,7 +145,7 @@ proa_status proa_engine_start_with(const proa_engine_options *options, const pro
         .context_length = forward.positions_max,
         .growth_permille = PROA_SCHEDULER_GROWTH_PERMILLE,
         .page_size = options->page_size,
-        .cache = !options->disable_radix_cache,
+        .cache = !options->disable_radix_cache && options->role != PROA_ENGINE_DECODE,
         .policy = options->schedule_policy,
     };
     if (!allocate(engine, &forward)) {
@@ -201,13 +204,14 @@ static proa_status check_admission(const proa_engine *engine, proa_error *err)
                               "the engine has stopped and must be started again: %s", engine->cause.text);
     if (engine->state == PROA_ENGINE_STOPS)
         return proa_error_set(err, PROA_ERR_CANCELLED, "the engine is stopping");
-    int32_t waiting = engine->limits.slots - engine->free_count - engine->published.running;
+    int32_t running = engine->published.running + engine->lent_count;
+    int32_t waiting = engine->limits.slots - engine->free_count - running;
     bool queue_full = engine->blocked && waiting >= engine->options.max_queued_requests;
     if (engine->free_count == 0 || queue_full)
         return proa_error_set(err, PROA_ERR_OVERLOADED,
                               "%d requests run and %d wait, as many as --max-running-requests %d and "
                               "--max-queued-requests %d allow: try again later",
-                              engine->published.running, waiting, engine->options.max_running_requests,
+                              running, waiting, engine->options.max_running_requests,
                               engine->options.max_queued_requests);
     return PROA_OK;
 }
@@ -215,6 +219,9 @@ static proa_status check_admission(const proa_engine *engine, proa_error *err)
 proa_status proa_engine_submit(proa_engine *engine, const proa_engine_request *asked, uint64_t *id,
                                proa_error *err)
 {
+    /* without it nobody would know what to release */
+    PROA_ASSERT(engine->options.role != PROA_ENGINE_PREFILL || asked->sink.computed != NULL);
+    PROA_ASSERT(engine->options.role != PROA_ENGINE_DECODE || asked->sink.reserved != NULL);
     proa_request *request = NULL;
     proa_status status =
         proa_request_create(asked, &engine->config, engine->limits.context_length, &request, err);
@@ -226,9 +233,7 @@ proa_status proa_engine_submit(proa_engine *engine, const proa_engine_request *a
         int32_t number = engine->free_slots[--engine->free_count];
         proa_engine_slot *slot = &engine->slots[number];
         slot->used = true;
-        slot->cancelled = false;
-        slot->granted = 0;
-        slot->incoming = request;
+        slot->wishes = (proa_engine_wishes){.incoming = request};
         request->id = *id = (uint64_t)slot->generation << 32 | (uint32_t)(number + 1);
         ring(engine, slot);
     }
@@ -238,7 +243,7 @@ proa_status proa_engine_submit(proa_engine *engine, const proa_engine_request *a
     return status;
 }
 
-/* The slot that `id` names, if its request is still there. Under lock. */
+/* The slot that `id` names, if its request is still there or its blocks are lent. Under lock. */
 static proa_engine_slot *find(proa_engine *engine, uint64_t id)
 {
     uint32_t number = (uint32_t)id - 1, generation = (uint32_t)(id >> 32);
@@ -253,7 +258,7 @@ void proa_engine_cancel(proa_engine *engine, uint64_t id)
     pthread_mutex_lock(&engine->lock);
     proa_engine_slot *slot = find(engine, id);
     if (slot != NULL) {
-        slot->cancelled = true;
+        slot->wishes.cancelled = true;
         ring(engine, slot);
     }
     pthread_mutex_unlock(&engine->lock);
@@ -264,7 +269,32 @@ void proa_engine_grant(proa_engine *engine, uint64_t id, int32_t tokens)
     pthread_mutex_lock(&engine->lock);
     proa_engine_slot *slot = find(engine, id);
     if (slot != NULL && tokens > 0) {
-        slot->granted += tokens;
+        slot->wishes.granted += tokens;
+        ring(engine, slot);
+    }
+    pthread_mutex_unlock(&engine->lock);
+}
+
+void proa_engine_release(proa_engine *engine, uint64_t id)
+{
+    pthread_mutex_lock(&engine->lock);
+    proa_engine_slot *slot = find(engine, id);
+    if (slot != NULL) {
+        slot->wishes.released = true;
+        ring(engine, slot);
+    }
+    pthread_mutex_unlock(&engine->lock);
+}
+
+void proa_engine_adopt(proa_engine *engine, uint64_t id, const proa_sample_result *first,
+                       int32_t cached_tokens)
+{
+    pthread_mutex_lock(&engine->lock);
+    proa_engine_slot *slot = find(engine, id);
+    if (slot != NULL) {
+        slot->wishes.adopted = true;
+        slot->wishes.first = *first;
+        slot->wishes.cached_tokens = cached_tokens;
         ring(engine, slot);
     }
     pthread_mutex_unlock(&engine->lock);
@@ -276,7 +306,7 @@ void proa_engine_get_stats(proa_engine *engine, proa_engine_stats *stats)
 {
     pthread_mutex_lock(&engine->lock);
     *stats = engine->published;
-    stats->queued = engine->limits.slots - engine->free_count - stats->running;
+    stats->queued = engine->limits.slots - engine->free_count - engine->lent_count - stats->running;
     pthread_mutex_unlock(&engine->lock);
 }
 
@@ -287,7 +317,7 @@ proa_status proa_engine_flush_cache(proa_engine *engine)
     deadline.tv_sec += FLUSH_SECONDS_MAX;
     proa_status status = PROA_OK;
     pthread_mutex_lock(&engine->lock);
-    if (engine->free_count < engine->limits.slots)
+    if (engine->free_count + engine->lent_count < engine->limits.slots)
         status = PROA_BUSY;
     uint64_t wanted = engine->flush_done;
     if (status == PROA_OK) {

@@ -41,9 +41,9 @@ typedef struct proa_engine_options {
     proa_schedule_policy schedule_policy;
     int32_t decode_log_interval; /* decode steps between summary lines; 0: none */
     proa_engine_role role;
-    int32_t
-        num_reserved_decode_tokens; /* DECODE: room for output that a reservation leaves to each running request; -1:
-                                         * the adaptive share that admission keeps free anyway */
+    /* DECODE: room for output that a reservation leaves to each running request; -1: the adaptive share that admission
+     * keeps free anyway */
+    int32_t num_reserved_decode_tokens;
     proa_kv_event_hook kv_event; /* may be NULL */
     void *kv_event_context;
 } proa_engine_options;
@@ -72,19 +72,23 @@ typedef struct proa_engine_finish {
  * proa_engine_release, even when it is cancelled or fails meanwhile:
  *
  *   PREFILL  submit -> computed, computed, ... -> token (the one token of the request) -> release -> finish
- *            After the token the request holds its blocks and computes nothing. A request that is cancelled or fails
- *            finishes at once; when `computed` was called for it, its blocks stay until release.
+ *            After the token the request holds its blocks and computes nothing; it finishes with STOP when the token is
+ *            an end, else LENGTH. A request that is cancelled or fails finishes at once; when `computed` was called
+ *            for it, its blocks stay until release. `computed` tells of whole blocks until the prompt is computed.
  *   DECODE   submit -> reserved (blocks for prompt, earlier output and one more token) -> adopt(first token) -> token, ... -> finish
  *            Rows are written by the peer between reserved and adopt. A request that is cancelled or fails in between
  *            finishes at once; its blocks stay until release. The prefix cache is off.
  *            After adopt all is as in COMBINED: a request that is retracted computes its own rows again.
  *
- * An id whose request has finished stays valid until its release. Release of a request that goes on is a cancel and a release.
+ * An id whose request has finished stays valid until its release, which is due for each request that was told `computed` or
+ * `reserved` and not adopted; where that is in doubt (an adopt met a cancel), release after finish: it does no harm.
+ * Release of a request that goes on is a cancel and a release, but for one that has had its one token.
+ * Requests that hold, reserve or lend blocks count as running (max_running_requests) and are never retracted: nothing
+ * but adopt and release frees what they have, so both must come within deadlines that the caller keeps.
  */
 typedef struct proa_engine_rows {
     uint64_t id;
-    int32_t
-        rows; /* computed: positions 0 .. rows - 1 are final; reserved: positions that the peer must write */
+    int32_t rows; /* computed: positions 0 .. rows - 1 are final; reserved: those that the peer must write */
     int32_t block_count;
     const int32_t *blocks;       /* [block_count] for positions from 0; valid during the call */
     const uint32_t *generations; /* [block_count]; valid during the call */
@@ -98,17 +102,17 @@ typedef struct proa_engine_sink {
     void (*token)(void *context, const proa_sample_result *token, bool stop);
     void (*finish)(void *context, const proa_engine_finish *finish);
     void *context;
-    void (*computed)(void *context, const proa_engine_rows *rows); /* PREFILL; else unused */
-    void (*reserved)(void *context, const proa_engine_rows *rows); /* DECODE; else unused */
+    void (*computed)(void *context, const proa_engine_rows *rows); /* needed in PREFILL, else unused */
+    void (*reserved)(void *context, const proa_engine_rows *rows); /* needed in DECODE, else unused */
 } proa_engine_sink;
 
 /* Copied at submit; the caller keeps ownership of the arrays. */
 typedef struct proa_engine_request {
     const int32_t *prompt_ids;
     int32_t prompt_count; /* >= 1, < context_length */
-    const int32_t
-        *output_ids; /* what was generated before, elsewhere or in a life before this one: the request goes on
-                                * from there as if it had drawn these itself (forms, penalties, seed, lengths) */
+    /* what was generated before, elsewhere or in a life before this one: the request goes on from there as if it had
+     * drawn these itself (forms, penalties, seed, lengths); not delivered again */
+    const int32_t *output_ids;
     int32_t output_count;   /* < max_new_tokens; 0 for a new request */
     int32_t max_new_tokens; /* >= 1, output_ids included; cut to what the context leaves */
     int32_t min_new_tokens;
@@ -140,7 +144,8 @@ proa_status proa_engine_start(const proa_engine_options *options, const proa_mod
                               proa_forward *forward, proa_device *device, proa_engine **engine,
                               proa_error *err);
 
-/* Cancels what runs (each request finishes with ABORT), joins the thread, frees the engine. Accepts NULL. */
+/* Cancels what runs (each request finishes with ABORT), joins the thread, frees the engine; waits for no release. The KV
+ * memory is the forward's: it must outlive what peers still read or write. Accepts NULL. */
 void proa_engine_stop(proa_engine *engine);
 
 /* Checks and queues a request; `id` names it from now on, and is set before the first callback. Thread-safe. On failure
@@ -160,7 +165,8 @@ void proa_engine_grant(proa_engine *engine, uint64_t id, int32_t tokens);
 void proa_engine_release(proa_engine *engine, uint64_t id);
 
 /* DECODE: the rows that `reserved` asked for are there and checked; `first` is the token that follows them. Copied. It is
- * delivered by `token` like any other. Ignored for a request that has finished. Thread-safe. */
+ * delivered by `token` like any other; one that is not an id of the model ends the request (PROA_ERR_PROTOCOL), its blocks
+ * stay until release. Ignored for a request that has finished or is not reserved. Thread-safe. */
 void proa_engine_adopt(proa_engine *engine, uint64_t id, const proa_sample_result *first,
                        int32_t cached_tokens);
 

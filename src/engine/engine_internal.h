@@ -2,10 +2,11 @@
  * engine_step.c (one step). Tests include it to put another model in the forward's place.
  *
  * Two halves. What stands under `lock` is where other threads leave what they want: a slot's new request, its
- * cancel, its grants. They then ring the mailbox, once a slot however much they leave, so it never overflows.
- * The rest belongs to the engine thread alone. Sinks are called with no lock held.
+ * cancel, its grants, its adoption and release. They then ring the mailbox, once a slot however much they leave, so it
+ * never overflows. The rest belongs to the engine thread alone. Sinks are called with no lock held.
  *
- * A step:  drain mailbox -> plan -> copies, forward, sample -> complete -> publish statistics -> deliver.
+ * A step:  drain mailbox -> plan -> tell what is reserved -> copies, forward, sample -> complete -> publish
+ *          statistics -> deliver (rows computed, tokens, ends).
  * Between plan and complete nothing is allocated (law 5); `guard` tells a test where that is.
  */
 #ifndef PROA_ENGINE_ENGINE_INTERNAL_H
@@ -33,22 +34,35 @@ typedef enum proa_engine_state {
     PROA_ENGINE_DEAD,  /* a step failed beyond its requests; `cause` says why */
 } proa_engine_state;
 
+/* What other threads want of a request and the engine thread has not seen yet. */
+typedef struct proa_engine_wishes {
+    proa_request *incoming;
+    int64_t granted;
+    bool cancelled;
+    bool released;
+    bool adopted;
+    int32_t cached_tokens; /* with adopted */
+    proa_sample_result first;
+} proa_engine_wishes;
+
 typedef struct proa_engine_slot {
     /* under lock */
     uint32_t generation; /* an id is generation << 32 | slot + 1 */
     bool used;
+    bool lent; /* its request has finished, its blocks wait for release */
     bool rung; /* stands in the mailbox */
-    bool cancelled;
-    int64_t granted;
-    proa_request *incoming; /* not seen by the engine thread yet */
+    proa_engine_wishes wishes;
     /* engine thread */
     proa_request *request;
+    int32_t shown;   /* rows that `computed` has told of */
+    int32_t matched; /* HELD: the id that ended it, or -1 */
 } proa_engine_slot;
 
 /* What to tell a sink after a step. */
 typedef struct proa_delivery {
     int32_t slot;
     int32_t result; /* index of its token, or -1: it was lost */
+    bool stop;      /* the token is an end */
     bool done;
     proa_engine_finish finish; /* when done */
 } proa_delivery;
@@ -78,6 +92,7 @@ struct proa_engine {
     proa_engine_slot *slots; /* [limits.slots] */
     int32_t *free_slots;
     int32_t free_count;
+    int32_t lent_count;
     uint64_t flush_wanted, flush_done;
     proa_engine_stats published;
     bool blocked;    /* as of the last step, requests waited for slots or blocks */
@@ -114,7 +129,12 @@ void proa_engine_publish(proa_engine *engine);
 /* Fills in what the scheduler knows of a request's usage; before the request leaves it. */
 void proa_engine_fill_usage(const proa_engine *engine, int32_t slot, proa_engine_usage *usage);
 
-/* Frees the slot, then makes the request's last callback, then frees the request. */
+/* Adds a token that was drawn, here or by a peer, and counts it. When the request ends with it (in role PREFILL with any),
+ * `finish` says how, but for the usage. */
+proa_request_end proa_engine_take_token(proa_engine *engine, int32_t slot, int32_t token,
+                                        proa_engine_finish *finish);
+
+/* Frees the slot, unless its blocks are lent, then makes the request's last callback, then frees the request. */
 void proa_engine_finish_request(proa_engine *engine, int32_t slot, const proa_engine_finish *finish);
 
 #endif

@@ -17,6 +17,7 @@ void proa_engine_publish(proa_engine *engine)
     engine->stats.running = view.running;
     engine->stats.kv_blocks_used = view.blocks_used;
     engine->stats.kv_blocks_cached = view.blocks_cached;
+    engine->stats.kv_blocks_lent = view.blocks_lent;
     pthread_mutex_lock(&engine->lock);
     engine->published = engine->stats;
     engine->blocked = view.blocked;
@@ -34,15 +35,27 @@ void proa_engine_fill_usage(const proa_engine *engine, int32_t slot, proa_engine
     };
 }
 
+/* Under lock. */
+static void free_slot(proa_engine *engine, int32_t number)
+{
+    proa_engine_slot *slot = &engine->slots[number];
+    slot->used = false;
+    slot->generation++;
+    engine->free_slots[engine->free_count++] = number;
+}
+
 void proa_engine_finish_request(proa_engine *engine, int32_t number, const proa_engine_finish *finish)
 {
     proa_engine_slot *slot = &engine->slots[number];
     proa_request *request = slot->request;
     slot->request = NULL;
+    slot->shown = 0;
     pthread_mutex_lock(&engine->lock);
-    slot->used = false;
-    slot->generation++;
-    engine->free_slots[engine->free_count++] = number;
+    slot->lent = proa_scheduler_state(engine->scheduler, number) == PROA_REQUEST_LENT;
+    if (slot->lent)
+        engine->lent_count++;
+    else
+        free_slot(engine, number);
     pthread_mutex_unlock(&engine->lock);
     request->sink.finish(request->sink.context, finish);
     proa_request_free(request);
@@ -59,36 +72,119 @@ static void abort_request(proa_engine *engine, int32_t slot, const proa_error *e
     proa_engine_finish_request(engine, slot, &finish);
 }
 
+/* ---- hand-off ---- */
+
+/* Tells the sinks of requests that were given their blocks where their peers must write. */
+static void tell_reserved(proa_engine *engine, const proa_schedule_plan *plan)
+{
+    for (int32_t i = 0; i < plan->reserved_count; i++) {
+        const proa_request *request = engine->slots[plan->reserved[i]].request;
+        proa_engine_rows rows = {.id = request->id};
+        proa_scheduler_rows(engine->scheduler, plan->reserved[i], &rows);
+        request->sink.reserved(request->sink.context, &rows);
+    }
+}
+
+/* A peer has written the rows and drawn the token after them. */
+static void adopt_request(proa_engine *engine, int32_t number, const proa_sample_result *first,
+                          int32_t cached_tokens)
+{
+    proa_request *request = engine->slots[number].request;
+    proa_engine_finish finish = {.matched = -1};
+    if (proa_scheduler_state(engine->scheduler, number) != PROA_REQUEST_RESERVED)
+        return;
+    if (first->token < 0 || first->token >= engine->config.vocab_size) {
+        proa_error_set(&finish.error, PROA_ERR_PROTOCOL,
+                       "the first token is %d, but the model's ids are 0 to %d: prefill runs another model",
+                       first->token, engine->config.vocab_size - 1);
+        abort_request(engine, number, &finish.error);
+        return;
+    }
+    if (cached_tokens < 0 || cached_tokens > request->prompt_count)
+        cached_tokens = 0;
+    bool done = proa_engine_take_token(engine, number, first->token, &finish) != PROA_REQUEST_GOES_ON;
+    proa_engine_fill_usage(engine, number, &finish.usage);
+    finish.usage.cached_tokens = cached_tokens;
+    proa_scheduler_adopt(engine->scheduler, number, cached_tokens,
+                         done ? PROA_OUTCOME_DONE : PROA_OUTCOME_TOKEN);
+    proa_engine_publish(engine);
+    request->sink.token(request->sink.context, first, done && finish.reason == PROA_FINISH_STOP);
+    if (done)
+        proa_engine_finish_request(engine, number, &finish);
+}
+
+/* Nobody else touches the request's blocks: it ends, well if it has had its one token. */
+static void release_request(proa_engine *engine, int32_t number)
+{
+    const proa_engine_slot *slot = &engine->slots[number];
+    proa_engine_finish finish = {.reason = PROA_FINISH_ABORT, .matched = -1};
+    bool held = proa_scheduler_state(engine->scheduler, number) == PROA_REQUEST_HELD;
+    if (held) {
+        finish.reason = slot->matched >= 0 ? PROA_FINISH_STOP : PROA_FINISH_LENGTH;
+        finish.matched = slot->matched;
+        engine->stats.requests_finished++;
+    } else {
+        proa_error_set(&finish.error, PROA_ERR_CANCELLED, "the request was released before its end");
+        engine->stats.requests_aborted++;
+    }
+    proa_engine_fill_usage(engine, number, &finish.usage);
+    proa_scheduler_release(engine->scheduler, number);
+    proa_engine_publish(engine);
+    proa_engine_finish_request(engine, number, &finish);
+}
+
+static void release_lent(proa_engine *engine, int32_t number)
+{
+    proa_engine_slot *slot = &engine->slots[number];
+    if (!slot->lent) /* only this thread changes it */
+        return;
+    proa_scheduler_release(engine->scheduler, number);
+    proa_engine_publish(engine);
+    pthread_mutex_lock(&engine->lock);
+    slot->lent = false;
+    engine->lent_count--;
+    free_slot(engine, number);
+    pthread_mutex_unlock(&engine->lock);
+}
+
 /* ---- what others have left ---- */
+
+static void begin_request(proa_engine *engine, int32_t number, proa_request *request)
+{
+    PROA_ASSERT(engine->slots[number].request == NULL);
+    engine->slots[number].request = request;
+    engine->stats.prompt_tokens += (uint64_t)request->prompt_count;
+    proa_scheduler_submit(engine->scheduler, number,
+                          &(proa_scheduler_request){.prompt_ids = request->tokens,
+                                                    .prompt_count = request->prompt_count,
+                                                    .output_count = request->output_count,
+                                                    .max_new_tokens = request->max_new_tokens,
+                                                    .credit = request->credit});
+}
 
 static void take_slot(proa_engine *engine, proa_engine_slot *slot)
 {
     pthread_mutex_lock(&engine->lock);
-    proa_request *incoming = slot->incoming;
-    int64_t granted = slot->granted;
-    bool cancelled = slot->cancelled;
-    slot->incoming = NULL;
-    slot->granted = 0;
-    slot->cancelled = false;
+    const proa_engine_wishes wishes = slot->wishes;
+    slot->wishes = (proa_engine_wishes){0};
     slot->rung = false;
     pthread_mutex_unlock(&engine->lock);
 
     int32_t number = (int32_t)(slot - engine->slots);
-    if (incoming != NULL) {
-        PROA_ASSERT(slot->request == NULL);
-        slot->request = incoming;
-        engine->stats.prompt_tokens += (uint64_t)incoming->prompt_count;
-        proa_scheduler_submit(engine->scheduler, number,
-                              &(proa_scheduler_request){.prompt_ids = incoming->tokens,
-                                                        .prompt_count = incoming->prompt_count,
-                                                        .max_new_tokens = incoming->max_new_tokens,
-                                                        .credit = incoming->credit});
-    }
+    int32_t granted = wishes.granted < INT32_MAX ? (int32_t)wishes.granted : INT32_MAX;
+    if (wishes.incoming != NULL)
+        begin_request(engine, number, wishes.incoming);
+    if (slot->request == NULL && wishes.released)
+        release_lent(engine, number);
     if (slot->request == NULL)
         return; /* it finished meanwhile */
     if (granted > 0)
-        proa_scheduler_grant(engine->scheduler, number, granted < INT32_MAX ? (int32_t)granted : INT32_MAX);
-    if (cancelled)
+        proa_scheduler_grant(engine->scheduler, number, granted);
+    if (wishes.adopted)
+        adopt_request(engine, number, &wishes.first, wishes.cached_tokens);
+    if (slot->request != NULL && wishes.released)
+        release_request(engine, number);
+    else if (slot->request != NULL && wishes.cancelled)
         abort_request(engine, number, &(proa_error){PROA_ERR_CANCELLED, "the request was cancelled"});
 }
 
@@ -189,6 +285,7 @@ static proa_status turn(proa_engine *engine, proa_error *err)
         engine->model.guard(engine->model.context, false);
     engine->stats.retractions += (uint64_t)plan.retracted;
     engine->stats.cached_tokens += (uint64_t)plan.cached_tokens;
+    tell_reserved(engine, &plan);
     if (plan.segment_count == 0)
         return PROA_BUSY;
     proa_status status = proa_engine_execute(engine, &plan, err);

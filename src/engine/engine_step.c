@@ -82,14 +82,27 @@ static void sample(proa_engine *engine, const proa_schedule_plan *plan, float *l
                                                        });
 }
 
-/* Adds the token of logit row i to its request and notes what to tell the sink. */
-static void take_token(proa_engine *engine, const proa_schedule_plan *plan, int32_t i)
+proa_request_end proa_engine_take_token(proa_engine *engine, int32_t slot, int32_t token,
+                                        proa_engine_finish *finish)
+{
+    proa_request_end end = proa_request_append(engine->slots[slot].request, token);
+    bool held = engine->options.role == PROA_ENGINE_PREFILL;
+    finish->reason = end == PROA_REQUEST_STOPS ? PROA_FINISH_STOP : PROA_FINISH_LENGTH;
+    finish->matched = end == PROA_REQUEST_STOPS ? token : -1;
+    engine->stats.output_tokens++;
+    engine->stats.requests_finished += end != PROA_REQUEST_GOES_ON && !held;
+    return end;
+}
+
+/* Notes what the token of logit row i means for its request and what to tell the sink. */
+static void settle_token(proa_engine *engine, const proa_schedule_plan *plan, int32_t i)
 {
     int32_t segment = engine->logit_segments[i], token = engine->results[i].token;
     proa_request *request = request_of(engine, plan, i);
     proa_delivery *delivery = &engine->deliveries[i];
     delivery->slot = plan->segments[segment].slot;
     delivery->result = i;
+    delivery->stop = false;
     delivery->done = true;
     delivery->finish.matched = -1;
     delivery->finish.error.status = PROA_OK;
@@ -104,16 +117,35 @@ static void take_token(proa_engine *engine, const proa_schedule_plan *plan, int3
         engine->outcomes[segment] = PROA_OUTCOME_LOST;
         engine->stats.requests_aborted++;
     } else {
-        proa_request_end end = proa_request_append(request, token);
+        proa_request_end end = proa_engine_take_token(engine, delivery->slot, token, &delivery->finish);
+        delivery->stop = end == PROA_REQUEST_STOPS;
         delivery->done = end != PROA_REQUEST_GOES_ON;
-        delivery->finish.reason = end == PROA_REQUEST_STOPS ? PROA_FINISH_STOP : PROA_FINISH_LENGTH;
-        delivery->finish.matched = end == PROA_REQUEST_STOPS ? token : -1;
         engine->outcomes[segment] = delivery->done ? PROA_OUTCOME_DONE : PROA_OUTCOME_TOKEN;
-        engine->stats.output_tokens++;
-        engine->stats.requests_finished += delivery->done;
+        if (engine->options.role == PROA_ENGINE_PREFILL) { /* it is held, and ends when it is released */
+            engine->slots[delivery->slot].matched = delivery->finish.matched;
+            delivery->done = false;
+        }
     }
     if (delivery->done)
         proa_engine_fill_usage(engine, delivery->slot, &delivery->finish.usage);
+}
+
+/* PREFILL: tells of rows that have become final. */
+static void tell_computed(proa_engine *engine, const proa_schedule_plan *plan)
+{
+    for (int32_t i = 0; i < plan->segment_count; i++) {
+        int32_t number = plan->segments[i].slot;
+        proa_engine_slot *slot = &engine->slots[number];
+        proa_request_state state = proa_scheduler_state(engine->scheduler, number);
+        if (state == PROA_REQUEST_FREE || state == PROA_REQUEST_LENT)
+            continue; /* lost in this very step */
+        proa_engine_rows rows = {.id = slot->request->id};
+        proa_scheduler_rows(engine->scheduler, number, &rows);
+        if (rows.rows > slot->shown) {
+            slot->shown = rows.rows;
+            slot->request->sink.computed(slot->request->sink.context, &rows);
+        }
+    }
 }
 
 static void deliver(proa_engine *engine, int32_t count)
@@ -122,8 +154,7 @@ static void deliver(proa_engine *engine, int32_t count)
         const proa_delivery *delivery = &engine->deliveries[i];
         const proa_engine_sink *sink = &engine->slots[delivery->slot].request->sink;
         if (delivery->result >= 0)
-            sink->token(sink->context, &engine->results[i],
-                        delivery->done && delivery->finish.reason == PROA_FINISH_STOP);
+            sink->token(sink->context, &engine->results[i], delivery->stop);
         if (delivery->done)
             proa_engine_finish_request(engine, delivery->slot, &delivery->finish);
     }
@@ -138,6 +169,7 @@ static void fail(proa_engine *engine, const proa_schedule_plan *plan, const proa
         proa_delivery *delivery = &engine->deliveries[i];
         delivery->slot = plan->segments[i].slot;
         delivery->result = -1;
+        delivery->stop = false;
         delivery->done = true;
         delivery->finish.reason = PROA_FINISH_ABORT;
         delivery->finish.matched = -1;
@@ -160,7 +192,7 @@ proa_status proa_engine_execute(proa_engine *engine, const proa_schedule_plan *p
     if (status == PROA_OK) {
         sample(engine, plan, logits);
         for (int32_t i = 0; i < plan->logit_count; i++)
-            take_token(engine, plan, i);
+            settle_token(engine, plan, i);
         proa_scheduler_complete(engine->scheduler, engine->outcomes);
     }
     guard(engine, false);
@@ -175,6 +207,8 @@ proa_status proa_engine_execute(proa_engine *engine, const proa_schedule_plan *p
         return proa_is_request_error(status) ? PROA_OK : status;
     }
     proa_engine_publish(engine);
+    if (engine->options.role == PROA_ENGINE_PREFILL)
+        tell_computed(engine, plan);
     deliver(engine, plan->logit_count);
     return PROA_OK;
 }

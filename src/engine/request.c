@@ -56,9 +56,13 @@ static proa_status check_counts(const proa_engine_request *asked, int32_t contex
         const char *name;
         int32_t value, least;
     } table[] = {
-        {"prompt_count", asked->prompt_count, 1},     {"max_new_tokens", asked->max_new_tokens, 1},
-        {"min_new_tokens", asked->min_new_tokens, 0}, {"stop_count", asked->stop_count, 0},
-        {"bias_count", asked->bias_count, 0},         {"credit", asked->credit, 1},
+        {"prompt_count", asked->prompt_count, 1},
+        {"max_new_tokens", asked->max_new_tokens, 1},
+        {"output_count", asked->output_count, 0},
+        {"min_new_tokens", asked->min_new_tokens, 0},
+        {"stop_count", asked->stop_count, 0},
+        {"bias_count", asked->bias_count, 0},
+        {"credit", asked->credit, 1},
     };
     for (size_t i = 0; i < sizeof table / sizeof table[0]; i++) {
         if (table[i].value < table[i].least)
@@ -72,6 +76,16 @@ static proa_status check_counts(const proa_engine_request *asked, int32_t contex
             "--context-length and --max-total-tokens, less one for the answer): shorten the "
             "prompt or start the server with larger limits",
             asked->prompt_count, context_length - 1);
+    if (asked->output_count >= asked->max_new_tokens)
+        return proa_error_set(err, PROA_ERR_INVALID,
+                              "output_count is %d, but max_new_tokens is %d: nothing is left to generate",
+                              asked->output_count, asked->max_new_tokens);
+    if (asked->output_count >= context_length - asked->prompt_count)
+        return proa_error_set(
+            err, PROA_ERR_TOO_LONG,
+            "a prompt of %d tokens and %d generated before fill the context of %d (the smaller "
+            "of --context-length and --max-total-tokens): nothing is left to generate",
+            asked->prompt_count, asked->output_count, context_length);
     return PROA_OK;
 }
 
@@ -83,6 +97,8 @@ static proa_status check(const proa_engine_request *asked, const proa_model_conf
         status = check_ranges(asked, err);
     if (status == PROA_OK)
         status = check_ids(asked->prompt_ids, asked->prompt_count, "prompt_ids", config->vocab_size, err);
+    if (status == PROA_OK)
+        status = check_ids(asked->output_ids, asked->output_count, "output_ids", config->vocab_size, err);
     if (status == PROA_OK)
         status = check_ids(asked->stop_ids, asked->stop_count, "stop_ids", config->vocab_size, err);
     for (int32_t i = 0; i < asked->bias_count && status == PROA_OK; i++) {
@@ -144,6 +160,8 @@ static bool start_counts(proa_request *r, int32_t vocab)
         return false;
     for (int32_t i = 0; i < r->prompt_count; i++)
         count_of(r, r->tokens[i])->prompt++;
+    for (int32_t i = 0; i < r->output_count; i++)
+        count_of(r, r->tokens[r->prompt_count + i])->output++;
     return true;
 }
 
@@ -155,6 +173,8 @@ static bool copy_lists(proa_request *r, const proa_engine_request *asked, const 
     if (r->tokens == NULL || r->ends == NULL || r->bias == NULL)
         return false;
     memcpy(r->tokens, asked->prompt_ids, (size_t)r->prompt_count * sizeof *r->tokens);
+    for (int32_t i = 0; i < r->output_count; i++)
+        r->tokens[r->prompt_count + i] = asked->output_ids[i];
     for (int32_t i = 0; i < asked->bias_count; i++)
         r->bias[i] = asked->bias[i];
     for (int32_t i = 0; i < asked->stop_count; i++)
@@ -178,6 +198,7 @@ proa_status proa_request_create(const proa_engine_request *asked, const proa_mod
         return proa_error_set(err, PROA_ERR_MEMORY, "out of memory for a request");
     int32_t left = context_length - asked->prompt_count;
     r->prompt_count = asked->prompt_count;
+    r->output_count = asked->output_count;
     r->max_new_tokens = asked->max_new_tokens < left ? asked->max_new_tokens : left;
     r->min_new_tokens = asked->min_new_tokens;
     r->credit = asked->credit;

@@ -35,7 +35,7 @@ static void bad_requests_are_refused_with_field_and_value(void **state)
 {
     (void)state;
     static const int32_t foreign[] = {5, 100}, negative[] = {-1};
-    enum { CASES = 19 };
+    enum { CASES = 23 };
     proa_engine_request table[CASES];
     static const char *const words[CASES] = {
         "prompt_count is 0",
@@ -57,8 +57,12 @@ static void bad_requests_are_refused_with_field_and_value(void **state)
         "logit_bias[0] is 100",
         "logit_bias of id 1",
         "credit is 0",
+        "output_count is -1",
+        "output_count is 10, but max_new_tokens is 10",
+        "a prompt of 4 tokens and 16 generated before fill the context of 20",
+        "output_ids[1] is 100",
     };
-    static const proa_status statuses[CASES] = {[1] = PROA_ERR_TOO_LONG};
+    static const proa_status statuses[CASES] = {[1] = PROA_ERR_TOO_LONG, [21] = PROA_ERR_TOO_LONG};
     static int32_t longest[20];
     for (int i = 0; i < CASES; i++)
         table[i] = plain();
@@ -87,6 +91,14 @@ static void bad_requests_are_refused_with_field_and_value(void **state)
     table[17].bias = endless_bias;
     table[17].bias_count = 1;
     table[18].credit = 0;
+    for (int i = 19; i < CASES; i++)
+        table[i].output_ids = longest;
+    table[19].output_count = -1;
+    table[20].output_count = 10;
+    table[21].output_count = 16;
+    table[21].max_new_tokens = 17;
+    table[22].output_ids = foreign;
+    table[22].output_count = 2;
     proa_model_config config = model();
     for (int i = 0; i < CASES; i++) {
         proa_request *request = NULL;
@@ -205,6 +217,41 @@ static void occurrences_are_counted(void **state)
     proa_request_free(request);
 }
 
+/* Earlier output counts as if it had been drawn here: position, penalties, the minimum, the end. */
+static void earlier_output_is_output(void **state)
+{
+    (void)state;
+    static const int32_t earlier[] = {7, 8, 8};
+    proa_engine_request asked = plain();
+    proa_sample_params params, drawn;
+    asked.repetition_penalty = 1.5f;
+    asked.max_new_tokens = 5;
+    asked.min_new_tokens = 4;
+    proa_request *whole = create(&asked);
+    for (int i = 0; i < 3; i++)
+        assert_int_equal(proa_request_append(whole, earlier[i]), PROA_REQUEST_GOES_ON);
+    asked.output_ids = earlier;
+    asked.output_count = 3;
+    proa_request *resumed = create(&asked);
+    assert_int_equal(resumed->output_count, 3);
+    assert_memory_equal(resumed->tokens, whole->tokens, 7 * sizeof whole->tokens[0]);
+    for (int round = 0; round < 2; round++) {
+        proa_request_sample_params(whole, &drawn);
+        proa_request_sample_params(resumed, &params);
+        assert_int_equal(params.position, 7 + round);
+        assert_int_equal(params.position, drawn.position);
+        assert_int_equal(params.banned_count, drawn.banned_count);
+        assert_int_equal(params.banned_count > 0, round == 0);
+        assert_int_equal(params.count_count, drawn.count_count);
+        assert_memory_equal(params.counts, drawn.counts, (size_t)params.count_count * sizeof *params.counts);
+        proa_request_end end = proa_request_append(whole, 5);
+        assert_int_equal(proa_request_append(resumed, 5), end);
+        assert_int_equal(end, round == 0 ? PROA_REQUEST_GOES_ON : PROA_REQUEST_FULL);
+    }
+    proa_request_free(whole);
+    proa_request_free(resumed);
+}
+
 /* Every id of the vocabulary, many times: the table of places neither fills nor loses one. */
 static void all_ids_can_be_counted(void **state)
 {
@@ -232,6 +279,7 @@ int main(void)
         cmocka_unit_test(requests_end_as_asked),
         cmocka_unit_test(ends_are_banned_below_the_minimum),
         cmocka_unit_test(occurrences_are_counted),
+        cmocka_unit_test(earlier_output_is_output),
         cmocka_unit_test(all_ids_can_be_counted),
     };
     return cmocka_run_group_tests_name("engine_request", tests, NULL, NULL);

@@ -1,0 +1,365 @@
+/* test_engine_handoff.c - law 2 with the real model (tiny-r1): a request that goes on from earlier output, and one whose
+ * prompt is computed by another engine, give the tokens and log probabilities of an undisturbed run, bit for bit. */
+#include "engine/engine.h"
+#include "model/checkpoint.h"
+
+#include <errno.h>
+#include <pthread.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+#include <cmocka.h>
+
+enum { LONGEST = 512, NEW = 40, CLIENTS = 6, WAIT_SECONDS = 60, BLOCK = PROA_KV_BLOCK_TOKENS };
+
+/* ---- the model, loaded once ---- */
+
+typedef struct model {
+    proa_model_config config;
+    proa_device *device;
+    proa_checkpoint *checkpoint;
+} model;
+
+static int load(void **state)
+{
+    static model m;
+    char folder[1000];
+    proa_error err = {0};
+    snprintf(folder, sizeof folder, "%s/../models/tiny-r1", getenv("PROA_TEST_SOURCE"));
+    proa_status status = proa_model_config_load(folder, &m.config, &err);
+    if (status == PROA_OK)
+        status = proa_device_create("cpu", 1, PROA_PRECISION_DEFAULT, &m.device, &err);
+    if (status == PROA_OK)
+        status = proa_checkpoint_load(folder, PROA_LOAD_AUTO, &m.config, PROA_PRECISION_DEFAULT,
+                                      m.device->host.pool, &m.checkpoint, &err);
+    if (status != PROA_OK)
+        printf("%s\n", err.text);
+    *state = &m;
+    return status != PROA_OK;
+}
+
+static int unload(void **state)
+{
+    model *m = *state;
+    proa_checkpoint_free(m->checkpoint);
+    proa_device_free(m->device);
+    return 0;
+}
+
+/* An engine with a device of its own: two of them run at once. */
+typedef struct rank {
+    proa_device *device;
+    proa_forward *forward;
+    proa_engine *engine;
+} rank;
+
+static const proa_engine_options ordinary = {
+    .max_running_requests = 8,
+    .max_queued_requests = 8,
+    .max_total_tokens = 64 * BLOCK,
+    .chunked_prefill_size = 50,
+    .context_length = LONGEST,
+    .page_size = 16,
+    .num_reserved_decode_tokens = -1,
+};
+
+static void rank_start(rank *r, const model *m, const proa_engine_options *options)
+{
+    proa_forward_limits limits;
+    proa_error err = {0};
+    proa_status status = proa_engine_forward_limits(options, &limits, &err);
+    if (status == PROA_OK)
+        status = proa_device_create("cpu", 1, PROA_PRECISION_DEFAULT, &r->device, &err);
+    if (status == PROA_OK)
+        status = proa_forward_create(&m->config, proa_checkpoint_weights(m->checkpoint), r->device, &limits,
+                                     &r->forward, &err);
+    if (status == PROA_OK)
+        status = proa_engine_start(options, &m->config, r->forward, r->device, &r->engine, &err);
+    if (status != PROA_OK)
+        fail_msg("%s", err.text);
+}
+
+static void rank_stop(rank *r)
+{
+    proa_engine_stop(r->engine);
+    proa_forward_free(r->forward);
+    proa_device_free(r->device);
+}
+
+/* ---- a client, at one engine ---- */
+
+typedef struct client {
+    int32_t prompt[LONGEST];
+    proa_engine_request asked;
+    uint64_t id;
+
+    pthread_mutex_t lock;
+    pthread_cond_t changed;
+    proa_sample_result results[LONGEST];
+    int32_t count;
+    bool finished;
+    proa_engine_finish finish;
+    int32_t blocks[LONGEST / BLOCK]; /* where a peer must write */
+    int32_t rows;                    /* reserved, or computed */
+
+    /* whose rows go where, when this one is computed for another */
+    const model *model;
+    const rank *from, *to;
+    const int32_t *to_blocks;
+    int32_t copied;
+} client;
+
+static void on_token(void *context, const proa_sample_result *token, bool stop)
+{
+    (void)stop;
+    client *c = context;
+    pthread_mutex_lock(&c->lock);
+    c->results[c->count++] = *token;
+    pthread_cond_broadcast(&c->changed);
+    pthread_mutex_unlock(&c->lock);
+}
+
+static void on_finish(void *context, const proa_engine_finish *finish)
+{
+    client *c = context;
+    pthread_mutex_lock(&c->lock);
+    c->finished = true;
+    c->finish = *finish;
+    pthread_cond_broadcast(&c->changed);
+    pthread_mutex_unlock(&c->lock);
+}
+
+static void on_reserved(void *context, const proa_engine_rows *rows)
+{
+    client *c = context;
+    pthread_mutex_lock(&c->lock);
+    c->rows = rows->rows;
+    memcpy(c->blocks, rows->blocks, (size_t)rows->block_count * sizeof c->blocks[0]);
+    pthread_cond_broadcast(&c->changed);
+    pthread_mutex_unlock(&c->lock);
+}
+
+static char *row_at(const rank *r, int32_t layer, const int32_t *blocks, int32_t position)
+{
+    proa_forward_kv kv = proa_forward_kv_memory(r->forward);
+    size_t row = (size_t)blocks[position / BLOCK] * BLOCK + (size_t)(position % BLOCK);
+    return (char *)kv.base + (size_t)layer * kv.layer_bytes + row * kv.row_bytes;
+}
+
+/* The new rows go to the other engine at once, while this one goes on computing. */
+static void on_computed(void *context, const proa_engine_rows *rows)
+{
+    client *c = context;
+    size_t bytes = proa_forward_kv_memory(c->from->forward).row_bytes;
+    PROA_ASSERT(rows->rows > c->copied);
+    for (; c->copied < rows->rows; c->copied++) {
+        for (int32_t l = 0; l < c->model->config.num_hidden_layers; l++)
+            memcpy(row_at(c->to, l, c->to_blocks, c->copied), row_at(c->from, l, rows->blocks, c->copied),
+                   bytes);
+    }
+}
+
+/* A request drawn from `seed`: half greedy, penalties, log probabilities; prompts begin alike. */
+static void draw_client(client *c, uint64_t seed)
+{
+    memset(c, 0, sizeof *c);
+    pthread_mutex_init(&c->lock, NULL);
+    pthread_cond_init(&c->changed, NULL);
+    int32_t count = 20 + (int32_t)(seed * 37 % 200);
+    for (int32_t i = 0; i < count; i++)
+        c->prompt[i] = (int32_t)((i < 60 ? (uint64_t)i * 7 + 3 : (uint64_t)i * (seed + 5) + 11 * seed) % 440);
+    c->asked = (proa_engine_request){
+        .prompt_ids = c->prompt,
+        .prompt_count = count,
+        .max_new_tokens = NEW,
+        .min_new_tokens = 25,
+        .ignore_eos = true,
+        .temperature = seed % 2 == 0 ? 0 : 0.9f,
+        .top_p = 0.95f,
+        .repetition_penalty = seed % 3 == 0 ? 1.2f : 1,
+        .frequency_penalty = seed % 3 == 1 ? 0.5f : 0,
+        .seed = seed,
+        .top_logprobs = 5,
+        .credit = LONGEST,
+        .sink = {.token = on_token,
+                 .finish = on_finish,
+                 .context = c,
+                 .computed = on_computed,
+                 .reserved = on_reserved},
+    };
+}
+
+static void free_client(client *c)
+{
+    pthread_mutex_destroy(&c->lock);
+    pthread_cond_destroy(&c->changed);
+}
+
+static void send(client *c, const rank *r)
+{
+    proa_error err = {0};
+    if (proa_engine_submit(r->engine, &c->asked, &c->id, &err) != PROA_OK)
+        fail_msg("%s", err.text);
+}
+
+typedef enum event { TOKEN, END, ROWS } event;
+
+static void wait_for(client *c, event what)
+{
+    struct timespec deadline;
+    clock_gettime(CLOCK_REALTIME, &deadline);
+    deadline.tv_sec += WAIT_SECONDS;
+    pthread_mutex_lock(&c->lock);
+    while (!(what == TOKEN ? c->count > 0 : what == END ? c->finished : c->rows > 0))
+        PROA_ASSERT(pthread_cond_timedwait(&c->changed, &c->lock, &deadline) != ETIMEDOUT);
+    pthread_mutex_unlock(&c->lock);
+}
+
+/* ---- the undisturbed run ---- */
+
+static void run_alone(const model *m, client *clients)
+{
+    rank r;
+    rank_start(&r, m, &ordinary);
+    for (int32_t i = 0; i < CLIENTS; i++) {
+        draw_client(&clients[i], (uint64_t)i + 1);
+        send(&clients[i], &r);
+        wait_for(&clients[i], END);
+        assert_int_equal(clients[i].count, NEW);
+        free_client(&clients[i]);
+    }
+    rank_stop(&r);
+}
+
+/* The results of `c` are those of `alone` from number `skipped` on, bit for bit. */
+static void check_results(const client *c, const client *alone, int32_t skipped)
+{
+    assert_int_equal(c->count + skipped, alone->count);
+    for (int32_t i = 0; i < c->count; i++) {
+        const proa_sample_result *a = &c->results[i], *b = &alone->results[skipped + i];
+        assert_int_equal(a->token, b->token);
+        assert_memory_equal(&a->logprob, &b->logprob, sizeof a->logprob);
+        assert_int_equal(a->top_count, b->top_count);
+        assert_memory_equal(a->top_ids, b->top_ids, (size_t)a->top_count * sizeof a->top_ids[0]);
+        assert_memory_equal(a->top_logprobs, b->top_logprobs,
+                            (size_t)a->top_count * sizeof a->top_logprobs[0]);
+    }
+    assert_int_equal(c->finish.reason, PROA_FINISH_LENGTH);
+    assert_int_equal(c->finish.usage.prompt_tokens, alone->finish.usage.prompt_tokens);
+    assert_int_equal(c->finish.usage.output_tokens, NEW);
+}
+
+static void give_output(client *c, const client *alone, int32_t count, int32_t *ids)
+{
+    for (int32_t i = 0; i < count; i++)
+        ids[i] = alone->results[i].token;
+    c->asked.output_ids = ids;
+    c->asked.output_count = count;
+}
+
+/* ---- tests ---- */
+
+static void earlier_output_is_gone_on_from(void **state)
+{
+    static client alone[CLIENTS], again[CLIENTS];
+    static const int32_t counts[] = {1, 2, 17, NEW - 1};
+    int32_t ids[NEW];
+    rank r;
+    run_alone(*state, alone);
+    for (size_t k = 0; k < sizeof counts / sizeof counts[0]; k++) {
+        proa_engine_options options = ordinary;
+        options.chunked_prefill_size = k % 2 == 0 ? 16 : -1;
+        options.disable_radix_cache = k == 1;
+        rank_start(&r, *state, &options);
+        for (int32_t i = 0; i < CLIENTS; i++) {
+            draw_client(&again[i], (uint64_t)i + 1);
+            give_output(&again[i], &alone[i], counts[k], ids);
+            send(&again[i], &r);
+            memset(ids, -1, sizeof ids); /* it was copied */
+        }
+        for (int32_t i = 0; i < CLIENTS; i++) {
+            wait_for(&again[i], END);
+            check_results(&again[i], &alone[i], counts[k]);
+            free_client(&again[i]);
+        }
+        rank_stop(&r);
+    }
+}
+
+/* The prompt is computed by `prefill`, the rest by `decode`. */
+static void hand_off(const model *m, const rank *prefill, const rank *decode, client *first, client *rest)
+{
+    send(rest, decode);
+    wait_for(rest, ROWS);
+    assert_int_equal(rest->rows, rest->asked.prompt_count + rest->asked.output_count);
+    first->model = m;
+    first->from = prefill;
+    first->to = decode;
+    first->to_blocks = rest->blocks;
+    send(first, prefill);
+    wait_for(first, TOKEN);
+    assert_int_equal(first->copied, rest->rows);
+    proa_engine_adopt(decode->engine, rest->id, &first->results[0], 0);
+    proa_engine_release(prefill->engine, first->id);
+    wait_for(first, END);
+    assert_int_equal(first->finish.reason, PROA_FINISH_LENGTH);
+    assert_int_equal(first->count, 1);
+}
+
+static void what_is_handed_off_goes_on(void **state)
+{
+    static client alone[CLIENTS], first[CLIENTS], rest[CLIENTS];
+    static const int32_t counts[] = {0, 1, 30};
+    int32_t ids[NEW];
+    rank prefill, decode;
+    proa_engine_stats stats;
+    run_alone(*state, alone);
+    for (size_t k = 0; k < sizeof counts / sizeof counts[0]; k++) {
+        proa_engine_options options = ordinary;
+        options.role = PROA_ENGINE_PREFILL;
+        rank_start(&prefill, *state, &options);
+        options.role = PROA_ENGINE_DECODE;
+        if (k == 0) { /* too little for all: some are retracted after they were adopted */
+            options.max_total_tokens = 15 * BLOCK;
+            options.num_reserved_decode_tokens = 0;
+        }
+        rank_start(&decode, *state, &options);
+        for (int32_t i = 0; i < CLIENTS; i++) {
+            draw_client(&first[i], (uint64_t)i + 1);
+            draw_client(&rest[i], (uint64_t)i + 1);
+            give_output(&first[i], &alone[i], counts[k], ids);
+            give_output(&rest[i], &alone[i], counts[k], ids);
+            rest[i].asked.credit = 2; /* none is done before all are there */
+            hand_off(*state, &prefill, &decode, &first[i], &rest[i]);
+        }
+        for (int32_t i = 0; i < CLIENTS; i++)
+            proa_engine_grant(decode.engine, rest[i].id, NEW);
+        for (int32_t i = 0; i < CLIENTS; i++) {
+            wait_for(&rest[i], END);
+            check_results(&rest[i], &alone[i], counts[k]);
+            free_client(&first[i]);
+            free_client(&rest[i]);
+        }
+        proa_engine_get_stats(decode.engine, &stats);
+        assert_true((stats.retractions > 0) == (k == 0));
+        assert_int_equal(stats.running + stats.queued + stats.kv_blocks_used + stats.kv_blocks_lent, 0);
+        proa_engine_get_stats(prefill.engine, &stats);
+        assert_int_equal(stats.running + stats.queued + stats.kv_blocks_used + stats.kv_blocks_lent, 0);
+        assert_int_equal(stats.requests_finished, CLIENTS);
+        rank_stop(&prefill);
+        rank_stop(&decode);
+    }
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(earlier_output_is_gone_on_from),
+        cmocka_unit_test(what_is_handed_off_goes_on),
+    };
+    return cmocka_run_group_tests_name("engine_handoff", tests, load, unload);
+}
