@@ -1,5 +1,5 @@
 /* graves.c - a bounded memory of room ids: a ring says which is the oldest, a map which are there. */
-#include "base/map.h"
+#include "base/table.h"
 #include "cluster/room.h"
 
 #include <stdlib.h>
@@ -8,7 +8,7 @@ struct proa_graves {
     uint64_t *ring; /* [capacity], 0: empty */
     size_t capacity;
     size_t next;
-    proa_map rooms;
+    proa_table rooms;
 };
 
 proa_graves *proa_graves_create(int32_t capacity)
@@ -31,7 +31,7 @@ void proa_graves_free(proa_graves *g)
     if (g == NULL)
         return;
     free(g->ring);
-    proa_map_free(&g->rooms);
+    proa_table_free(&g->rooms);
     free(g);
 }
 
@@ -39,9 +39,9 @@ void proa_graves_add(proa_graves *g, uint64_t room)
 {
     if (room == 0 || proa_graves_has(g, room))
         return;
-    proa_map_take(&g->rooms, g->ring[g->next]);
+    proa_table_take(&g->rooms, g->ring[g->next]);
     g->ring[g->next] = 0;
-    if (!proa_map_put(&g->rooms, room, g)) /* any value says that it is there */
+    if (!proa_table_put(&g->rooms, room, g)) /* any value says that it is there */
         return; /* without memory it is forgotten: what comes late meets a deadline */
     g->ring[g->next] = room;
     g->next = (g->next + 1) % g->capacity;
@@ -49,5 +49,5 @@ void proa_graves_add(proa_graves *g, uint64_t room)
 
 bool proa_graves_has(const proa_graves *g, uint64_t room)
 {
-    return proa_map_get(&g->rooms, room) != NULL;
+    return proa_table_get(&g->rooms, room) != NULL;
 }

@@ -107,6 +107,8 @@ void proa_decode_quiet(proa_decode_room *r, proa_decode_actions *a)
     *a = (proa_decode_actions){0};
     if (r->state == PROA_DECODE_CLOSING)
         over(r, a);
+    else /* it ended there before it was opened here */
+        end(r, PROA_ERR_UNREACHABLE, "the prefill worker has given it up", false, true, 0, a);
 }
 
 void proa_decode_cancel(proa_decode_room *r, int64_t now_us, proa_decode_actions *a)

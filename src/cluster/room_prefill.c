@@ -30,9 +30,7 @@ static void end(proa_prefill_room *r, proa_status status, const char *why, proa_
         close_room(r, a);
         return;
     }
-    if (r->state != PROA_PREFILL_CLOSING)
-        a->stop_writes = true;
-    r->state = PROA_PREFILL_CLOSING;
+    r->state = PROA_PREFILL_CLOSING; /* the write ends by itself, or the tick stops it */
 }
 
 /* Rows that are worth a write now: whole blocks, and at the end what is left. */
@@ -169,6 +167,7 @@ void proa_prefill_link_lost(proa_prefill_room *r, proa_prefill_actions *a)
 {
     *a = (proa_prefill_actions){0};
     r->linked = false;
+    a->stop_writes = r->writing > 0;
     if (r->offered)
         end(r, PROA_ERR_UNREACHABLE, "the link to the decode worker is lost", a);
 }
@@ -178,7 +177,9 @@ void proa_prefill_tick(proa_prefill_room *r, const proa_room_limits *limits, boo
 {
     *a = (proa_prefill_actions){0};
     int64_t waited = now_us - r->since_us;
-    if (r->state == PROA_PREFILL_OFFERED && waited > limits->waiting_us)
+    if (r->state == PROA_PREFILL_CLOSING)
+        a->stop_writes = waited > limits->transfer_us;
+    else if (r->state == PROA_PREFILL_OFFERED && waited > limits->waiting_us)
         end(r, PROA_ERR_DEADLINE, "no frontend has asked for it in time", a);
     else if (r->state == PROA_PREFILL_ASKED && r->first_known && starved && waited > limits->starved_us)
         end(r, PROA_ERR_DEADLINE, "the decode worker has no memory for it while others wait here", a);

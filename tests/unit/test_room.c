@@ -61,10 +61,11 @@ static void test_prefill_abort_in_flight(void **state)
     proa_prefill_offer(&r, 64, 1, &a);
     proa_prefill_computed(&r, 64, 2, &a);
     proa_prefill_abort(&r, &a);
-    assert_true(a.stop_writes);
     assert_false(a.send_quiet || a.release || a.tell_ended); /* a write is in flight */
     proa_prefill_abort(&r, &a);
     assert_false(a.stop_writes || a.send_quiet);
+    proa_prefill_tick(&r, &limits, false, 103, &a);
+    assert_true(a.stop_writes); /* it does not end by itself */
     proa_prefill_written(&r, PROA_ERR_CANCELLED, 3, &a);
     assert_true(a.send_quiet && a.release && a.tell_ended && a.forget);
     assert_false(a.send_fail);

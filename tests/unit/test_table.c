@@ -1,5 +1,5 @@
-/* test_map.c - the table against a plain array, through many puts and takes. */
-#include "base/map.h"
+/* test_table.c - the table against a plain array, through many puts and takes. */
+#include "base/table.h"
 
 #include <stdarg.h>
 #include <stddef.h>
@@ -12,7 +12,7 @@ enum { KEYS = 300, ROUNDS = 200000 };
 static void test_against_array(void **state)
 {
     (void)state;
-    proa_map map = {0};
+    proa_table map = {0};
     char *values[KEYS] = {0}, bytes[KEYS];
     size_t count = 0;
     uint64_t random = 12345;
@@ -23,24 +23,24 @@ static void test_against_array(void **state)
         if ((random >> 60) < 8) {
             count += values[i] == NULL;
             values[i] = &bytes[(i + (size_t)round) % KEYS];
-            assert_true(proa_map_put(&map, key, values[i]));
+            assert_true(proa_table_put(&map, key, values[i]));
         } else {
-            assert_ptr_equal(proa_map_take(&map, key), values[i]);
+            assert_ptr_equal(proa_table_take(&map, key), values[i]);
             count -= values[i] != NULL;
             values[i] = NULL;
         }
         assert_int_equal(map.count, count);
         size_t j = (size_t)(random >> 12) % KEYS;
-        assert_ptr_equal(proa_map_get(&map, (uint64_t)j << 52 | (j + 1) << (j % 7)), values[j]);
+        assert_ptr_equal(proa_table_get(&map, (uint64_t)j << 52 | (j + 1) << (j % 7)), values[j]);
     }
     size_t seen = 0;
     uint64_t key;
     void *value;
-    for (size_t i = 0; proa_map_next(&map, &i, &key, &value);)
+    for (size_t i = 0; proa_table_next(&map, &i, &key, &value);)
         seen++;
     assert_int_equal(seen, count);
-    assert_null(proa_map_get(&map, 0));
-    proa_map_free(&map);
+    assert_null(proa_table_get(&map, 0));
+    proa_table_free(&map);
 }
 
 int main(void)
