@@ -31,40 +31,14 @@ static proa_engine_request plain(void)
     };
 }
 
-static void bad_requests_are_refused_with_field_and_value(void **state)
+enum { BAD_CASES = 23 };
+
+/* Each has one thing wrong. */
+static void make_bad_requests(proa_engine_request *table)
 {
-    (void)state;
     static const int32_t foreign[] = {5, 100}, negative[] = {-1};
-    enum { CASES = 23 };
-    proa_engine_request table[CASES];
-    static const char *const words[CASES] = {
-        "prompt_count is 0",
-        "prompt has 20 tokens, but at most 19",
-        "prompt_ids[1] is 100",
-        "prompt_ids[0] is -1",
-        "max_new_tokens is 0",
-        "min_new_tokens is -1",
-        "stop_ids[1] is 100",
-        "temperature is -0.5",
-        "temperature is nan",
-        "top_p is 0",
-        "top_p is 1.5",
-        "min_p is 2",
-        "repetition_penalty is 0",
-        "frequency_penalty is inf",
-        "presence_penalty is nan",
-        "top_logprobs is 21",
-        "logit_bias[0] is 100",
-        "logit_bias of id 1",
-        "credit is 0",
-        "output_count is -1",
-        "output_count is 10, but max_new_tokens is 10",
-        "a prompt of 4 tokens and 16 generated before fill the context of 20",
-        "output_ids[1] is 100",
-    };
-    static const proa_status statuses[CASES] = {[1] = PROA_ERR_TOO_LONG, [21] = PROA_ERR_TOO_LONG};
     static int32_t longest[20];
-    for (int i = 0; i < CASES; i++)
+    for (int i = 0; i < BAD_CASES; i++)
         table[i] = plain();
     table[0].prompt_count = 0;
     table[1].prompt_ids = longest;
@@ -91,7 +65,7 @@ static void bad_requests_are_refused_with_field_and_value(void **state)
     table[17].bias = endless_bias;
     table[17].bias_count = 1;
     table[18].credit = 0;
-    for (int i = 19; i < CASES; i++)
+    for (int i = 19; i < BAD_CASES; i++)
         table[i].output_ids = longest;
     table[19].output_count = -1;
     table[20].output_count = 10;
@@ -99,8 +73,41 @@ static void bad_requests_are_refused_with_field_and_value(void **state)
     table[21].max_new_tokens = 17;
     table[22].output_ids = foreign;
     table[22].output_count = 2;
+}
+
+static void bad_requests_are_refused_with_field_and_value(void **state)
+{
+    (void)state;
+    proa_engine_request table[BAD_CASES];
+    static const char *const words[BAD_CASES] = {
+        "prompt_count is 0",
+        "prompt has 20 tokens, but at most 19",
+        "prompt_ids[1] is 100",
+        "prompt_ids[0] is -1",
+        "max_new_tokens is 0",
+        "min_new_tokens is -1",
+        "stop_ids[1] is 100",
+        "temperature is -0.5",
+        "temperature is nan",
+        "top_p is 0",
+        "top_p is 1.5",
+        "min_p is 2",
+        "repetition_penalty is 0",
+        "frequency_penalty is inf",
+        "presence_penalty is nan",
+        "top_logprobs is 21",
+        "logit_bias[0] is 100",
+        "logit_bias of id 1",
+        "credit is 0",
+        "output_count is -1",
+        "output_count is 10, but max_new_tokens is 10",
+        "a prompt of 4 tokens and 16 generated before fill the context of 20",
+        "output_ids[1] is 100",
+    };
+    static const proa_status statuses[BAD_CASES] = {[1] = PROA_ERR_TOO_LONG, [21] = PROA_ERR_TOO_LONG};
+    make_bad_requests(table);
     proa_model_config config = model();
-    for (int i = 0; i < CASES; i++) {
+    for (int i = 0; i < BAD_CASES; i++) {
         proa_request *request = NULL;
         proa_error err = {0};
         proa_status status = proa_request_create(&table[i], &config, 20, &request, &err);
