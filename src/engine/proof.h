@@ -11,9 +11,12 @@
  *   fold[-1]       = key;           fold[p] = (fold[p - 1] ^ row[p]) * 0x9E3779B97F4A7C15
  *   next token     = mix(fold[p], p) % vocab_size;   logprob = -(float)(mix(fold[p], p + 2^32) % 4096) / 256
  *
- * where p is the last position. In memory, word w of row p in layer l is row[p] + l * 0x100000001B3 + w (64-bit, as many as fit
- * in row_bytes, at least one); reading checks all words of all layers and folds what word 0 says.
- * Temperature, penalties and bias change nothing; top_logprobs gives the token alone.
+ * where p is the last position. In memory, word w of row p in layer l is row[p] + l * 0x100000001B3 + w (64-bit); for each
+ * token all words of all layers of all rows are read. What is folded is word 0 of layer 0; when any other word does not agree
+ * with it, the token is any but the one that the formula gives.
+ * Temperature, penalties and bias change nothing; top_logprobs gives the token alone. Ends are ends as with any model.
+ *
+ * A proof belongs to the engine thread from start to stop; others may only touch the rows that the engine lends them.
  */
 #ifndef PROA_ENGINE_PROOF_H
 #define PROA_ENGINE_PROOF_H
@@ -25,7 +28,7 @@ typedef struct proa_proof proa_proof;
 
 enum { PROA_PROOF_KEY_DEFAULT = 1 };
 
-/* KV memory for limits->kv_blocks blocks, rows and layers as config says in bf16. */
+/* KV memory for limits->kv_blocks blocks; layers as config says, rows as it says in bf16, rounded up to whole words. */
 proa_status proa_proof_create(const proa_model_config *config, const proa_forward_limits *limits,
                               uint64_t key, proa_proof **proof, proa_error *err);
 void proa_proof_free(proa_proof *proof); /* after the engine has stopped; accepts NULL */

@@ -1,20 +1,17 @@
 /* test_engine_handoff.c - law 2 with the real model (tiny-r1): a request that goes on from earlier output, and one whose
  * prompt is computed by another engine, give the tokens and log probabilities of an undisturbed run, bit for bit. */
-#include "engine/engine.h"
+#include "engine_client.h"
 #include "model/checkpoint.h"
 
-#include <errno.h>
-#include <pthread.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 #include <cmocka.h>
 
-enum { LONGEST = 512, NEW = 40, CLIENTS = 6, WAIT_SECONDS = 60, BLOCK = PROA_KV_BLOCK_TOKENS };
+enum { LONGEST = 512, NEW = 40, CLIENTS = 6, BLOCK = PROA_KV_BLOCK_TOKENS };
 
 /* ---- the model, loaded once ---- */
 
@@ -90,153 +87,54 @@ static void rank_stop(rank *r)
     proa_device_free(r->device);
 }
 
-/* ---- a client, at one engine ---- */
-
-typedef struct client {
-    int32_t prompt[LONGEST];
-    proa_engine_request asked;
-    uint64_t id;
-
-    pthread_mutex_t lock;
-    pthread_cond_t changed;
-    proa_sample_result results[LONGEST];
-    int32_t count;
-    bool finished;
-    proa_engine_finish finish;
-    int32_t blocks[LONGEST / BLOCK]; /* where a peer must write */
-    int32_t rows;                    /* reserved, or computed */
-
-    /* whose rows go where, when this one is computed for another */
-    const model *model;
-    const rank *from, *to;
-    const int32_t *to_blocks;
-    int32_t copied;
-} client;
-
-static void on_token(void *context, const proa_sample_result *token, bool stop)
-{
-    (void)stop;
-    client *c = context;
-    pthread_mutex_lock(&c->lock);
-    c->results[c->count++] = *token;
-    pthread_cond_broadcast(&c->changed);
-    pthread_mutex_unlock(&c->lock);
-}
-
-static void on_finish(void *context, const proa_engine_finish *finish)
-{
-    client *c = context;
-    pthread_mutex_lock(&c->lock);
-    c->finished = true;
-    c->finish = *finish;
-    pthread_cond_broadcast(&c->changed);
-    pthread_mutex_unlock(&c->lock);
-}
-
-static void on_reserved(void *context, const proa_engine_rows *rows)
-{
-    client *c = context;
-    pthread_mutex_lock(&c->lock);
-    c->rows = rows->rows;
-    memcpy(c->blocks, rows->blocks, (size_t)rows->block_count * sizeof c->blocks[0]);
-    pthread_cond_broadcast(&c->changed);
-    pthread_mutex_unlock(&c->lock);
-}
-
-static char *row_at(const rank *r, int32_t layer, const int32_t *blocks, int32_t position)
+static proa_kv_layout layout_of(const model *m, const rank *r)
 {
     proa_forward_kv kv = proa_forward_kv_memory(r->forward);
-    size_t row = (size_t)blocks[position / BLOCK] * BLOCK + (size_t)(position % BLOCK);
-    return (char *)kv.base + (size_t)layer * kv.layer_bytes + row * kv.row_bytes;
-}
-
-/* The new rows go to the other engine at once, while this one goes on computing. */
-static void on_computed(void *context, const proa_engine_rows *rows)
-{
-    client *c = context;
-    size_t bytes = proa_forward_kv_memory(c->from->forward).row_bytes;
-    PROA_ASSERT(rows->rows > c->copied);
-    for (; c->copied < rows->rows; c->copied++) {
-        for (int32_t l = 0; l < c->model->config.num_hidden_layers; l++)
-            memcpy(row_at(c->to, l, c->to_blocks, c->copied), row_at(c->from, l, rows->blocks, c->copied),
-                   bytes);
-    }
-}
-
-/* A request drawn from `seed`: half greedy, penalties, log probabilities; prompts begin alike. */
-static void draw_client(client *c, uint64_t seed)
-{
-    memset(c, 0, sizeof *c);
-    pthread_mutex_init(&c->lock, NULL);
-    pthread_cond_init(&c->changed, NULL);
-    int32_t count = 20 + (int32_t)(seed * 37 % 200);
-    for (int32_t i = 0; i < count; i++)
-        c->prompt[i] = (int32_t)((i < 60 ? (uint64_t)i * 7 + 3 : (uint64_t)i * (seed + 5) + 11 * seed) % 440);
-    c->asked = (proa_engine_request){
-        .prompt_ids = c->prompt,
-        .prompt_count = count,
-        .max_new_tokens = NEW,
-        .min_new_tokens = 25,
-        .ignore_eos = true,
-        .temperature = seed % 2 == 0 ? 0 : 0.9f,
-        .top_p = 0.95f,
-        .repetition_penalty = seed % 3 == 0 ? 1.2f : 1,
-        .frequency_penalty = seed % 3 == 1 ? 0.5f : 0,
-        .seed = seed,
-        .top_logprobs = 5,
-        .credit = LONGEST,
-        .sink = {.token = on_token,
-                 .finish = on_finish,
-                 .context = c,
-                 .computed = on_computed,
-                 .reserved = on_reserved},
+    return (proa_kv_layout){
+        .base = kv.base,
+        .layers = m->config.num_hidden_layers,
+        .blocks = (int32_t)(kv.layer_bytes / kv.row_bytes / BLOCK),
+        .row_bytes = kv.row_bytes,
+        .block_bytes = BLOCK * kv.row_bytes,
+        .layer_bytes = kv.layer_bytes,
     };
 }
 
-static void free_client(client *c)
+/* A request drawn from `seed`: half greedy, penalties, log probabilities; prompts begin alike. */
+static void draw_client(engine_client *c, const rank *r, uint64_t seed)
 {
-    pthread_mutex_destroy(&c->lock);
-    pthread_cond_destroy(&c->changed);
-}
-
-static void send(client *c, const rank *r)
-{
-    proa_error err = {0};
-    if (proa_engine_submit(r->engine, &c->asked, &c->id, &err) != PROA_OK)
-        fail_msg("%s", err.text);
-}
-
-typedef enum event { TOKEN, END, ROWS } event;
-
-static void wait_for(client *c, event what)
-{
-    struct timespec deadline;
-    clock_gettime(CLOCK_REALTIME, &deadline);
-    deadline.tv_sec += WAIT_SECONDS;
-    pthread_mutex_lock(&c->lock);
-    while (!(what == TOKEN ? c->count > 0 : what == END ? c->finished : c->rows > 0))
-        PROA_ASSERT(pthread_cond_timedwait(&c->changed, &c->lock, &deadline) != ETIMEDOUT);
-    pthread_mutex_unlock(&c->lock);
+    int32_t count = 20 + (int32_t)(seed * 37 % 200);
+    engine_client_init(c, r->engine, count, NEW);
+    for (int32_t i = 0; i < count; i++)
+        c->prompt[i] = (int32_t)((i < 60 ? (uint64_t)i * 7 + 3 : (uint64_t)i * (seed + 5) + 11 * seed) % 440);
+    c->asked.min_new_tokens = 25;
+    c->asked.ignore_eos = true;
+    c->asked.temperature = seed % 2 == 0 ? 0 : 0.9f;
+    c->asked.top_p = 0.95f;
+    c->asked.repetition_penalty = seed % 3 == 0 ? 1.2f : 1;
+    c->asked.frequency_penalty = seed % 3 == 1 ? 0.5f : 0;
+    c->asked.seed = seed;
+    c->asked.top_logprobs = 5;
 }
 
 /* ---- the undisturbed run ---- */
 
-static void run_alone(const model *m, client *clients)
+static void run_alone(const model *m, engine_client *clients)
 {
     rank r;
     rank_start(&r, m, &ordinary);
     for (int32_t i = 0; i < CLIENTS; i++) {
-        draw_client(&clients[i], (uint64_t)i + 1);
-        send(&clients[i], &r);
-        wait_for(&clients[i], END);
+        draw_client(&clients[i], &r, (uint64_t)i + 1);
+        assert_int_equal(engine_client_send(&clients[i]), PROA_OK);
+        engine_client_wait_end(&clients[i]);
         assert_int_equal(clients[i].count, NEW);
-        free_client(&clients[i]);
+        engine_client_free(&clients[i]);
     }
     rank_stop(&r);
 }
 
 /* The results of `c` are those of `alone` from number `skipped` on, bit for bit. */
-static void check_results(const client *c, const client *alone, int32_t skipped)
+static void check_results(const engine_client *c, const engine_client *alone, int32_t skipped)
 {
     assert_int_equal(c->count + skipped, alone->count);
     for (int32_t i = 0; i < c->count; i++) {
@@ -253,7 +151,7 @@ static void check_results(const client *c, const client *alone, int32_t skipped)
     assert_int_equal(c->finish.usage.output_tokens, NEW);
 }
 
-static void give_output(client *c, const client *alone, int32_t count, int32_t *ids)
+static void give_output(engine_client *c, const engine_client *alone, int32_t count, int32_t *ids)
 {
     for (int32_t i = 0; i < count; i++)
         ids[i] = alone->results[i].token;
@@ -265,7 +163,7 @@ static void give_output(client *c, const client *alone, int32_t count, int32_t *
 
 static void earlier_output_is_gone_on_from(void **state)
 {
-    static client alone[CLIENTS], again[CLIENTS];
+    static engine_client alone[CLIENTS], again[CLIENTS];
     static const int32_t counts[] = {1, 2, 17, NEW - 1};
     int32_t ids[NEW];
     rank r;
@@ -276,43 +174,63 @@ static void earlier_output_is_gone_on_from(void **state)
         options.disable_radix_cache = k == 1;
         rank_start(&r, *state, &options);
         for (int32_t i = 0; i < CLIENTS; i++) {
-            draw_client(&again[i], (uint64_t)i + 1);
+            draw_client(&again[i], &r, (uint64_t)i + 1);
             give_output(&again[i], &alone[i], counts[k], ids);
-            send(&again[i], &r);
+            assert_int_equal(engine_client_send(&again[i]), PROA_OK);
             memset(ids, -1, sizeof ids); /* it was copied */
         }
         for (int32_t i = 0; i < CLIENTS; i++) {
-            wait_for(&again[i], END);
+            engine_client_wait_end(&again[i]);
             check_results(&again[i], &alone[i], counts[k]);
-            free_client(&again[i]);
+            engine_client_free(&again[i]);
         }
         rank_stop(&r);
     }
 }
 
-/* The prompt is computed by `prefill`, the rest by `decode`. */
-static void hand_off(const model *m, const rank *prefill, const rank *decode, client *first, client *rest)
+typedef struct way {
+    proa_kv_layout from, to;
+    const int32_t *to_blocks;
+} way;
+
+/* New rows go to the other engine at once, while this one goes on computing. */
+static void copy_rows(engine_client *c, const proa_engine_rows *rows)
 {
-    send(rest, decode);
-    wait_for(rest, ROWS);
+    const way *w = c->copy_context;
+    engine_client_copy_rows(&w->from, rows->blocks, &w->to, w->to_blocks, c->copied, rows->rows - c->copied);
+    c->copied = rows->rows;
+}
+
+/* The prompt is computed by `prefill`, the rest by `decode`. */
+static void hand_off(const model *m, const rank *prefill, const rank *decode, engine_client *first,
+                     engine_client *rest)
+{
+    assert_int_equal(engine_client_send(rest), PROA_OK);
+    engine_client_wait_rows(rest);
     assert_int_equal(rest->rows, rest->asked.prompt_count + rest->asked.output_count);
-    first->model = m;
-    first->from = prefill;
-    first->to = decode;
-    first->to_blocks = rest->blocks;
-    send(first, prefill);
-    wait_for(first, TOKEN);
+    way w = {layout_of(m, prefill), layout_of(m, decode), rest->blocks};
+    first->copy = copy_rows;
+    first->copy_context = &w;
+    assert_int_equal(engine_client_send(first), PROA_OK);
+    engine_client_wait_tokens(first, 1);
     assert_int_equal(first->copied, rest->rows);
     proa_engine_adopt(decode->engine, rest->id, &first->results[0], 0);
     proa_engine_release(prefill->engine, first->id);
-    wait_for(first, END);
+    engine_client_wait_end(first);
     assert_int_equal(first->finish.reason, PROA_FINISH_LENGTH);
     assert_int_equal(first->count, 1);
 }
 
+static void check_empty(const rank *r, proa_engine_stats *stats)
+{
+    proa_engine_get_stats(r->engine, stats);
+    assert_int_equal(stats->running + stats->queued + stats->kv_blocks_used + stats->kv_blocks_lent, 0);
+    assert_int_equal(stats->requests_finished, CLIENTS);
+}
+
 static void what_is_handed_off_goes_on(void **state)
 {
-    static client alone[CLIENTS], first[CLIENTS], rest[CLIENTS];
+    static engine_client alone[CLIENTS], first[CLIENTS], rest[CLIENTS];
     static const int32_t counts[] = {0, 1, 30};
     int32_t ids[NEW];
     rank prefill, decode;
@@ -329,8 +247,8 @@ static void what_is_handed_off_goes_on(void **state)
         }
         rank_start(&decode, *state, &options);
         for (int32_t i = 0; i < CLIENTS; i++) {
-            draw_client(&first[i], (uint64_t)i + 1);
-            draw_client(&rest[i], (uint64_t)i + 1);
+            draw_client(&first[i], &prefill, (uint64_t)i + 1);
+            draw_client(&rest[i], &decode, (uint64_t)i + 1);
             give_output(&first[i], &alone[i], counts[k], ids);
             give_output(&rest[i], &alone[i], counts[k], ids);
             rest[i].asked.credit = 2; /* none is done before all are there */
@@ -339,17 +257,14 @@ static void what_is_handed_off_goes_on(void **state)
         for (int32_t i = 0; i < CLIENTS; i++)
             proa_engine_grant(decode.engine, rest[i].id, NEW);
         for (int32_t i = 0; i < CLIENTS; i++) {
-            wait_for(&rest[i], END);
+            engine_client_wait_end(&rest[i]);
             check_results(&rest[i], &alone[i], counts[k]);
-            free_client(&first[i]);
-            free_client(&rest[i]);
+            engine_client_free(&first[i]);
+            engine_client_free(&rest[i]);
         }
-        proa_engine_get_stats(decode.engine, &stats);
+        check_empty(&prefill, &stats);
+        check_empty(&decode, &stats);
         assert_true((stats.retractions > 0) == (k == 0));
-        assert_int_equal(stats.running + stats.queued + stats.kv_blocks_used + stats.kv_blocks_lent, 0);
-        proa_engine_get_stats(prefill.engine, &stats);
-        assert_int_equal(stats.running + stats.queued + stats.kv_blocks_used + stats.kv_blocks_lent, 0);
-        assert_int_equal(stats.requests_finished, CLIENTS);
         rank_stop(&prefill);
         rank_stop(&decode);
     }
