@@ -147,6 +147,8 @@ proa_status proa_engine_start_with(const proa_engine_options *options, const pro
         .page_size = options->page_size,
         .cache = !options->disable_radix_cache && options->role != PROA_ENGINE_DECODE,
         .policy = options->schedule_policy,
+        .kv_event = options->kv_event,
+        .kv_event_context = options->kv_event_context,
     };
     if (!allocate(engine, &forward)) {
         status = proa_error_set(err, PROA_ERR_MEMORY,

@@ -9,6 +9,8 @@
  */
 #include "engine/prefix_cache.h"
 
+#include "base/digest.h"
+
 #include <stdlib.h>
 #include <string.h>
 
@@ -21,7 +23,8 @@ typedef struct tree_node {
     int32_t children;    /* root of the treap of children, or NONE */
     int32_t left, right; /* in the treap of siblings; `left` also links free nodes */
     int32_t older, newer;
-    int32_t locks; /* requests that share this block */
+    int32_t locks;   /* requests that share this block */
+    uint64_t digest; /* of a whole block and all before it; the root's is 0 */
     proa_kv_block block;
 } tree_node;
 
@@ -33,6 +36,8 @@ struct proa_prefix_cache {
     int32_t used;
     int32_t evictable;
     uint64_t version;
+    proa_kv_event_hook hook; /* may be NULL */
+    void *hook_context;
     tree_node *nodes; /* [root + 1] */
 };
 
@@ -65,6 +70,12 @@ void proa_prefix_cache_free(proa_prefix_cache *cache)
         return;
     free(cache->nodes);
     free(cache);
+}
+
+void proa_prefix_cache_watch(proa_prefix_cache *cache, proa_kv_event_hook hook, void *context)
+{
+    cache->hook = hook;
+    cache->hook_context = context;
 }
 
 int32_t proa_prefix_cache_root(const proa_prefix_cache *cache)
@@ -269,6 +280,26 @@ void proa_prefix_cache_acquire(proa_prefix_cache *cache, const proa_prefix_match
     }
 }
 
+static void tell(const proa_prefix_cache *cache, bool stored, const tree_node *node)
+{
+    if (cache->hook != NULL && node->count == BLOCK)
+        cache->hook(cache->hook_context, stored, node->digest);
+}
+
+/* The node's block holds these tokens from now on. */
+static void fill(proa_prefix_cache *cache, tree_node *node, const int32_t *tokens, int32_t count,
+                 proa_kv_block block)
+{
+    memcpy(node->tokens, tokens, (size_t)count * sizeof *tokens);
+    node->count = count;
+    node->block = block;
+    if (count == BLOCK)
+        node->digest = proa_digest(node->tokens, sizeof node->tokens, cache->nodes[node->parent].digest);
+    proa_kv_blocks_hold(cache->blocks, block);
+    cache->version++;
+    tell(cache, true, node);
+}
+
 /* A node for tokens[0 .. count - 1] below parent, in the list, the tree holding the block. */
 static int32_t add(proa_prefix_cache *cache, int32_t parent, const int32_t *tokens, int32_t count,
                    proa_kv_block block)
@@ -278,14 +309,10 @@ static int32_t add(proa_prefix_cache *cache, int32_t parent, const int32_t *toke
     tree_node *node = &cache->nodes[n];
     cache->first_free = node->left;
     cache->used++;
-    cache->version++;
-    memcpy(node->tokens, tokens, (size_t)count * sizeof *tokens);
-    node->count = count;
     node->parent = parent;
     node->children = NONE;
     node->locks = 0;
-    node->block = block;
-    proa_kv_blocks_hold(cache->blocks, block);
+    fill(cache, node, tokens, count, block);
     siblings_insert(cache, parent, n);
     list_append(cache, n);
     return n;
@@ -299,12 +326,9 @@ static void replace_tail(proa_prefix_cache *cache, int32_t n, const int32_t *tok
     tree_node *node = &cache->nodes[n];
     PROA_ASSERT(node->locks == 0);
     PROA_ASSERT(node->children == NONE);
-    proa_kv_blocks_hold(cache->blocks, block);
-    proa_kv_blocks_drop(cache->blocks, node->block);
-    memcpy(node->tokens, tokens, (size_t)count * sizeof *tokens);
-    node->count = count;
-    node->block = block;
-    cache->version++;
+    proa_kv_block old = node->block;
+    fill(cache, node, tokens, count, block);
+    proa_kv_blocks_drop(cache->blocks, old);
     list_remove(cache, n);
     list_append(cache, n);
 }
@@ -352,6 +376,7 @@ bool proa_prefix_cache_evict(proa_prefix_cache *cache)
     PROA_ASSERT(node->children == NONE);
     list_remove(cache, n);
     siblings_remove(cache, n);
+    tell(cache, false, node);
     proa_kv_blocks_drop(cache->blocks, node->block);
     node->left = cache->first_free;
     cache->first_free = n;
@@ -378,6 +403,8 @@ static int32_t check_siblings(const proa_prefix_cache *cache, int32_t n, int32_t
     PROA_ASSERT(node->right == NONE || priority(node->right) <= priority(n));
     PROA_ASSERT(parent == cache->root || cache->nodes[parent].locks >= node->locks);
     PROA_ASSERT(proa_kv_blocks_references(cache->blocks, node->block) == node->locks + 1);
+    PROA_ASSERT(node->count < BLOCK ||
+                node->digest == proa_digest(node->tokens, sizeof node->tokens, cache->nodes[parent].digest));
     return 1 + check_siblings(cache, node->left, parent, low, n) +
            check_siblings(cache, node->right, parent, n, high) +
            check_siblings(cache, node->children, n, NONE, NONE);

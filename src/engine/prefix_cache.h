@@ -17,11 +17,15 @@
  *
  * Locks: a request locks the deepest node that it shares; that locks the path to the root. What is unlocked is held
  * by the tree alone and can be evicted, least recently used first, leaves before their parents.
+ *
+ * Others may be told which whole blocks are here (proa_kv_event_hook): a block's name is the digest of its tokens chained
+ * with that of the block before, so it says all tokens up to its end.
  * Lifetime: the engine's; memory is taken at creation only (as many nodes as blocks). Owner: the engine thread.
  */
 #ifndef PROA_ENGINE_PREFIX_CACHE_H
 #define PROA_ENGINE_PREFIX_CACHE_H
 
+#include "engine/engine.h"
 #include "engine/kv_blocks.h"
 
 typedef struct proa_prefix_cache proa_prefix_cache;
@@ -38,6 +42,9 @@ typedef struct proa_prefix_match {
 /* Borrows `blocks`. page_size is 1 .. 64. NULL when memory is out. */
 proa_prefix_cache *proa_prefix_cache_create(proa_kv_blocks *blocks, int32_t page_size);
 void proa_prefix_cache_free(proa_prefix_cache *cache); /* accepts NULL; drops no reference */
+
+/* From now on `hook` is called with each whole block that enters or leaves; it must not call back. NULL: nobody. */
+void proa_prefix_cache_watch(proa_prefix_cache *cache, proa_kv_event_hook hook, void *context);
 
 int32_t proa_prefix_cache_root(const proa_prefix_cache *cache);
 

@@ -24,6 +24,7 @@ static bool allocate_tables(proa_scheduler *s)
         s->cache = proa_prefix_cache_create(s->blocks, limits->page_size);
         if (s->cache == NULL)
             return false;
+        proa_prefix_cache_watch(s->cache, limits->kv_event, limits->kv_event_context);
     }
     return s->entries != NULL && s->free_lanes != NULL && s->numbers != NULL && s->held != NULL &&
            s->segments != NULL && s->copies != NULL && s->reserved != NULL && s->generations != NULL &&

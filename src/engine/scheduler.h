@@ -57,6 +57,8 @@ typedef struct proa_scheduler_limits {
     int32_t page_size;
     bool cache; /* keep a prefix cache; false in role DECODE */
     proa_schedule_policy policy;
+    proa_kv_event_hook kv_event; /* of the prefix cache, called while planning and completing; may be NULL */
+    void *kv_event_context;
 } proa_scheduler_limits;
 
 /* A request as the scheduler sees it. `prompt_ids` is borrowed until the request has left. */

@@ -545,13 +545,24 @@ static void a_full_queue_refuses(void **state)
     tear_down(&b);
 }
 
+/* Called on the engine thread; read when it is idle. */
+static void on_kv_event(void *context, bool stored, uint64_t hash)
+{
+    (void)hash;
+    *(_Atomic int *)context += stored ? 1 : -1;
+}
+
 static void the_cache_is_flushed(void **state)
 {
     (void)state;
     static bench b;
     static client c;
+    static _Atomic int told;
     proa_engine_stats stats;
-    set_up(&b, ordinary);
+    proa_engine_options options = ordinary;
+    options.kv_event = on_kv_event;
+    options.kv_event_context = &told;
+    set_up(&b, options);
     for (int round = 0; round < 3; round++) {
         draw_client(&c, b.engine, 4);
         c.asked.prompt_count = 150;
@@ -562,10 +573,12 @@ static void the_cache_is_flushed(void **state)
         free_client(&c);
         proa_engine_get_stats(b.engine, &stats);
         assert_true(stats.kv_blocks_cached >= 2);
+        assert_int_equal(told, 2); /* whole blocks; the tail is nobody else's to know */
         if (round == 1) {
             assert_int_equal(proa_engine_flush_cache(b.engine), PROA_OK);
             proa_engine_get_stats(b.engine, &stats);
             assert_int_equal(stats.kv_blocks_cached, 0);
+            assert_int_equal(told, 0);
         }
     }
     tear_down(&b);

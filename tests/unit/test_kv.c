@@ -1,4 +1,5 @@
 /* test_kv.c - KV blocks and the prefix cache: tables of single cases, and matches against a search by hand. */
+#include "base/digest.h"
 #include "engine/prefix_cache.h"
 
 #include <setjmp.h>
@@ -271,6 +272,86 @@ static void the_version_tells_when_matches_may_change(void **state)
     proa_kv_blocks_free(blocks);
 }
 
+/* ---- what others are told ---- */
+
+typedef struct mirror {
+    uint64_t hashes[512];
+    int32_t count, stored, removed;
+} mirror;
+
+static bool mirror_has(const mirror *m, uint64_t hash)
+{
+    for (int32_t i = 0; i < m->count; i++) {
+        if (m->hashes[i] == hash)
+            return true;
+    }
+    return false;
+}
+
+static void on_event(void *context, bool stored, uint64_t hash)
+{
+    mirror *m = context;
+    assert_true(mirror_has(m, hash) != stored);
+    m->stored += stored;
+    m->removed += !stored;
+    if (stored) {
+        m->hashes[m->count++] = hash;
+        return;
+    }
+    int32_t i = 0;
+    while (m->hashes[i] != hash)
+        i++;
+    m->hashes[i] = m->hashes[--m->count];
+}
+
+/* Whole blocks of the prompt that the mirror knows, from the first on. */
+static int32_t mirror_match(const mirror *m, const int32_t *tokens, int32_t count)
+{
+    uint64_t hash = 0;
+    for (int32_t i = 0; i < count / 64; i++) {
+        hash = proa_digest(tokens + i * 64, 64 * sizeof *tokens, hash);
+        if (!mirror_has(m, hash))
+            return i;
+    }
+    return count / 64;
+}
+
+/* Whoever follows the events knows what a match would find, whatever is used, evicted or replaced. */
+static void events_mirror_the_cache(void **state)
+{
+    (void)state;
+    enum { BLOCKS = 24, PROMPTS = 30, LONGEST = 260 };
+    static int32_t prompts[PROMPTS][LONGEST];
+    int32_t counts[PROMPTS], held = 0;
+    uint32_t random = 99;
+    mirror m = {.count = 0};
+    proa_kv_blocks *blocks = proa_kv_blocks_create(BLOCKS);
+    proa_prefix_cache *cache = proa_prefix_cache_create(blocks, 1);
+    proa_prefix_cache_watch(cache, on_event, &m);
+    for (int32_t p = 0; p < PROMPTS; p++) {
+        counts[p] = 1 + p * 97 % LONGEST;
+        for (int32_t t = 0; t < counts[p]; t++)
+            prompts[p][t] = t / 40 < p % 7 ? t : p * 1000 + t; /* beginnings shared for multiples of 40 */
+    }
+    for (int round = 0; round < 3000; round++) {
+        random = random * 1664525u + 1013904223u;
+        int32_t p = (int32_t)(random >> 8) % PROMPTS;
+        if (random >> 28 == 0)
+            proa_prefix_cache_evict(cache);
+        else
+            use(blocks, cache, prompts[p], counts[p]);
+        proa_prefix_match match = proa_prefix_cache_match(cache, prompts[p], counts[p]);
+        assert_int_equal(mirror_match(&m, prompts[p], counts[p]), match.tokens / 64);
+        held += m.count;
+    }
+    assert_true(m.stored > 500 && m.removed > 500 && held > 3000 * 10);
+    while (proa_prefix_cache_evict(cache)) {
+    }
+    assert_int_equal(m.count, 0);
+    proa_prefix_cache_free(cache);
+    proa_kv_blocks_free(blocks);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -281,6 +362,7 @@ int main(void)
         cmocka_unit_test(locked_blocks_stay),
         cmocka_unit_test(equal_blocks_become_one),
         cmocka_unit_test(the_version_tells_when_matches_may_change),
+        cmocka_unit_test(events_mirror_the_cache),
     };
     return cmocka_run_group_tests_name("kv", tests, NULL, NULL);
 }
