@@ -28,6 +28,7 @@ from places import Process
 READY_SECONDS = 30
 STOP_SECONDS = 15
 TINY = TOP / "models" / "tiny-r1"
+HELD = ("proa:num_running_reqs", "proa:num_queue_reqs", "proa:num_used_tokens")
 COMPONENTS = {"prefill": "prefill", "decode": "backend", "null": "backend"}
 
 
@@ -352,6 +353,22 @@ class Cluster:
         for part in (frontend, *self.workers):
             assert part.alive or part.process.popen.returncode < 0, f"{part.name} has ended:\n{part.process.log_tail()}"
         return frontend.health().status_code == 200 and frontend.instances() == wanted
+
+    def leftovers(self):
+        """What the frontends still see held by requests, by name: nothing, once all have ended."""
+        found = {}
+        for frontend in self.frontends:
+            if frontend.alive:
+                metrics = frontend.metrics()
+                for name in HELD:
+                    assert name in metrics, f"{frontend.name} has no metric {name}"
+                    if (value := sum(metrics[name].values())) != 0:
+                        found[f"{frontend.name} {name}"] = value
+        return found
+
+    def descriptors(self):
+        """Open file descriptors of each process of ours."""
+        return {part.name: part.process.descriptors() for part in (*self.frontends, *self.workers) if part.alive}
 
     def load(self, place, load):
         self._loads.append(LoadRun(place, load, self.folder / f"{self._name('load')}.log"))

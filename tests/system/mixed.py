@@ -1,8 +1,8 @@
 """Requests with everything in them that could differ between a cluster and one process, and their answers without what may
 differ (ids, times, how a stream is cut into chunks).
 
-As a program, it reads {"url", "count", "seed", "at_once"} as JSON from standard input, asks and prints the answers as JSON. So it
-can run on a host of a lab.
+As a program, it reads {"url", "requests", "at_once"} as JSON from standard input, asks and prints the answers as JSON. So it can run
+on a host of a lab.
 """
 import asyncio
 import json
@@ -79,6 +79,10 @@ def draw_request(number, seed):
     return path, body
 
 
+def draw_requests(count, seed=1):
+    return [draw_request(i, seed) for i in range(count)]
+
+
 # --- answers ---
 
 def events(text):
@@ -144,28 +148,28 @@ async def ask(http, gate, url, path, body):
     return reduce_answer(path, body["stream"], response.text)
 
 
-async def ask_all(url, count, seed=1, at_once=16):
-    """The answers of `count` mixed requests, in order."""
+async def ask_all(url, requests, at_once=16):
+    """The answers of (path, body) pairs, in order."""
     gate = asyncio.Semaphore(at_once)
     async with httpx.AsyncClient(timeout=120, trust_env=False) as http:
-        return await asyncio.gather(*(ask(http, gate, url, *draw_request(i, seed)) for i in range(count)))
+        return await asyncio.gather(*(ask(http, gate, url, path, body) for path, body in requests))
 
 
-def ask_from(place, log_path, url, count, seed=1, at_once=16, timeout=300):
+def ask_from(place, log_path, url, requests, at_once=16, timeout=300):
     """The same, from a process at a place."""
     process = place.popen("mixed", [sys.executable, "-B", __file__], log_path, pipes=True)
     try:
-        job = json.dumps({"url": url, "count": count, "seed": seed, "at_once": at_once})
+        job = json.dumps({"url": url, "requests": requests, "at_once": at_once})
         answers, _ = process.popen.communicate(job, timeout=timeout)
         return json.loads(answers)
     finally:
         process.end()
 
 
-def differences(answers, expected, seed=1):
+def differences(answers, expected, requests):
     """A sentence for each answer that is not as expected."""
-    return [f"request {i}, {draw_request(i, seed)[0]}: {json.dumps(a)[:600]}\n instead of {json.dumps(e)[:600]}"
-            for i, (a, e) in enumerate(zip(answers, expected, strict=True)) if a != e]
+    return [f"request {i}, {json.dumps(request)[:400]}\n  answer {json.dumps(a)[:600]}\n  instead of {json.dumps(e)[:600]}"
+            for i, (request, a, e) in enumerate(zip(requests, answers, expected, strict=True)) if a != e]
 
 
 if __name__ == "__main__":

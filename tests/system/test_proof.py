@@ -116,6 +116,13 @@ def test_a_frontend_that_is_gone_is_passed_over():
     assert [o.kind for o in outcomes] == ["failed"] and "no frontend" in outcomes[0].detail
 
 
+def test_the_closed_form_is_that_of_the_engine():
+    """What tests/unit/proof_oracle.c gives, which test_proof.c compares the engine with."""
+    assert proof.closed_form([5, 447, 0], 6, 129280) == [
+        (42943, -8.4453125), (108182, -14.5234375), (60969, -12.91796875), (102770, -4.53515625), (80454, -13.08984375),
+        (122371, -8.140625)]
+
+
 def test_the_closed_form_depends_on_every_token():
     prompt = list(range(70))
     base = proof.closed_form(prompt, 4, 129280)
