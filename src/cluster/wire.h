@@ -149,7 +149,7 @@ typedef struct proa_wire_finish {
         blame; /* the instance at fault when it is another one (a prefill worker that a decode worker lost); 0: none */
 } proa_wire_finish;
 
-/* worker -> frontend: the sealed SUBMIT of this sequence number is here, by NATS or by RELAY, now or before. */
+/* worker -> frontend: the sealed SUBMIT of this sequence number has come by NATS (nats_message.h). */
 typedef struct proa_wire_taken {
     uint64_t sequence;
 } proa_wire_taken;
