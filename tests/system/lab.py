@@ -12,6 +12,7 @@ import dataclasses
 import itertools
 import os
 import select
+import signal
 import socket
 import subprocess
 import threading
@@ -119,9 +120,11 @@ class Lab:
         self._hosts = [Host(i, int(pid)) for i, pid in enumerate(words[1:])]
         return self
 
-    def __exit__(self, *_):
+    def __exit__(self, kind, *_):
         self._switch.stdin.close()
-        self._wait()
+        complaint = self._wait()
+        if kind is None:
+            assert self._switch.returncode in (0, -signal.SIGKILL), f"labsw ended with {self._switch.returncode}: {complaint}"
 
     def host(self, index):
         return self._hosts[index]
@@ -203,19 +206,21 @@ class Lab:
         return self._switch.stdout.readline()
 
     def _wait(self):
+        """Until the switch has ended, by force if need be; what it has complained of."""
         try:
             self._switch.wait(START_SECONDS)
         except subprocess.TimeoutExpired:
-            self._switch.kill()
+            self._switch.send_signal(signal.SIGABRT)
             self._switch.wait()
+        complaint = self._switch.stderr.read().strip()
         self._switch.stdout.close()
         self._switch.stderr.close()
+        return complaint
 
     def _end(self):
         """labsw has not become ready."""
-        why = self._switch.stderr.read().strip()
         self._switch.stdin.close()
-        self._wait()
+        why = self._wait()
         if self._switch.returncode == CANNOT:
             raise LabUnavailable(why)
         raise AssertionError(f"labsw ended with status {self._switch.returncode}: {why}")
