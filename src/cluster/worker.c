@@ -94,6 +94,7 @@ static void on_wake(void *context)
 {
     proa_worker *w = context;
     proa_worker_take_events(w);
+    proa_worker_take_nats(w);
     proa_worker_tick_sessions(w, proa_clock_us());
     proa_worker_send_files(w);
     take_orders(w);
@@ -151,9 +152,8 @@ static void identify(proa_worker *w)
     w->instance = (proa_instance){.endpoint = "generate", .id = w->self.instance, .epoch = w->self.epoch};
     snprintf(w->instance.namespace_name, sizeof w->instance.namespace_name, "%s", o->namespace_name);
     snprintf(w->instance.component, sizeof w->instance.component, "%s", component);
-    if (o->nats)
-        snprintf(w->instance.nats_subject, sizeof w->instance.nats_subject, "%s_%s.generate-%llx",
-                 o->namespace_name, component, (unsigned long long)w->self.instance);
+    if (o->nats_server != NULL)
+        proa_nats_subject(&w->instance, w->instance.nats_subject, sizeof w->instance.nats_subject);
 }
 
 static proa_status listen_on_ports(proa_worker *w, proa_error *err)
@@ -243,6 +243,8 @@ proa_status proa_worker_start(proa_worker *w, const proa_worker_model *model, pr
     if (w->bootstrap != NULL)
         write_address(w, proa_listener_port(w->bootstrap), w->card.bootstrap, sizeof w->card.bootstrap);
     proa_status status = start_transfer(w, err);
+    if (status == PROA_OK)
+        status = proa_worker_start_nats(w, err);
     if (status != PROA_OK)
         return status;
     proa_engine_get_stats(w->engine, &w->load.stats);
@@ -320,6 +322,7 @@ void proa_worker_free(proa_worker *w)
     free_calls(w);
     proa_listener_free(w->requests);
     proa_listener_free(w->bootstrap);
+    proa_nats_free(w->nats);
     proa_kv_transfer_free(w->transfer);
     proa_loop_free(w->loop);
     proa_graves_free(w->graves);

@@ -7,8 +7,8 @@
  *   free
  *
  * Threads: one thread with a loop owns links, rooms and transfers. The engine's callbacks leave records in a queue and wake it
- * (worker_events.c). The functions below are called from one other thread, but for proa_worker_kv_event (the engine's) and
- * proa_worker_take_submit (any).
+ * (worker_events.c). The functions below are called from one other thread, but for proa_worker_kv_event (the
+ * engine's).
  */
 #ifndef PROA_CLUSTER_WORKER_H
 #define PROA_CLUSTER_WORKER_H
@@ -34,7 +34,7 @@ typedef struct proa_worker_options {
     proa_kv_transfer_kind transfer;
     proa_kv_transfer_options transfer_options;
     proa_room_limits limits;
-    bool nats; /* announce a NATS subject; bodies come by proa_worker_take_submit */
+    const char *nats_server; /* take requests through it too (nats_plane.h); NULL: over the links alone */
 } proa_worker_options;
 
 proa_status proa_worker_create(const proa_worker_options *options, proa_worker **worker, proa_error *err);
@@ -58,9 +58,6 @@ proa_status proa_worker_start(proa_worker *worker, const proa_worker_model *mode
 bool proa_worker_drain(proa_worker *worker, double seconds);
 void proa_worker_stop(proa_worker *worker);
 void proa_worker_free(proa_worker *worker); /* after the engine has stopped; accepts NULL */
-
-/* A SUBMIT's body that came by NATS from the frontend with this instance id, checked to be from there. Copied. */
-void proa_worker_take_submit(proa_worker *worker, uint64_t frontend, const void *body, size_t length);
 
 uint64_t proa_worker_instance(const proa_worker *worker);
 int proa_worker_port(const proa_worker *worker);

@@ -1,10 +1,9 @@
-/* worker_events.c - what the engine's thread (and NATS' threads) leave for the loop's: records in a buffer under the lock.
+/* worker_events.c - what the engine's thread leaves for the loop's: records in a buffer under the lock.
  *
  * A record is a head and a payload of its kind. The engine's callbacks only append and wake; a call outlives them, since its
  * `finish` record is the last that leads to it.
  */
 #include "base/clock.h"
-#include "base/log.h"
 #include "cluster/worker_internal.h"
 
 #include <string.h>
@@ -14,7 +13,6 @@ typedef enum event_kind {
     EVENT_FINISH, /* proa_engine_finish */
     EVENT_ROWS,   /* rows_head, blocks, generations */
     EVENT_KV,     /* kv_change */
-    EVENT_SUBMIT, /* u64 frontend, body */
 } event_kind;
 
 typedef struct event_head {
@@ -116,14 +114,6 @@ void proa_worker_kv_event(void *worker, bool stored, uint64_t hash)
     post(worker, (event_head){.kind = EVENT_KV}, &(piece){&change, sizeof change}, 1);
 }
 
-void proa_worker_take_submit(proa_worker *worker, uint64_t frontend, const void *body, size_t length)
-{
-    if (length > PROA_LINK_FRAME_BYTES_MAX)
-        return;
-    const piece pieces[] = {{&frontend, sizeof frontend}, {body, length}};
-    post(worker, (event_head){.kind = EVENT_SUBMIT}, pieces, 2);
-}
-
 /* ---- taking ---- */
 
 static void take_token(worker_call *call, const proa_sample_result *token, bool stop)
@@ -197,16 +187,6 @@ static void take_kv(proa_worker *w, const kv_change *change)
     proa_put_u64(&w->events, change->hash);
 }
 
-static void take_submit(proa_worker *w, const uint64_t *frontend, size_t bytes)
-{
-    worker_front *front = proa_worker_find_front(w, *frontend);
-    if (front != NULL)
-        proa_worker_front_submit(w, front, frontend + 1, bytes - sizeof *frontend);
-    else
-        proa_log(PROA_LOG_WARN, "worker",
-                 "a request came by NATS from a frontend that has no link here: dropped");
-}
-
 static void take_one(proa_worker *w, const event_head *head, const void *payload)
 {
     const rows_head *rows = payload;
@@ -215,7 +195,6 @@ static void take_one(proa_worker *w, const event_head *head, const void *payload
     case EVENT_FINISH: take_finish(head->call, payload); break;
     case EVENT_ROWS: take_rows(head->call, rows, (const int32_t *)(rows + 1), head->flag); break;
     case EVENT_KV: take_kv(w, payload); break;
-    case EVENT_SUBMIT: take_submit(w, payload, head->bytes); break;
     }
 }
 

@@ -10,7 +10,7 @@ enum { LOAD_IDLE_US = 1000000 };
 
 /* ---- telling ---- */
 
-static void send_scratch(worker_front *front, uint16_t type)
+void proa_worker_front_send(worker_front *front, uint16_t type)
 {
     const proa_buf *body = &front->worker->scratch;
     if (proa_link_send(front->link, type, body->data, body->length) != PROA_OK)
@@ -24,7 +24,7 @@ void proa_worker_front_finish(worker_front *front, uint64_t id, const proa_engin
     proa_worker *w = front->worker;
     proa_buf_clear(&w->scratch);
     proa_wire_put_finish(&w->scratch, &(proa_wire_finish){.id = id, .finish = *finish, .blame = blame});
-    send_scratch(front, PROA_WIRE_FINISH);
+    proa_worker_front_send(front, PROA_WIRE_FINISH);
 }
 
 static void refuse(worker_front *front, uint64_t id, const proa_error *error)
@@ -41,7 +41,7 @@ void proa_worker_send_card(proa_worker *w, worker_front *front)
             continue;
         proa_buf_clear(&w->scratch);
         proa_wire_put_card(&w->scratch, &w->card);
-        send_scratch(f, PROA_WIRE_CARD);
+        proa_worker_front_send(f, PROA_WIRE_CARD);
     }
 }
 
@@ -59,7 +59,7 @@ void proa_worker_send_loads(proa_worker *w)
     for (worker_front *f = w->fronts; f != NULL; f = f->next) {
         proa_buf_clear(&w->scratch);
         proa_wire_put_load(&w->scratch, &w->load);
-        send_scratch(f, PROA_WIRE_LOAD);
+        proa_worker_front_send(f, PROA_WIRE_LOAD);
     }
 }
 
@@ -76,7 +76,7 @@ static void send_events(proa_worker *w, worker_front *front, bool snapshot, cons
                                                                     .count = (uint32_t)now,
                                                                     .hashes = hashes + at,
                                                                     .stored = stored + at});
-        send_scratch(front, PROA_WIRE_KV_EVENTS);
+        proa_worker_front_send(front, PROA_WIRE_KV_EVENTS);
         at += now;
     } while (at < count);
 }
@@ -320,6 +320,7 @@ static void on_message(void *context, proa_link *link, uint16_t type, const uint
     case PROA_WIRE_GRANT: take_grant(front, body, length, &err); break;
     case PROA_WIRE_ASK_FILES: front->wants_files = true; break;
     case PROA_WIRE_FLUSH: take_flush(w); break;
+    case PROA_WIRE_RELAY: proa_worker_front_relay(front, body, length); break;
     default:
         proa_error_set(&err, PROA_ERR_PROTOCOL, "message type %u is not known on request links", type);
         break;
@@ -351,12 +352,13 @@ static void on_up(void *context, proa_link *link)
     front->next = w->fronts;
     w->fronts = front;
     proa_link_set_user(link, front);
+    proa_nats_inbox_init(&front->inbox, proa_link_session_key(link), proa_link_peer(link)->instance);
     proa_log(PROA_LOG_DEBUG, "worker", "frontend %s (%s) is here", proa_link_peer(link)->name,
              proa_link_address(link));
     proa_worker_send_card(w, front);
     proa_buf_clear(&w->scratch);
     proa_wire_put_load(&w->scratch, &w->load);
-    send_scratch(front, PROA_WIRE_LOAD);
+    proa_worker_front_send(front, PROA_WIRE_LOAD);
     send_snapshot(front);
 }
 

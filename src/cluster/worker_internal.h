@@ -1,5 +1,5 @@
 /* worker_internal.h - the worker's state: worker.c (life), worker_events.c (from the engine), worker_front.c (request links),
- * worker_session.c (room links), worker_call.c (requests and their rooms), worker_files.c.
+ * worker_session.c (room links), worker_call.c (requests and their rooms), worker_nats.c, worker_files.c.
  *
  * All of it belongs to the loop's thread, but for what stands under `lock`.
  */
@@ -8,6 +8,8 @@
 
 #include "base/table.h"
 #include "cluster/instance.h"
+#include "cluster/nats_message.h"
+#include "cluster/nats_plane.h"
 #include "cluster/worker.h"
 
 #include <pthread.h>
@@ -23,6 +25,7 @@ struct worker_front {
     worker_front *next;
     proa_link *link;
     proa_table calls; /* by the frontend's id */
+    proa_nats_inbox inbox;
     bool wants_files;
     uint32_t file_index;
     uint64_t file_offset;
@@ -96,6 +99,8 @@ struct proa_worker {
     proa_listener *bootstrap;
     proa_engine *engine;
     proa_kv_transfer *transfer;
+    proa_nats *nats; /* NULL: requests come over links alone */
+    proa_nats_complaints nats_complaints;
 
     pthread_mutex_t lock;
     pthread_cond_t changed;
@@ -132,6 +137,8 @@ const proa_link_hooks *proa_worker_front_hooks(proa_worker *worker, proa_link_ho
 void proa_worker_front_submit(proa_worker *worker, worker_front *front, const void *body, size_t length);
 void proa_worker_front_finish(worker_front *front, uint64_t id, const proa_engine_finish *finish,
                               uint64_t blame);
+/* Sends what is in worker->scratch. */
+void proa_worker_front_send(worker_front *front, uint16_t type);
 void proa_worker_send_card(proa_worker *worker, worker_front *front); /* NULL: to all */
 void proa_worker_send_loads(proa_worker *worker);
 void proa_worker_send_kv_events(proa_worker *worker);
@@ -139,6 +146,11 @@ worker_front *proa_worker_find_front(proa_worker *worker, uint64_t instance);
 void proa_worker_close_fronts(proa_worker *worker);
 /* Sends what fits of the files that are asked for. */
 void proa_worker_send_files(proa_worker *worker);
+
+/* ---- worker_nats.c ---- */
+proa_status proa_worker_start_nats(proa_worker *worker, proa_error *err);
+void proa_worker_take_nats(proa_worker *worker);
+void proa_worker_front_relay(worker_front *front, const void *body, size_t length);
 
 /* ---- worker_session.c ---- */
 const proa_link_hooks *proa_worker_session_hooks(proa_worker *worker, proa_link_hooks *hooks);
