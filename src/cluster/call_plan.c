@@ -15,7 +15,7 @@ struct proa_call_plan {
     int32_t *output; /* = request.output_ids */
     int32_t output_capacity;
     int32_t credit;   /* granted by the sink and not used by a token */
-    int32_t withheld; /* of that, not passed on to the main leg yet */
+    int32_t withheld; /* of that, not passed on to the main leg yet: it waits for the leg's first tokens */
     int32_t vocab_size;
     bool stopped; /* the last token ends the sequence */
     /* of the current attempt */
@@ -300,7 +300,7 @@ void proa_call_plan_picked(proa_call_plan *p, const proa_call_pick *pick)
     p->room = pick->room;
     p->vocab_size = pick->vocab_size;
     p->heard = false;
-    p->withheld = 0;
+    p->withheld = p->credit > PROA_WIRE_CREDIT_MAX ? p->credit - PROA_WIRE_CREDIT_MAX : 0;
     p->open[PROA_CALL_MAIN] = true;
     p->open[PROA_CALL_PREFILL] = pick->pair;
     memcpy(p->epochs, pick->epochs, sizeof p->epochs);
@@ -341,7 +341,7 @@ void proa_call_plan_submit(const proa_call_plan *p, proa_call_leg leg, proa_wire
     submit->leg = leg == PROA_CALL_PREFILL ? PROA_LEG_PREFILL : p->pair ? PROA_LEG_DECODE : PROA_LEG_COMBINED;
     submit->room = p->pair ? p->room : 0;
     submit->request = p->request;
-    submit->request.credit = p->credit;
+    submit->request.credit = p->credit - p->withheld;
     submit->request.sink = (proa_engine_sink){0};
 }
 

@@ -71,7 +71,7 @@ typedef struct proa_call_todo {
     bool pair_failed;
     bool pair_worked;
     bool deliver;   /* the tokens of this event go to the sink */
-    int32_t grant;  /* tokens of credit for the main leg */
+    int32_t grant;  /* tokens of credit for the main leg; in messages of at most PROA_WIRE_CREDIT_MAX */
     bool replaying; /* this event has begun a replay */
     bool pick;      /* choose workers; answer with proa_call_plan_picked or _unpicked */
     bool finished;  /* tell the sink `finish`; nothing comes afterwards */

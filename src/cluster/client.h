@@ -28,7 +28,7 @@ typedef enum proa_router_mode {
 
 typedef struct proa_client_options {
     const char *namespace_name;  /* "dynamo" */
-    proa_discovery *discovery;   /* borrowed */
+    proa_discovery *discovery;   /* its hooks lead here: it must be freed before the client */
     proa_link_security security; /* copied */
     proa_link_identity identity;
     proa_router_mode router_mode;

@@ -25,6 +25,7 @@ enum {
     PROA_WIRE_STOPS_MAX = 4096,
     PROA_WIRE_BIAS_MAX = 4096,
     PROA_WIRE_TOKENS_MAX = 1024,  /* of one TOKENS message */
+    PROA_WIRE_CREDIT_MAX = 4096,  /* of one SUBMIT or GRANT */
     PROA_WIRE_EVENTS_MAX = 65536, /* of one KV_EVENTS message */
     PROA_WIRE_CHUNK_MAX = 256 << 10,
     PROA_WIRE_FILES_MAX = 16,

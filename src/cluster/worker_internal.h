@@ -126,7 +126,7 @@ struct proa_worker {
     int64_t sent_us;
 };
 
-enum { WORKER_ARENA_BYTES = 64 << 20, WORKER_CREDIT_MAX = 4096, WORKER_GRAVES = 1 << 16 };
+enum { WORKER_ARENA_BYTES = 64 << 20, WORKER_CREDIT_MAX = PROA_WIRE_CREDIT_MAX, WORKER_GRAVES = 1 << 16 };
 
 /* ---- worker_events.c: from other threads to the loop's ---- */
 proa_engine_sink proa_worker_sink(worker_call *call);
