@@ -1,7 +1,8 @@
 /* eval.c - `proa eval`: asks a model questions whose answers can be checked, greedily, and counts.
  *
  * The questions go the way of chat requests (template, tokenizer, engine with its scheduler and caches), all at once, so
- * that every feature that a flag turns on is under the same test: accuracy must not move.
+ * that every feature that a flag turns on is under the same test: accuracy must not move. With --url another process is asked
+ * instead (eval_http.c).
  */
 #include "cmd/eval.h"
 
@@ -73,11 +74,11 @@ static void take_finish(void *context, const proa_engine_finish *finish)
     pthread_mutex_unlock(&e->mutex);
 }
 
-static proa_status read_questions(evaluation *e, proa_error *err)
+static proa_status read_questions(evaluation *e, const char *dir, proa_error *err)
 {
     const char *given = proa_options_string(e->options, "questions");
     char path[4200];
-    snprintf(path, sizeof path, "%s/eval.jsonl", e->loaded.dir);
+    snprintf(path, sizeof path, "%s/eval.jsonl", dir);
     e->arena = proa_arena_create(ARENA_BYTES_MAX);
     if (e->arena == NULL)
         return proa_error_set(err, PROA_ERR_MEMORY, "no memory for the questions");
@@ -245,11 +246,11 @@ static proa_status judge(evaluation *e, proa_error *err)
     return status;
 }
 
-static proa_status run(evaluation *e, double *seconds, proa_error *err)
+static proa_status ask_here(evaluation *e, double *seconds, proa_error *err)
 {
     proa_status status = proa_loaded_open(e->options, &e->loaded, err);
     if (status == PROA_OK)
-        status = read_questions(e, err);
+        status = read_questions(e, e->loaded.dir, err);
     if (status == PROA_OK)
         status = load_text(e, err);
     if (status == PROA_OK)
@@ -263,6 +264,17 @@ static proa_status run(evaluation *e, double *seconds, proa_error *err)
         status = wait_for_answers(e, err);
     *seconds = proa_progress_finish(&e->progress);
     return status == PROA_OK ? judge(e, err) : status;
+}
+
+static proa_status ask_server(evaluation *e, proa_eval_run *run, proa_error *err)
+{
+    char dir[4096];
+    proa_status status = proa_model_dir(e->options, dir, sizeof dir, err);
+    if (status == PROA_OK)
+        status = read_questions(e, dir, err);
+    if (status == PROA_OK)
+        status = proa_eval_over_http(e->options, e->questions, e->count, e->arena, run, err);
+    return status;
 }
 
 static void release(evaluation *e)
@@ -281,16 +293,20 @@ static void release(evaluation *e)
     pthread_mutex_destroy(&e->mutex);
 }
 
-static proa_status report(const evaluation *e, double seconds, proa_error *err)
+static proa_status report(const evaluation *e, const proa_eval_run *run, proa_error *err)
 {
     const char *output = proa_options_string(e->options, "output");
     const char *summary = proa_options_string(e->options, "json");
-    proa_questions_print(e->questions, e->count, seconds);
+    proa_questions_print(e->questions, e->count, run);
     proa_status status = PROA_OK;
     if (output != NULL)
         status = proa_questions_write(e->questions, e->count, output, err);
     if (status == PROA_OK && summary != NULL)
-        status = proa_questions_write_summary(e->questions, e->count, seconds, summary, err);
+        status = proa_questions_write_summary(e->questions, e->count, run, summary, err);
+    if (status == PROA_OK && run->errors > 0)
+        status =
+            proa_error_set(err, run->first_error.status, "%zu of %zu questions had no answer; the first: %s",
+                           run->errors, e->count, run->first_error.text);
     return status;
 }
 
@@ -298,13 +314,14 @@ int proa_cmd_eval(const proa_options *options)
 {
     evaluation e = {.options = options};
     proa_error err = {0};
-    double seconds = 0;
+    proa_eval_run run = {0};
     proa_log_set_level(proa_options_string(options, "log-level"));
     pthread_mutex_init(&e.mutex, NULL);
     pthread_cond_init(&e.changed, NULL);
-    proa_status status = run(&e, &seconds, &err);
+    bool elsewhere = proa_options_string(options, "url") != NULL;
+    proa_status status = elsewhere ? ask_server(&e, &run, &err) : ask_here(&e, &run.seconds, &err);
     if (status == PROA_OK)
-        status = report(&e, seconds, &err);
+        status = report(&e, &run, &err);
     release(&e);
     return status == PROA_OK ? PROA_EXIT_OK : proa_cmd_fail(&err);
 }

@@ -149,7 +149,7 @@ static void print_row(const task_count *t, bool terminal)
     printf("\n");
 }
 
-size_t proa_questions_print(const proa_question *questions, size_t count, double seconds)
+size_t proa_questions_print(const proa_question *questions, size_t count, const proa_eval_run *run)
 {
     task_count tasks[TASKS_MAX];
     bool terminal = isatty(STDOUT_FILENO);
@@ -159,7 +159,9 @@ size_t proa_questions_print(const proa_question *questions, size_t count, double
         print_row(&tasks[i], terminal);
     task_count all = sum_of(tasks, used);
     print_row(&all, terminal);
-    printf("%.1f s, %.0f tokens/s\n", seconds, (double)all.tokens / seconds);
+    printf("%.1f s, %.0f tokens/s\n", run->seconds, (double)all.tokens / run->seconds);
+    if (run->errors > 0)
+        printf("%zu without an answer, counted as wrong\n", run->errors);
     return all.right;
 }
 
@@ -206,8 +208,8 @@ static proa_json *summary_of(const task_count *t)
     return NULL;
 }
 
-proa_status proa_questions_write_summary(const proa_question *questions, size_t count, double seconds,
-                                         const char *path, proa_error *err)
+proa_status proa_questions_write_summary(const proa_question *questions, size_t count,
+                                         const proa_eval_run *run, const char *path, proa_error *err)
 {
     task_count tasks[TASKS_MAX];
     size_t used = count_tasks(questions, count, tasks);
@@ -216,8 +218,9 @@ proa_status proa_questions_write_summary(const proa_question *questions, size_t 
     bool good = summary != NULL && by_task != NULL;
     for (size_t i = 0; good && i < used; i++)
         good = proa_json_set(by_task, tasks[i].name, summary_of(&tasks[i]));
-    good = good && proa_json_set(summary, "seconds", proa_json_new_real(seconds)) &&
-           proa_json_set(summary, "tokens_per_second", proa_json_new_real((double)all.tokens / seconds));
+    good = good && proa_json_set(summary, "errors", proa_json_new_int((int64_t)run->errors)) &&
+           proa_json_set(summary, "seconds", proa_json_new_real(run->seconds)) &&
+           proa_json_set(summary, "tokens_per_second", proa_json_new_real((double)all.tokens / run->seconds));
     if (good)
         good = proa_json_set(summary, "tasks", by_task);
     else

@@ -1,6 +1,8 @@
 """tiny-r1: its answers are right, are those of the PyTorch model that it was trained as, and do not move with any flag."""
+import http.server
 import json
 import pathlib
+import threading
 
 import pytest
 
@@ -81,3 +83,91 @@ def test_bad_questions_are_named(run, tmp_path):
     assert result.returncode == 1
     assert f"{bad} line 2" in result.stderr
     assert "question" in result.stderr
+
+
+# ---- the same questions over HTTP ----
+
+
+def test_url_gives_the_same_answers(evaluate, server):
+    here, summary = evaluate("--limit", 120)
+    for concurrency in 1, 16:
+        there, remote = evaluate("--limit", 120, "--url", server().url + "/", "--concurrency", concurrency)
+        assert there == here  # outputs, answers and token counts
+        drop = "seconds", "tokens_per_second"
+        assert {k: v for k, v in remote.items() if k not in drop} == {k: v for k, v in summary.items() if k not in drop}
+    assert remote["errors"] == 0
+
+
+def test_url_sends_the_key(run, server):
+    url = server("--api-key", "secret").url
+    refused = run("eval", "--limit", 1, "--url", url)
+    assert refused.returncode != 0
+    assert "--api-key" in refused.stderr
+    assert run("eval", "--limit", 1, "--url", url, "--api-key", "secret").returncode == 0
+    assert run("eval", "--limit", 1, "--url", url, PROA_API_KEY="secret").returncode == 0
+
+
+class Flaky(http.server.BaseHTTPRequestHandler):
+    """Answers the third question with 503, cuts the fourth one's answer, answers the fifth with nonsense."""
+
+    protocol_version = "HTTP/1.1"
+
+    def reply(self, status, body):
+        self.send_response(status)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def do_GET(self):
+        self.reply(200, json.dumps({"data": [{"id": "m"}]}).encode())
+
+    def do_POST(self):
+        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        assert body["model"] == "m" and body["temperature"] == 0
+        self.server.asked += 1
+        question = body["messages"][0]["content"]
+        if question == "q2":
+            self.reply(503, b'{"error": {"message": "no worker is there"}}')
+        elif question == "q3":
+            self.send_response(200)
+            self.send_header("Content-Length", "100")
+            self.end_headers()
+            self.wfile.write(b'{"choices": [')
+            self.close_connection = True
+        elif question == "q4":
+            self.reply(200, b'{"choices": []}')
+        else:
+            message = {"reasoning_content": "hm", "content": "\n\nyes"}
+            self.reply(200, json.dumps({"choices": [{"message": message, "finish_reason": "stop"}],
+                                        "usage": {"completion_tokens": 3}}).encode())
+
+    def log_message(self, *_):
+        pass
+
+
+def test_url_counts_errors(run, tmp_path):
+    questions = tmp_path / "questions.jsonl"
+    questions.write_text("".join(json.dumps({"question": f"q{i}", "answer": "yes"}) + "\n" for i in range(6)))
+    summary, output = tmp_path / "summary.json", tmp_path / "output.jsonl"
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Flaky) as fake:
+        fake.asked = 0
+        threading.Thread(target=fake.serve_forever, daemon=True).start()
+        result = run("eval", "--questions", questions, "--url", f"http://127.0.0.1:{fake.server_port}",
+                     "--json", summary, "--output", output, "--concurrency", 2)
+        fake.shutdown()
+    assert result.returncode == 1
+    assert fake.asked == 6  # none twice
+    totals = json.loads(summary.read_text())
+    assert (totals["questions"], totals["right"], totals["errors"], totals["tokens"]) == (6, 3, 3, 6)
+    assert [row["ok"] for row in lines(output)] == [True, True, False, False, False, True]
+    assert lines(output)[0]["output"] == "hm</think>\n\nyes"
+    assert "3 without an answer" in result.stdout
+    assert "3 of 6" in result.stderr
+
+
+def test_url_without_a_server(run):
+    result = run("eval", "--limit", 1, "--url", "http://127.0.0.1:1")
+    assert result.returncode == 1
+    assert "127.0.0.1:1" in result.stderr
+    malformed = run("eval", "--limit", 1, "--url", "ftp://x")
+    assert malformed.returncode != 0 and "ftp" in malformed.stderr
