@@ -178,7 +178,8 @@ static void *run(void *context)
 
 /* --- life --- */
 
-static const proa_discovery_backend *const backends[] = {&proa_discovery_mem, &proa_discovery_file};
+static const proa_discovery_backend *const backends[] = {&proa_discovery_mem, &proa_discovery_file,
+                                                         &proa_discovery_etcd};
 
 static const proa_discovery_backend *find_backend(const char *name)
 {

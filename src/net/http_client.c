@@ -415,6 +415,7 @@ static void finish(proa_http_call *call, CURLcode code)
         .first_byte_us = first_byte_us,
         .retry_after_us = retry_after_s * 1000000,
         .error = &error,
+        .cause = error.status != PROA_OK ? error.text + strlen(call->name) + strlen(": ") : "",
     };
     detach(call);
     call->done(call->context, &result);

@@ -36,6 +36,7 @@ typedef struct proa_http_result {
     int64_t first_byte_us;   /* from start to the first byte of the answer; 0: none came */
     int64_t retry_after_us;  /* the header Retry-After; 0: absent */
     const proa_error *error; /* with method, URL and cause, when status is no PROA_OK */
+    const char *cause;       /* the cause alone, inside of error */
 } proa_http_result;
 
 typedef struct proa_http_request {

@@ -4,6 +4,7 @@
 
 #include "base/buf.h"
 #include "base/clock.h"
+#include "base/file.h"
 #include "cluster/discovery.h"
 
 #include <stdarg.h>
@@ -99,6 +100,24 @@ static inline void expect_at(journal *j, const char *text, int64_t within_us, co
     if (!journal_is(j, text))
         fail_msg("%s:%d: the watch was told \"%s\", not \"%s\"", file, line, proa_buf_text(&j->text), text);
 }
+/* Either order of two independent things. */
+static inline void expect_either(journal *j, const char *text, const char *other, int64_t within_us)
+{
+    int64_t until = proa_clock_us() + within_us;
+    while (!journal_is(j, text) && !journal_is(j, other) && proa_clock_us() < until)
+        usleep(5000);
+    expect_at(j, journal_is(j, text) ? text : other, 0, __FILE__, __LINE__);
+}
+
+static inline bool journal_ends(journal *j, const char *text)
+{
+    pthread_mutex_lock(&j->lock);
+    size_t length = strlen(text), have = j->text.length;
+    bool ends = have >= length && strcmp(j->text.data + have - length, text) == 0;
+    pthread_mutex_unlock(&j->lock);
+    return ends;
+}
+
 #define expect(j, text, within_us) expect_at(j, text, within_us, __FILE__, __LINE__)
 
 static inline proa_discovery *create(const proa_discovery_options *options)
@@ -130,6 +149,50 @@ static inline void wait_for_file(const char *path)
     for (int i = 0; i < 600 && access(path, F_OK) != 0; i++)
         usleep(5000);
     assert_int_equal(access(path, F_OK), 0);
+}
+
+/* --- what people read: standard error goes into a file for a while --- */
+
+typedef struct log_capture {
+    char path[64];
+    int kept_fd;
+    proa_buf text;
+} log_capture;
+
+static inline log_capture *log_capture_begin(void)
+{
+    log_capture *c = calloc(1, sizeof *c);
+    snprintf(c->path, sizeof c->path, "/tmp/proa-log-XXXXXX");
+    int fd = mkstemp(c->path);
+    c->kept_fd = dup(STDERR_FILENO);
+    dup2(fd, STDERR_FILENO);
+    close(fd);
+    return c;
+}
+
+static inline void log_capture_end(log_capture *c)
+{
+    proa_error err = {0};
+    dup2(c->kept_fd, STDERR_FILENO);
+    close(c->kept_fd);
+    if (proa_file_read(c->path, 1 << 20, &c->text, &err) != PROA_OK)
+        fail_msg("%s", err.text);
+    unlink(c->path);
+}
+
+/* Lines that contain `part`. */
+static inline int log_capture_count(const log_capture *c, const char *part)
+{
+    int count = 0;
+    for (const char *at = proa_buf_text(&c->text); (at = strstr(at, part)) != NULL; count++)
+        at = strchr(at, '\n');
+    return count;
+}
+
+static inline void log_capture_free(log_capture *c)
+{
+    proa_buf_free(&c->text);
+    free(c);
 }
 
 /* A process that registers a key and lives until it is killed. */

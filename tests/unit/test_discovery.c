@@ -2,8 +2,6 @@
  * the folder vanish. */
 #include "discovery_fixture.h"
 
-#include "base/file.h"
-
 #include <fcntl.h>
 #include <signal.h>
 #include <sys/stat.h>

@@ -197,7 +197,7 @@ typedef struct told {
     int code, pieces, ended;
     int cancel_at; /* after so many pieces */
     int64_t retry_after_us;
-    char text[1000];
+    char text[1000], cause[1000];
 } told;
 
 static void on_data(void *context, const char *bytes, size_t length)
@@ -217,6 +217,7 @@ static void on_done(void *context, const proa_http_result *result)
     t->retry_after_us = result->retry_after_us;
     proa_buf_append(&t->body, result->body, result->length);
     snprintf(t->text, sizeof t->text, "%s", result->error->text);
+    snprintf(t->cause, sizeof t->cause, "%s", result->cause);
 }
 
 static void told_free(told *t)
@@ -369,6 +370,8 @@ static void test_nobody_there(void **state)
     begin_and_wait(client, &request, &t);
     assert_int_equal(t.status, PROA_ERR_UNREACHABLE);
     assert_non_null(strstr(t.text, "GET http://127.0.0.1:1/: "));
+    assert_true(strlen(t.cause) > 5);
+    assert_string_equal(t.text + strlen("GET http://127.0.0.1:1/: "), t.cause);
     told_free(&t);
     static const char *const malformed[] = {"",        "127.0.0.1:2379",  "http://",    "file:///etc/passwd",
                                             "ftp://a", "http://a:99999/", "http://a b/"};
