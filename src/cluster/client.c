@@ -90,6 +90,7 @@ static void on_wake(void *context)
     proa_client *client = context;
     bool stopping, flush;
     proa_client_take_news(client);
+    proa_client_nats_take(client);
     for (client_call *call = take_rung(client, &stopping, &flush), *next; call != NULL; call = next) {
         next = call->taken_next;
         look_at(call);
@@ -108,6 +109,8 @@ static void on_tick(void *context)
     proa_client *client = context;
     int64_t now = proa_clock_us();
     for (int32_t i = 0; i < CLIENT_WORKERS_MAX; i++) {
+        if (client->workers[i] != NULL)
+            proa_client_nats_tick(client->workers[i], now);
         if (client->workers[i] != NULL)
             proa_client_worker_tick(client->workers[i], now);
     }
@@ -192,6 +195,7 @@ static void destroy(proa_client *client)
             proa_client_worker_free(client->workers[i]);
     }
     proa_client_files_end(client);
+    proa_nats_free(client->nats);
     proa_loop_free(client->loop);
     proa_router_free(client->router);
     proa_arena_free(client->arena);
@@ -215,6 +219,9 @@ static proa_status set_up(proa_client *client, const proa_client_options *option
         return status;
     if (proa_loop_add_timer(client->loop, CLIENT_TICK_US, on_tick, client) == NULL)
         return proa_error_set(err, PROA_ERR_MEMORY, "out of memory for a timer");
+    status = proa_client_nats_start(client, err);
+    if (status != PROA_OK)
+        return status;
     proa_client_publish(client);
     int failed = pthread_create(&client->thread, NULL, run, client);
     if (failed != 0)

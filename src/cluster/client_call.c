@@ -44,6 +44,7 @@ static void close_leg(client_call *call, proa_call_leg leg)
 
 static void send_cancel(client_worker *worker, uint64_t id)
 {
+    proa_client_nats_settle(worker, id);
     proa_buf *scratch = &worker->client->scratch;
     proa_buf_clear(scratch);
     proa_wire_put_cancel(scratch, &(proa_wire_cancel){.id = id});
@@ -90,11 +91,6 @@ static void place_leg(client_call *call, proa_call_leg leg, int32_t number)
     client->changed = true;
 }
 
-proa_status proa_client_send_submit(client_worker *worker)
-{
-    return proa_client_worker_send(worker, PROA_WIRE_SUBMIT);
-}
-
 static proa_status submit_leg(client_call *call, proa_call_leg leg)
 {
     client_worker *worker = worker_of(call, leg);
@@ -109,7 +105,7 @@ static proa_status submit_leg(client_call *call, proa_call_leg leg)
         memcpy(submit.bootstrap, other->card.bootstrap, sizeof submit.bootstrap);
     proa_buf_clear(&call->client->scratch);
     proa_wire_put_submit(&call->client->scratch, &submit);
-    return proa_client_send_submit(worker);
+    return proa_client_send_submit(worker, submit.id);
 }
 
 /* Begins an attempt at the workers picked; `todo` gets what follows when that fails at once. */

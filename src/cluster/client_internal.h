@@ -1,5 +1,5 @@
 /* client_internal.h - the client's state: client.c (life, and what other threads call), client_worker.c (discovery's news and the
- * links), client_call.c (requests), client_files.c (the model's files), client_report.c (statistics, /health, metrics).
+ * links), client_call.c (requests), client_nats.c (those that go by NATS), client_files.c (the model's files), client_report.c (statistics, /health, metrics).
  *
  * All of it belongs to the loop's thread, but for what stands under `lock`. Nothing tears a worker down in the middle of
  * something else: a link that must end is marked `broken`, and proa_client_settle, the last thing that each hook does, ends it.
@@ -9,6 +9,8 @@
 
 #include "cluster/call_plan.h"
 #include "cluster/instance.h"
+#include "cluster/nats_message.h"
+#include "cluster/nats_plane.h"
 #include "cluster/router.h"
 
 #include <pthread.h>
@@ -55,11 +57,12 @@ struct client_worker {
     int32_t number; /* the router's, and where it stands in `workers` */
     client_worker_state state;
     proa_instance instance;
-    bool listed;     /* by discovery */
-    bool superseded; /* discovery lists another process of this instance */
-    bool complained; /* about what is wrong with its address or model: once */
-    proa_link *link; /* NULL: DOWN, REFUSED */
-    bool broken;     /* the link must end, for this reason */
+    bool listed;              /* by discovery */
+    bool superseded;          /* discovery lists another process of this instance */
+    bool complained;          /* about what is wrong with its address or model: once */
+    proa_link *link;          /* NULL: DOWN, REFUSED */
+    proa_nats_outbox *outbox; /* of this link; NULL: it takes no requests by NATS */
+    bool broken;              /* the link must end, for this reason */
     proa_error why;
     int64_t since_us;     /* of the state */
     int64_t connected_us; /* when it was READY last; 0: never */
@@ -121,6 +124,8 @@ typedef struct client_counts {
     uint64_t migrations; /* replays begun */
     uint64_t failures;   /* requests that ended with an error that was not their own */
     uint64_t links_lost; /* of workers that were ready */
+    uint64_t by_nats;    /* SUBMITs that nats-server was given */
+    uint64_t relayed;    /* of those, sent again over the link */
 } client_counts;
 
 /* The model's files on their way. */
@@ -164,6 +169,7 @@ struct proa_client {
     /* the loop's */
     client_worker *workers[CLIENT_WORKERS_MAX];
     proa_router *router;
+    proa_nats *nats;       /* NULL: requests go over the links alone */
     client_call **by_slot; /* [CLIENT_CALLS_MAX] begun ones */
     client_call *begun;
     int32_t begun_count; /* since the last publication */
@@ -206,8 +212,19 @@ void proa_client_call_finish(client_worker *worker, const proa_wire_finish *fini
 /* What runs at the worker goes on elsewhere; returns how many requests that are. */
 int32_t proa_client_calls_lost(client_worker *worker, const proa_error *why);
 void proa_client_call_free(client_call *call);
-/* Sends the SUBMIT in `scratch`: the seam for another request plane than the link. */
-proa_status proa_client_send_submit(client_worker *worker);
+
+/* ---- client_nats.c ---- */
+proa_status proa_client_nats_start(proa_client *client, proa_error *err);
+void proa_client_nats_take(proa_client *client);     /* what the plane has to tell */
+void proa_client_nats_linked(client_worker *worker); /* its link is up, and is who it should be */
+void proa_client_nats_unlinked(client_worker *worker);
+void proa_client_nats_tick(client_worker *worker, int64_t now_us);
+void proa_client_nats_taken(client_worker *worker, const proa_wire_taken *taken);
+/* Sends the SUBMIT in `scratch`, of request `id`, by NATS or over the link. */
+proa_status proa_client_send_submit(client_worker *worker, uint64_t id);
+/* Sends the SUBMIT of `id` over the link too, if it is not known to have come: before anything else is said about `id`.
+ * Uses `scratch`. */
+void proa_client_nats_settle(client_worker *worker, uint64_t id);
 
 /* ---- client_files.c ---- */
 bool proa_client_files_start(proa_client *client, proa_error *err);

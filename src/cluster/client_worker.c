@@ -140,6 +140,7 @@ static void forget(client_worker *worker)
 
 void proa_client_worker_free(client_worker *worker)
 {
+    proa_client_nats_unlinked(worker);
     proa_link_close(worker->link);
     free(worker);
 }
@@ -201,6 +202,7 @@ static void went_down(client_worker *worker, const proa_error *why)
     proa_error lost;
     worker->link = NULL;
     worker->broken = false;
+    proa_client_nats_unlinked(worker);
     worker->dial_at_us = now + worker->pause_us;
     worker->pause_us = 2 * worker->pause_us < CLIENT_DIAL_US_MAX ? 2 * worker->pause_us : CLIENT_DIAL_US_MAX;
     worker->load.stats.running = worker->load.stats.queued = 0;
@@ -271,6 +273,8 @@ static void on_up(void *context, proa_link *link)
                                  peer->name, peer->instance);
     else
         set_state(worker, CLIENT_WORKER_GREETED);
+    if (!worker->broken)
+        proa_client_nats_linked(worker);
     proa_client_settle(client);
 }
 
@@ -297,6 +301,7 @@ static void refuse(client_worker *worker)
         proa_client_worker_break(worker, PROA_ERR_PROTOCOL, "its card is of another model now");
         return;
     }
+    proa_client_nats_unlinked(worker);
     proa_link_close(worker->link);
     worker->link = NULL;
     set_state(worker, CLIENT_WORKER_REFUSED);
@@ -350,6 +355,7 @@ static void take(client_worker *worker, uint16_t type, const uint8_t *body, size
         proa_wire_kv_events events;
         proa_wire_tokens tokens;
         proa_wire_finish finish;
+        proa_wire_taken taken;
     } m;
     switch ((proa_wire_type)type) {
     case PROA_WIRE_CARD: take_card(worker, body, length, err); break;
@@ -369,6 +375,10 @@ static void take(client_worker *worker, uint16_t type, const uint8_t *body, size
     case PROA_WIRE_FINISH:
         if (proa_wire_get_finish(body, length, &m.finish, err))
             proa_client_call_finish(worker, &m.finish);
+        break;
+    case PROA_WIRE_TAKEN:
+        if (proa_wire_get_taken(body, length, &m.taken, err))
+            proa_client_nats_taken(worker, &m.taken);
         break;
     default:
         proa_error_set(err, PROA_ERR_PROTOCOL, "message type %u does not come from a worker", type);
