@@ -28,7 +28,7 @@ from places import Process
 READY_SECONDS = 30
 STOP_SECONDS = 15
 TINY = TOP / "models" / "tiny-r1"
-HELD = ("proa:num_running_reqs", "proa:num_queue_reqs", "proa:num_used_tokens")
+HELD = ("proa:num_running_reqs", "proa:num_queue_reqs", "proa:num_used_tokens", "proa:kv_rooms", "proa:kv_blocks_quarantined")
 COMPONENTS = {"prefill": "prefill", "decode": "backend", "null": "backend"}
 
 

@@ -280,6 +280,18 @@ def drain(scene, before):
     return {what: found for what, found in left.items() if found}
 
 
+def counted(cluster):
+    """What the frontends that live have counted: their own, and what their workers tell to each of them."""
+    pages = [f.metrics() for f in cluster.frontends if f.alive]
+
+    def sums(name):
+        return [sum(page[name].values()) for page in pages]
+
+    return {"migrations": sum(sums("proa:cluster_migrations_total")), "transfers": max(sums("proa:kv_transfers_total")),
+            "transfers_failed": max(sums("proa:kv_transfers_failed_total")),
+            "retractions": max(sums("proa:num_retracted_requests_total"))}
+
+
 def summarise(row, load, outcomes, dead, left):
     kinds = collections.Counter(o.kind for o in outcomes)
     slowest = max(outcomes, key=lambda o: o.gap_s)
@@ -306,7 +318,8 @@ def play(row, lab, cluster, options, seed):
     if row.after is not None:
         row.after(scene)
     dead = {f.url for f in cluster.frontends if not f.alive}
-    return summarise(row, load, outcomes, dead, drain(scene, before))
+    counts = counted(cluster)
+    return summarise(row, load, outcomes, dead, drain(scene, before)) | counts
 
 
 def run_once(row, options, repeat):
@@ -338,8 +351,8 @@ def spread(numbers, digits=1):
 
 
 def markdown(results):
-    lines = ["| fault | runs | requests | failed (most in a run) | wrong | short | longest pause, s (median / most) | left over |",
-             "|---|---|---|---|---|---|---|---|"]
+    lines = ["| fault | runs | requests | failed (most in a run) | wrong | short | longest pause, s (median / most) | "
+             "moved (median) | left over |", "|---|---|---|---|---|---|---|---|---|"]
     for row in rows():
         runs = [r for r in results if r["row"] == row.name and "error" not in r]
         broken = sum(r["row"] == row.name and "error" in r for r in results)
@@ -350,7 +363,8 @@ def markdown(results):
         left = sum(bool(r["leftovers"]) for r in runs)
         count = f"{len(runs)}" + (f" (and {broken} broken off)" if broken else "")
         lines.append(f"| {row.what} | {count} | {total['requests']} | {total['failed']} ({most}) | {total['wrong']} | "
-                     f"{total['short']} | {spread([r['gap_s'] for r in runs])} | {left} |")
+                     f"{total['short']} | {spread([r['gap_s'] for r in runs])} | "
+                     f"{statistics.median([r['migrations'] for r in runs] or [0]):.0f} | {left} |")
     return "\n".join(lines)
 
 
@@ -360,7 +374,8 @@ def describe(result):
     words = " ".join(f"{k} {result[k]}" for k in ("ok", "left", "failed", "wrong", "short") if result[k])
     verdict = "good" if result["good"] else "BAD "
     more = "".join(f"\n    {d}" for d in result["details"] + ([str(result["leftovers"])] if result["leftovers"] else []))
-    return f"{result['row']:22} {result['seed']:4} {verdict} {words}; pause {result['gap_s']} s; {result['seconds']} s{more}"
+    return (f"{result['row']:22} {result['seed']:4} {verdict} {words}; pause {result['gap_s']} s; {result['seconds']} s; "
+            f"migrations {result['migrations']:.0f}, retractions {result['retractions']:.0f}{more}")
 
 
 def parse_arguments():

@@ -7,7 +7,7 @@ import json
 import pytest
 
 import mixed
-from cluster import TINY, Cluster, Settings, wait_for
+from cluster import Cluster, Settings, wait_for
 from proof import Load
 
 PREFILL, DECODE, SERVERS, FRONTEND, CLIENT, HOSTS = (0, 1), (2, 3), 4, 5, 6, 7
@@ -79,18 +79,20 @@ def test_every_transfer_and_plane(start, one_process, transfer, plane):
 
 
 @pytest.mark.long
-def test_questions_are_answered_as_well(start, server):
-    """proa eval's questions through the cluster."""
-    lines = [json.loads(line) for line in (TINY / "eval.jsonl").read_text().splitlines()][:300]
-    requests = [("/v1/chat/completions", {"messages": [{"role": "user", "content": line["question"]}], "temperature": 0,
-                                          "max_tokens": 1000, "stream": False}) for line in lines]
-    expected = asyncio.run(mixed.ask_all(server("--threads", 1).url, requests))
+def test_questions_are_answered_as_well(start, proa, run, tmp_path):
+    """proa eval's score, and every output, through the cluster."""
+    here, there = tmp_path / "here.jsonl", tmp_path / "there.jsonl"
+    assert run("eval", "--limit", 300, "--output", here, timeout=300).returncode == 0
     hosts, cluster = start()
-    answers = ask_in(hosts, cluster, requests)
-    assert not mixed.differences(answers, expected, requests)
-    right = sum(a["choices"][0]["message"]["content"] == line["answer"] for a, line in zip(answers, lines))
-    assert right >= 0.985 * len(lines)
+    command = [proa, "eval", "--limit", "300", "--output", there, "--url", cluster.frontends[0].url]
+    evaluation = hosts.host(CLIENT).popen("eval", command, tmp_path / "eval.log")
+    assert evaluation.wait(300) == 0, evaluation.log_tail()
+    assert outputs(there) == outputs(here)
     assert_clean_end(cluster)
+
+
+def outputs(path):
+    return {row["id"]: row["output"] for row in map(json.loads, path.read_text().splitlines())}
 
 
 def judge(outcomes):
