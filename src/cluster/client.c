@@ -59,19 +59,16 @@ static client_call *take_rung(proa_client *client, bool *stopping, bool *flush)
 
 static void look_at(client_call *call)
 {
-    if (call->over) {
-        proa_client_call_free(call);
-        return;
-    }
-    bool cancel = call->taken_cancel;
-    if (call->taken_grant > 0)
+    call->looked_at = true; /* so that it outlives its end in what follows */
+    if (!call->over && call->taken_grant > 0)
         proa_client_call_grant(call, call->taken_grant);
-    if (call->over)
-        return;
-    if (!call->begun)
-        proa_client_call_begin(call);
-    if (cancel && !call->over)
+    if (!call->over && !call->begun)
+        proa_client_call_begin(call, call->taken_cancel);
+    if (!call->over && call->taken_cancel)
         proa_client_call_cancel(call, "the request was cancelled");
+    call->looked_at = false;
+    if (call->over)
+        proa_client_call_release(call);
 }
 
 static void flush_workers(proa_client *client)
@@ -193,6 +190,11 @@ static void destroy(proa_client *client)
     for (int32_t i = 0; i < CLIENT_WORKERS_MAX; i++) {
         if (client->workers[i] != NULL)
             proa_client_worker_free(client->workers[i]);
+    }
+    for (client_call *call = client->rung, *next; call != NULL; call = next) { /* rung after their end */
+        next = call->rung_next;
+        call->rung = false;
+        proa_client_call_release(call);
     }
     proa_client_files_end(client);
     proa_nats_free(client->nats);

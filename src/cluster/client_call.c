@@ -158,8 +158,13 @@ static void pick(client_call *call, proa_call_todo *todo)
 
 /* ---- ends ---- */
 
-void proa_client_call_free(client_call *call)
+void proa_client_call_release(client_call *call)
 {
+    pthread_mutex_lock(&call->client->lock);
+    bool rung = call->rung;
+    pthread_mutex_unlock(&call->client->lock);
+    if (rung || call->looked_at)
+        return; /* the loop comes by once more */
     proa_call_plan_free(call->plan);
     free(call);
 }
@@ -179,18 +184,16 @@ static void finish(client_call *call, const proa_engine_finish *said)
     client->changed = true;
     bool own = proa_is_request_error(said->error.status) && said->error.status != PROA_ERR_DEADLINE;
     client->counts.failures += said->reason == PROA_FINISH_ABORT && !own;
-    if (said->reason == PROA_FINISH_ABORT && !own)
-        proa_log(PROA_LOG_WARN, "cluster", "a request failed: %s", said->error.text);
+    if (said->reason == PROA_FINISH_ABORT)
+        proa_log(PROA_LOG_DEBUG, "cluster", "a request failed: %s", said->error.text);
     pthread_mutex_lock(&client->lock);
     client->slots[slot].call = NULL;
     client->slots[slot].generation++;
     client->free_slots[client->free_count++] = slot;
-    call->over = true;
-    bool rung = call->rung; /* then the loop meets it once more */
     pthread_mutex_unlock(&client->lock);
+    call->over = true;
     call->sink.finish(call->sink.context, said);
-    if (!rung)
-        proa_client_call_free(call);
+    proa_client_call_release(call);
 }
 
 /* ---- what the plan says ---- */
@@ -242,7 +245,7 @@ static void carry_out(client_call *call, proa_call_todo *todo, const proa_wire_t
 
 /* ---- events ---- */
 
-void proa_client_call_begin(client_call *call)
+void proa_client_call_begin(client_call *call, bool cancelled)
 {
     proa_client *client = call->client;
     proa_call_todo todo;
@@ -255,6 +258,8 @@ void proa_client_call_begin(client_call *call)
     client->begun_count++;
     client->counts.requests++;
     client->changed = true;
+    if (cancelled)
+        return; /* and will be ended before it has gone anywhere */
     proa_call_plan_start(call->plan, &todo);
     carry_out(call, &todo, NULL);
 }

@@ -105,7 +105,7 @@ static void announce(proa_client *client)
              client->model_card.model_name, client->model_card.model_digest);
     if (client->options.on_model != NULL)
         client->options.on_model(client->options.context, &client->model_card,
-                                 client->options.wants_files ? client->files.path : NULL);
+                                 client->files.path[0] != 0 ? client->files.path : NULL);
 }
 
 static void fail_here(proa_client *client, const proa_error *err)
@@ -165,7 +165,7 @@ void proa_client_files_tick(proa_client *client, int64_t now_us)
     client_files *f = &client->files;
     if (client->announced || !client->model_known)
         return;
-    if (!client->options.wants_files) {
+    if (!client->options.wants_files || client->model_card.file_count == 0) {
         announce(client);
         return;
     }

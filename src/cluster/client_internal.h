@@ -1,5 +1,6 @@
 /* client_internal.h - the client's state: client.c (life, and what other threads call), client_worker.c (discovery's news and the
- * links), client_call.c (requests), client_nats.c (those that go by NATS), client_files.c (the model's files), client_report.c (statistics, /health, metrics).
+ * links), client_call.c (requests), client_nats.c (those that go by NATS), client_files.c (the model's files), client_report.c
+ * (statistics, /health, metrics).
  *
  * All of it belongs to the loop's thread, but for what stands under `lock`. Nothing tears a worker down in the middle of
  * something else: a link that must end is marked `broken`, and proa_client_settle, the last thing that each hook does, ends it.
@@ -91,7 +92,8 @@ struct client_call {
     int32_t taken_grant;
     bool taken_cancel;
     bool begun;
-    bool over; /* freed when the loop has taken it out of `rung` */
+    bool looked_at; /* the loop is at it: it must not be freed */
+    bool over;      /* finished */
     /* under lock */
     client_call *rung_next;
     bool rung; /* stands in the list of calls to be looked at */
@@ -202,7 +204,8 @@ void proa_client_worker_free(client_worker *worker);
 proa_status proa_client_worker_send(client_worker *worker, proa_wire_type type);
 
 /* ---- client_call.c ---- */
-void proa_client_call_begin(client_call *call);
+/* `cancelled`: takes it among the begun ones and does no more. */
+void proa_client_call_begin(client_call *call, bool cancelled);
 void proa_client_call_cancel(client_call *call, const char *why);
 void proa_client_call_grant(client_call *call, int32_t tokens);
 void proa_client_call_retry(client_call *call);
@@ -211,7 +214,8 @@ void proa_client_call_tokens(client_worker *worker, const proa_wire_tokens *toke
 void proa_client_call_finish(client_worker *worker, const proa_wire_finish *finish);
 /* What runs at the worker goes on elsewhere; returns how many requests that are. */
 int32_t proa_client_calls_lost(client_worker *worker, const proa_error *why);
-void proa_client_call_free(client_call *call);
+/* Frees a call that is over, unless the loop is at it or will be. */
+void proa_client_call_release(client_call *call);
 
 /* ---- client_nats.c ---- */
 proa_status proa_client_nats_start(proa_client *client, proa_error *err);
