@@ -338,6 +338,11 @@ void proa_worker_free(proa_worker *w)
     free(w);
 }
 
+const char *proa_worker_address(const proa_worker *w)
+{
+    return w->instance.address;
+}
+
 uint64_t proa_worker_instance(const proa_worker *w)
 {
     return w->self.instance;

@@ -30,9 +30,11 @@ int proa_cmd_bench_tokenizer(const proa_options *options); /* `bench tokenizer` 
 int proa_cmd_detokenize(const proa_options *options);
 int proa_cmd_logits(const proa_options *options);
 int proa_cmd_eval(const proa_options *options);
+int proa_cmd_frontend(const proa_options *options);
 int proa_cmd_help(const proa_options *options);
 int proa_cmd_serve(const proa_options *options);
 int proa_cmd_tokenize(const proa_options *options);
 int proa_cmd_version(const proa_options *options);
+int proa_cmd_worker(const proa_options *options);
 
 #endif

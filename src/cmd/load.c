@@ -59,8 +59,24 @@ proa_status proa_loaded_open(const proa_options *options, proa_loaded *loaded, p
     proa_status status = proa_model_dir(options, dir, sizeof dir, err);
     if (status != PROA_OK)
         return status;
-    bool dummy = strcmp(proa_options_string(options, "load-format"), "dummy") == 0;
+    const char *format = proa_options_string(options, "load-format");
+    if (strcmp(format, "proof") == 0) { /* no weights, no device */
+        snprintf(loaded->dir, sizeof loaded->dir, "%s", dir);
+        status = proa_model_config_load(dir, &loaded->config, err);
+        return status == PROA_OK ? proa_generation_config_load(dir, &loaded->config, &loaded->generation, err)
+                                 : status;
+    }
+    bool dummy = strcmp(format, "dummy") == 0;
     return proa_loaded_open_dir(options, dir, dummy ? PROA_LOAD_DUMMY : PROA_LOAD_AUTO, loaded, err);
+}
+
+const char *proa_served_model_name(const proa_options *options, const char *dir)
+{
+    const char *slash = strrchr(dir, '/');
+    const char *name = proa_options_string(options, "served-model-name");
+    if (name == NULL)
+        name = proa_options_string(options, "model-path");
+    return name != NULL ? name : slash != NULL ? slash + 1 : dir;
 }
 
 proa_status proa_loaded_open_dir(const proa_options *options, const char *dir, proa_load_format format,

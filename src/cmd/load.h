@@ -24,6 +24,10 @@ proa_status proa_model_dir(const proa_options *options, char *dir, size_t bytes,
 /* A folder with a config.json that comes with the program, "models/tiny-r1" for example: is it there? */
 bool proa_bundled_dir(const char *name, char *dir, size_t bytes);
 
+/* --served-model-name, else --model-path as given, else the folder's name of the bundled model. May lie inside `dir`. */
+const char *proa_served_model_name(const proa_options *options, const char *dir);
+
+/* With --load-format proof, config and generation alone. */
 proa_status proa_loaded_open(const proa_options *options, proa_loaded *loaded, proa_error *err);
 /* The same with this folder and format instead of what --model-path and --load-format say. */
 proa_status proa_loaded_open_dir(const proa_options *options, const char *dir, proa_load_format format,

@@ -1,10 +1,11 @@
-/* backend.h - what answers requests, as the server sees it: an engine of this process, or (later) a router to workers.
+/* backend.h - what answers requests, as the server sees it: an engine of this process, or a client of a cluster's workers.
  *
  * The functions have the contracts of engine.h's proa_engine_*: thread-safe, none of them blocks.
  */
 #ifndef PROA_SERVE_BACKEND_H
 #define PROA_SERVE_BACKEND_H
 
+#include "cluster/client.h"
 #include "engine/engine.h"
 
 typedef struct proa_backend {
@@ -18,5 +19,8 @@ typedef struct proa_backend {
 
 /* An engine of this process; it stays the caller's. */
 proa_backend proa_backend_of_engine(proa_engine *engine);
+
+/* The workers that a client knows; it stays the caller's. */
+proa_backend proa_backend_of_client(proa_client *client);
 
 #endif

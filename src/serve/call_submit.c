@@ -84,7 +84,7 @@ static void set_up_reply(proa_call *c)
         .params = &r->params,
         .tokenizer = c->server->model->tokenizer,
         .id = r->rid != NULL ? r->rid : c->id,
-        .model = c->server->options.model_name,
+        .model = proa_server_model_name(c->server),
         .created = proa_clock_unix_seconds(),
         .batch = r->batch,
         .choices = c->choices,

@@ -22,9 +22,9 @@ static void write_model(const proa_server *server, proa_buf *out)
 {
     const proa_serve_model *model = server->model;
     proa_buf_append_text(out, "{\"id\":");
-    write_text(server->options.model_name, out);
+    write_text(proa_server_model_name(server), out);
     proa_buf_append_text(out, ",\"object\":\"model\",\"created\":0,\"owned_by\":\"proa\",\"root\":");
-    write_text(model != NULL ? model->path : server->options.model_name, out);
+    write_text(model != NULL ? model->path : proa_server_model_name(server), out);
     proa_buf_append_text(out, ",\"parent\":null,\"max_model_len\":");
     if (model != NULL)
         proa_buf_append_format(out, "%d}", model->limits.context_length);
@@ -68,11 +68,11 @@ static bool decodes_to(const char *encoded, const char *plain)
 void proa_endpoint_model(proa_server *server, proa_http_exchange *exchange)
 {
     const char *id = proa_http_exchange_request(exchange)->path + strlen("/v1/models/");
-    if (!decodes_to(id, server->options.model_name)) {
+    if (!decodes_to(id, proa_server_model_name(server))) {
         proa_api_error error;
         proa_api_error_set(&error, 404, "model", "model_not_found",
                            "the model \"%.200s\" does not exist here; this server has \"%.200s\"", id,
-                           server->options.model_name);
+                           proa_server_model_name(server));
         proa_http_reply_error(exchange, &error);
         return;
     }
@@ -96,10 +96,27 @@ bool proa_server_check_health(const proa_server *server, proa_api_error *error)
     return true;
 }
 
+/* As Dynamo's frontend says it, which scripts parse: {"status", "endpoints", "instances"}. */
+static void reply_cluster_health(proa_server *server, proa_http_exchange *exchange)
+{
+    proa_api_error error;
+    proa_buf instances = {0}, body = {0};
+    bool healthy = server->cluster.write_instances(server->cluster.context, &instances) &&
+                   proa_server_check_health(server, &error);
+    proa_buf_append_format(&body, "{\"status\":\"%s\",\"endpoints\":[\"generate\"],\"instances\":%s}",
+                           healthy ? "healthy" : "unhealthy", proa_buf_text(&instances));
+    proa_buf_free(&instances);
+    reply_json(exchange, healthy ? 200 : 503, &body);
+}
+
 void proa_endpoint_health(proa_server *server, proa_http_exchange *exchange)
 {
     proa_api_error error;
     proa_buf body = {0};
+    if (server->cluster.write_instances != NULL) {
+        reply_cluster_health(server, exchange);
+        return;
+    }
     if (proa_server_check_health(server, &error)) {
         proa_buf_append_text(&body, "{\"status\":\"ok\"}");
         reply_json(exchange, 200, &body);
@@ -129,7 +146,9 @@ void proa_endpoint_metrics(proa_server *server, proa_http_exchange *exchange)
     get_stats(server, &stats);
     proa_http_stats http = proa_http_get_stats(server->http);
     proa_buf body = {0};
-    proa_metrics_write(&server->metrics, &stats, &http, server->options.model_name, &body);
+    proa_metrics_write(&server->metrics, &stats, &http, proa_server_model_name(server), &body);
+    if (server->cluster.write_metrics != NULL)
+        server->cluster.write_metrics(server->cluster.context, &body);
     proa_http_reply(exchange, 200, "text/plain; version=0.0.4; charset=utf-8", proa_buf_text(&body),
                     body.length);
     proa_buf_free(&body);
@@ -158,7 +177,7 @@ void proa_endpoint_server_info(proa_server *server, proa_http_exchange *exchange
     proa_buf_append_text(&body, "{\"model_path\":");
     write_text(model != NULL ? model->path : "", &body);
     proa_buf_append_text(&body, ",\"served_model_name\":");
-    write_text(server->options.model_name, &body);
+    write_text(proa_server_model_name(server), &body);
     proa_buf_append_text(&body, ",\"version\":");
     write_text(server->options.version, &body);
     proa_buf_append_format(

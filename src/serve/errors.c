@@ -89,7 +89,8 @@ bool proa_api_error_from(proa_api_error *error, const proa_error *cause, const c
     case PROA_ERR_NOT_FOUND: return proa_api_error_set(error, 404, param, NULL, "%s", cause->text);
     case PROA_ERR_CANCELLED: return proa_api_error_set(error, 499, NULL, NULL, "%s", cause->text);
     case PROA_ERR_DEADLINE: return proa_api_error_set(error, 504, NULL, NULL, "%s", cause->text);
-    case PROA_ERR_OVERLOADED: return proa_api_error_set(error, 503, NULL, "overloaded", "%s", cause->text);
+    case PROA_ERR_OVERLOADED: return proa_api_error_set(error, 429, NULL, "overloaded", "%s", cause->text);
+    case PROA_ERR_UNREACHABLE: return proa_api_error_set(error, 503, NULL, "no_worker", "%s", cause->text);
     default: break;
     }
     proa_log(PROA_LOG_ERROR, "serve", "request failed: %s (%s)", cause->text,

@@ -369,6 +369,16 @@ void proa_server_free(proa_server *server)
     free(server);
 }
 
+void proa_server_set_cluster(proa_server *server, const proa_server_cluster *cluster)
+{
+    server->cluster = *cluster;
+}
+
+const char *proa_server_model_name(const proa_server *server)
+{
+    return server->model != NULL ? server->model->limits.model_name : server->options.model_name;
+}
+
 int proa_server_port(const proa_server *server)
 {
     return proa_http_port(server->http);

@@ -29,10 +29,20 @@ typedef struct proa_server_options {
     double watchdog_s;   /* and for this long: requests in flight fail */
 } proa_server_options;
 
+/* What a server that stands before a cluster can also tell. Called on the loop's thread. */
+typedef struct proa_server_cluster {
+    /* Appends a JSON array of the workers for /health; returns whether requests can be served now. */
+    bool (*write_instances)(void *context, proa_buf *out);
+    void (*write_metrics)(void *context, proa_buf *out); /* Prometheus lines */
+    void *context;
+} proa_server_cluster;
+
 proa_server_options proa_server_default_options(void);
 
 /* `options` is copied, its strings are borrowed. */
 proa_status proa_server_create(const proa_server_options *options, proa_server **server, proa_error *err);
+/* Before proa_server_run; copied. */
+void proa_server_set_cluster(proa_server *server, const proa_server_cluster *cluster);
 void proa_server_free(proa_server *server); /* accepts NULL */
 int proa_server_port(const proa_server *server);
 

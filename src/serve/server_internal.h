@@ -12,6 +12,7 @@ struct proa_server {
     proa_http *http;
     const proa_serve_model *model; /* NULL while it loads */
     proa_backend backend;
+    proa_server_cluster cluster; /* {0}: the backend is an engine of this process */
     proa_preparer *preparer;
     proa_mailbox *ready_box;  /* one struct ready_message, from proa_server_set_ready */
     proa_mailbox *job_box;    /* jobs that came back */
@@ -29,6 +30,9 @@ struct proa_server {
     int64_t drain_until_us;
     int64_t empty_since_us; /* while draining: since when no call is left; 0: some are */
 };
+
+/* The served model's name: in answers, /v1/models and metrics. */
+const char *proa_server_model_name(const proa_server *server);
 
 /* Is the model loaded and the backend alive? Otherwise fills the error, 503. */
 bool proa_server_check_health(const proa_server *server, proa_api_error *error);

@@ -83,7 +83,7 @@ def test_a_full_queue():
         connection.sendall(request_bytes("/v1/completions", LONG))
         server.wait_for("proa:num_running_reqs", 1, 5)
         response = server.post("/v1/completions", LONG)
-        assert response.status_code == 503 and response.headers["retry-after"] == "1"
+        assert response.status_code == 429 and response.headers["retry-after"] == "1"
         assert response.json()["error"]["code"] == "overloaded"
         assert httpx.get(server.url + "/flush_cache").status_code == 400
 

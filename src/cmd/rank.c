@@ -1,0 +1,173 @@
+/* rank.c - the KV cache's size, then forward or proof, then the engine. */
+#include "cmd/rank.h"
+
+#include "base/log.h"
+#include "cmd/memory.h"
+#include "model/forward.h"
+
+#include <malloc.h>
+#include <string.h>
+
+static const double mib = 1048576.0;
+
+static proa_status choose_context(const proa_options *o, const proa_model_config *config, int32_t *context,
+                                  proa_error *err)
+{
+    int32_t own = config->max_position_embeddings;
+    *context = own;
+    if (!proa_options_given(o, "context-length"))
+        return PROA_OK;
+    *context = (int32_t)proa_options_int(o, "context-length");
+    if (*context > own)
+        return proa_error_set(err, PROA_ERR_INVALID,
+                              "--context-length %d is longer than the %d positions of config.json "
+                              "(max_position_embeddings)",
+                              *context, own);
+    return PROA_OK;
+}
+
+static proa_engine_options engine_options(const proa_options *o, const proa_rank_use *use, int32_t kv_tokens,
+                                          int32_t context)
+{
+    const char *policy = proa_options_string(o, "schedule-policy");
+    bool decodes = use->role == PROA_ENGINE_DECODE;
+    return (proa_engine_options){
+        .max_running_requests = (int32_t)proa_options_int(o, "max-running-requests"),
+        .max_queued_requests = (int32_t)proa_options_int(o, "max-queued-requests"),
+        .max_total_tokens = kv_tokens,
+        .chunked_prefill_size = (int32_t)proa_options_int(o, "chunked-prefill-size"),
+        .context_length = context,
+        .page_size = (int32_t)proa_options_int(o, "page-size"),
+        .disable_radix_cache = decodes || proa_options_bool(o, "disable-radix-cache"),
+        .schedule_policy = strcmp(policy, "lpm") == 0 ? PROA_SCHEDULE_LPM : PROA_SCHEDULE_FCFS,
+        .decode_log_interval = (int32_t)proa_options_int(o, "decode-log-interval"),
+        .role = use->role,
+        .num_reserved_decode_tokens = (int32_t)proa_options_int(o, "num-reserved-decode-tokens"),
+        .kv_event = use->kv_event,
+        .kv_event_context = use->kv_event_context,
+    };
+}
+
+static uint64_t allocated_bytes(void)
+{
+    struct mallinfo2 info = mallinfo2();
+    return (uint64_t)info.uordblks + (uint64_t)info.hblkhd;
+}
+
+static proa_status plan_memory(const proa_options *o, const proa_rank_use *use, const proa_rank *r,
+                               uint64_t available, int32_t context, proa_memory_plan *plan, proa_error *err)
+{
+    int32_t running = (int32_t)proa_options_int(o, "max-running-requests");
+    int64_t wanted = proa_options_given(o, "max-total-tokens") ? proa_options_int(o, "max-total-tokens") : 0;
+    double share = use->memory_share > 0 ? use->memory_share : 1;
+    *plan = (proa_memory_plan){
+        .available_bytes = available,
+        .weight_bytes =
+            r->loaded.checkpoint != NULL ? proa_checkpoint_weights(r->loaded.checkpoint)->bytes : 0,
+        .block_bytes = proa_forward_kv_block_bytes(&r->loaded.config, r->precision),
+    };
+    return proa_memory_plan_kv(plan, proa_options_real(o, "mem-fraction-static") * share, wanted, running,
+                               context, err);
+}
+
+static proa_status start_forward(proa_rank *r, const proa_engine_options *options,
+                                 const proa_forward_limits *limits, proa_error *err)
+{
+    proa_status status = proa_forward_create(&r->loaded.config, proa_checkpoint_weights(r->loaded.checkpoint),
+                                             r->loaded.device, limits, &r->forward, err);
+    if (status != PROA_OK)
+        return status;
+    proa_forward_kv kv = proa_forward_kv_memory(r->forward);
+    r->layout = (proa_kv_layout){
+        .base = kv.base,
+        .layers = r->loaded.config.num_hidden_layers,
+        .blocks = limits->kv_blocks,
+        .row_bytes = kv.row_bytes,
+        .block_bytes = kv.row_bytes * PROA_KV_BLOCK_TOKENS,
+        .layer_bytes = kv.layer_bytes,
+    };
+    return proa_engine_start(options, &r->loaded.config, r->forward, r->loaded.device, &r->engine, err);
+}
+
+static proa_status start_proof(proa_rank *r, const proa_engine_options *options,
+                               const proa_forward_limits *limits, proa_error *err)
+{
+    proa_status status = proa_proof_create(&r->loaded.config, limits, PROA_PROOF_KEY_DEFAULT, &r->proof, err);
+    if (status != PROA_OK)
+        return status;
+    proa_proof_layout(r->proof, &r->layout);
+    return proa_proof_start(options, &r->loaded.config, r->proof, &r->engine, err);
+}
+
+static proa_status start_engine(proa_rank *r, const proa_options *o, const proa_rank_use *use,
+                                uint64_t available, proa_error *err)
+{
+    int32_t context;
+    proa_memory_plan plan;
+    proa_forward_limits limits;
+    proa_status status = choose_context(o, &r->loaded.config, &context, err);
+    if (status == PROA_OK)
+        status = plan_memory(o, use, r, available, context, &plan, err);
+    if (status != PROA_OK)
+        return status;
+    proa_engine_options options = engine_options(o, use, plan.kv_tokens, context);
+    uint64_t before = allocated_bytes();
+    status = proa_engine_forward_limits(&options, &limits, err);
+    if (status == PROA_OK)
+        status = r->loaded.checkpoint != NULL ? start_forward(r, &options, &limits, err)
+                                              : start_proof(r, &options, &limits, err);
+    if (status != PROA_OK)
+        return status;
+    double kv = (double)limits.kv_blocks * (double)plan.block_bytes,
+           all = (double)(allocated_bytes() - before);
+    proa_log(PROA_LOG_INFO, "serve",
+             "memory: %.0f MiB available; weights %.1f MiB, KV cache %.1f MiB (%d blocks of 64 tokens, %d "
+             "tokens), "
+             "buffers %.1f MiB",
+             (double)available / mib, (double)plan.weight_bytes / mib, kv / mib, limits.kv_blocks,
+             plan.kv_tokens, all > kv ? (all - kv) / mib : 0);
+    r->context_length = limits.positions_max;
+    r->kv_tokens = plan.kv_tokens;
+    r->running_max = options.max_running_requests;
+    r->queued_max = options.max_queued_requests;
+    return PROA_OK;
+}
+
+proa_status proa_rank_open(const proa_options *o, const proa_rank_use *use, proa_rank *r, proa_error *err)
+{
+    *r = (proa_rank){0};
+    uint64_t available = proa_memory_available();
+    proa_status status = proa_loaded_open(o, &r->loaded, err);
+    if (status != PROA_OK)
+        return status;
+    r->precision = r->loaded.device != NULL ? r->loaded.device->host.precision : PROA_PRECISION_DEFAULT;
+    return start_engine(r, o, use, available, err);
+}
+
+void proa_rank_describe(const proa_rank *r, proa_worker_model *model)
+{
+    model->engine = r->engine;
+    model->layout = &r->layout;
+    model->precision = (int)r->precision;
+    model->dir = r->loaded.dir;
+    model->card.context_length = r->context_length;
+    model->card.vocab_size = r->loaded.config.vocab_size;
+    model->card.kv_tokens = r->kv_tokens;
+    model->card.running_max = r->running_max;
+    model->card.queued_max = r->queued_max;
+}
+
+void proa_rank_stop(proa_rank *r)
+{
+    proa_engine_stop(r->engine);
+    r->engine = NULL;
+}
+
+void proa_rank_close(proa_rank *r)
+{
+    proa_rank_stop(r);
+    proa_forward_free(r->forward);
+    proa_proof_free(r->proof);
+    proa_loaded_close(&r->loaded);
+    *r = (proa_rank){0};
+}

@@ -1,0 +1,170 @@
+/* worker.c - `proa worker`: a prefill, decode or combined worker of a cluster.
+ *
+ * The main thread loads the model, starts the engine and the worker's thread (cluster/worker.h), and then waits for signals: the
+ * first SIGTERM or SIGINT drains, a second one ends at once.
+ */
+#include "base/log.h"
+#include "cmd/cluster_flags.h"
+#include "cmd/cmd.h"
+#include "cmd/rank.h"
+
+#include <signal.h>
+#include <stdio.h>
+#include <string.h>
+#include <time.h>
+
+typedef struct service {
+    const proa_options *options;
+    proa_cluster_flags flags;
+    proa_discovery *discovery;
+    proa_worker *worker;
+    proa_rank rank;
+} service;
+
+static proa_wire_leg leg_of(const char *mode)
+{
+    return strcmp(mode, "prefill") == 0  ? PROA_LEG_PREFILL
+           : strcmp(mode, "decode") == 0 ? PROA_LEG_DECODE
+                                         : PROA_LEG_COMBINED;
+}
+
+/* What several ranks would be for is checked as SGLang does, and refused until they are there. */
+static proa_status check_topology(const proa_options *o, proa_error *err)
+{
+    int64_t tp = proa_options_int(o, "tp-size"), dp = proa_options_int(o, "dp-size"),
+            nodes = proa_options_int(o, "nnodes"), rank = proa_options_int(o, "node-rank");
+    if (rank >= nodes)
+        return proa_error_set(err, PROA_ERR_INVALID, "--node-rank %lld is not below --nnodes %lld",
+                              (long long)rank, (long long)nodes);
+    if (tp % nodes != 0 || tp % dp != 0)
+        return proa_error_set(err, PROA_ERR_INVALID,
+                              "--tp-size %lld must be a multiple of --nnodes %lld and of "
+                              "--dp-size %lld",
+                              (long long)tp, (long long)nodes, (long long)dp);
+    if (tp > 1)
+        return proa_error_set(
+            err, PROA_ERR_UNSUPPORTED,
+            "--tp-size %lld: a worker has one rank today; give --tp-size 1 --dp-size 1 --nnodes 1",
+            (long long)tp);
+    return PROA_OK;
+}
+
+/* The host of --dist-init-addr is this worker's first node: what others dial. */
+static void advertise(const proa_options *o, proa_worker_options *w, char *host, size_t bytes)
+{
+    const char *given = proa_options_string(o, "advertise-host");
+    const char *init = proa_options_string(o, "dist-init-addr");
+    const char *colon = init != NULL ? strrchr(init, ':') : NULL;
+    if (given != NULL)
+        w->advertise_host = given;
+    else if (colon != NULL && colon > init && (size_t)(colon - init) < bytes && w->security.key != NULL) {
+        bool v6 = init[0] == '[' && colon[-1] == ']';
+        snprintf(host, bytes, "%.*s", (int)(colon - init) - 2 * v6, init + v6);
+        w->advertise_host = host;
+    }
+}
+
+static proa_status open_worker(service *s, proa_error *err)
+{
+    const proa_options *o = s->options;
+    char host[128];
+    proa_status status = check_topology(o, err);
+    if (status == PROA_OK)
+        status = proa_cluster_flags_read(o, &s->flags, err);
+    if (status == PROA_OK)
+        status = proa_discovery_create(&s->flags.discovery, &s->discovery, err);
+    if (status != PROA_OK)
+        return status;
+    proa_wire_leg leg = leg_of(proa_options_string(o, "disaggregation-mode"));
+    proa_worker_options options = proa_cluster_worker_options(o, &s->flags, leg, s->discovery);
+    if (options.transfer == PROA_KV_TRANSFER_LOCAL && leg != PROA_LEG_COMBINED)
+        return proa_error_set(
+            err, PROA_ERR_INVALID,
+            "--disaggregation-transfer-backend local is for the workers of one process, which `proa "
+            "serve` starts: give ucx or nixl here");
+    options.host = proa_options_string(o, "host");
+    options.port = (int)proa_options_int(o, "port");
+    options.bootstrap_port = (int)proa_options_int(o, "disaggregation-bootstrap-port");
+    advertise(o, &options, host, sizeof host);
+    return proa_worker_create(&options, &s->worker, err);
+}
+
+static proa_status start(service *s, proa_error *err)
+{
+    const proa_options *o = s->options;
+    proa_wire_leg leg = leg_of(proa_options_string(o, "disaggregation-mode"));
+    const proa_rank_use use = {
+        .role = leg == PROA_LEG_PREFILL  ? PROA_ENGINE_PREFILL
+                : leg == PROA_LEG_DECODE ? PROA_ENGINE_DECODE
+                                         : PROA_ENGINE_COMBINED,
+        .kv_event = leg != PROA_LEG_DECODE ? proa_worker_kv_event : NULL,
+        .kv_event_context = s->worker,
+    };
+    proa_worker_model model = {.layout = &s->rank.layout};
+    proa_status status = proa_rank_open(o, &use, &s->rank, err);
+    if (status == PROA_OK)
+        status = proa_cluster_card(o, s->rank.loaded.dir, proa_served_model_name(o, s->rank.loaded.dir),
+                                   &model.card, err);
+    if (status != PROA_OK)
+        return status;
+    proa_rank_describe(&s->rank, &model);
+    return proa_worker_start(s->worker, &model, err);
+}
+
+/* Waits for a signal; false when `seconds` (over 0) have passed. */
+static bool wait_signal(const sigset_t *signals, double seconds)
+{
+    struct timespec limit = {(time_t)seconds, (long)((seconds - (double)(time_t)seconds) * 1e9)};
+    int got;
+    do
+        got = seconds > 0 ? sigtimedwait(signals, NULL, &limit) : sigwaitinfo(signals, NULL);
+    while (got < 0 && seconds <= 0);
+    return got > 0;
+}
+
+static void run(service *s, const sigset_t *signals)
+{
+    enum { STEPS_A_SECOND = 10 };
+    double timeout = proa_options_real(s->options, "shutdown-timeout");
+    wait_signal(signals, 0);
+    proa_log(PROA_LOG_INFO, "worker",
+             "stopping: requests in flight may take %.0f s; a second signal ends them", timeout);
+    for (int i = 0; i < timeout * STEPS_A_SECOND; i++) {
+        if (proa_worker_drain(s->worker, 1.0 / STEPS_A_SECOND) || wait_signal(signals, 1e-6))
+            break;
+    }
+}
+
+static void close_service(service *s)
+{
+    if (s->worker != NULL)
+        proa_worker_stop(s->worker);
+    proa_rank_stop(&s->rank);
+    proa_worker_free(s->worker);
+    proa_rank_close(&s->rank);
+    proa_discovery_free(s->discovery);
+    proa_cluster_flags_free(&s->flags);
+}
+
+int proa_cmd_worker(const proa_options *options)
+{
+    service s = {.options = options};
+    proa_error err = {0};
+    sigset_t signals;
+    sigemptyset(&signals);
+    sigaddset(&signals, SIGTERM);
+    sigaddset(&signals, SIGINT);
+    pthread_sigmask(SIG_BLOCK, &signals, NULL); /* in all threads that follow: the main one asks for them */
+    proa_log_set_level(proa_options_string(options, "log-level"));
+    proa_status status = open_worker(&s, &err);
+    if (status == PROA_OK)
+        status = start(&s, &err);
+    if (status == PROA_OK) {
+        printf("proa: %s worker ready on %s\n", proa_options_string(options, "disaggregation-mode"),
+               proa_worker_address(s.worker));
+        fflush(stdout);
+        run(&s, &signals);
+    }
+    close_service(&s);
+    return status == PROA_OK ? PROA_EXIT_OK : proa_cmd_fail(&err);
+}
