@@ -413,12 +413,13 @@ static bool abort_room(worker_session *s, const proa_wire_room *m)
 {
     proa_worker *w = s->worker;
     worker_call *call = proa_table_get(&w->rooms, m->room);
-    if (call == NULL || call->session != s) { /* nothing of it is in flight; and nothing will be */
-        if (call == NULL)
-            proa_graves_add(w->graves, m->room);
+    if (call == NULL)
+        proa_graves_add(w->graves, m->room); /* an offer that comes late opens nothing */
+    if (call == NULL || call->session != s)  /* nothing is in flight to there */
         answer_room(s, m->room, PROA_WIRE_ROOM_QUIET);
+    if (call == NULL || (call->session != s && call->prefill.offered))
         return true;
-    }
+
     proa_prefill_actions actions;
     proa_prefill_abort(&call->prefill, &actions);
     proa_worker_prefill_act(call, &actions);

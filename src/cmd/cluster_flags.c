@@ -147,7 +147,7 @@ proa_worker_options proa_cluster_worker_options(const proa_options *o, const pro
                 .abort_us = 500000,
                 .starved_us = 3000000,
             },
-        .nats = f->nats_server != NULL,
+        .nats_server = f->nats_server,
     };
 }
 

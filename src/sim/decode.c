@@ -19,18 +19,18 @@ static void send_open(sim_world *w, int32_t node, const sim_job *job)
         open.blocks[i] = job->blocks[i];
         open.generations[i] = job->generations[i];
     }
-    sim_send(w, job->peer_link, node, &open);
+    proa_sim_send(w, job->peer_link, node, &open);
 }
 
 static void give_token(sim_world *w, int32_t node, sim_job *job, int32_t token)
 {
     job->output[job->output_count++] = token;
     job->credit--;
-    sim_send(w, job->link, node, &(sim_event){.kind = SIM_TOKEN, .id = job->id, .number = token});
+    proa_sim_send(w, job->link, node, &(sim_event){.kind = SIM_TOKEN, .id = job->id, .number = token});
     if (job->output_count < job->max_new)
         return;
     job->ended = true;
-    sim_job_tell(w, node, job, PROA_OK, 0);
+    proa_sim_job_tell(w, node, job, PROA_OK, 0);
 }
 
 static void act(sim_world *w, int32_t node, sim_job *job, const proa_decode_actions *a)
@@ -44,14 +44,14 @@ static void act(sim_world *w, int32_t node, sim_job *job, const proa_decode_acti
         give_token(w, node, job, job->first);
     }
     if (a->tell_ended)
-        sim_job_tell(w, node, job, a->status, a->blame ? w->nodes[job->peer].epoch : 0);
+        proa_sim_job_tell(w, node, job, a->status, a->blame ? w->nodes[job->peer].epoch : 0);
     if (a->cancel)
         job->ended = true; /* its blocks stay until the room is over */
     if (a->send_abort)
-        sim_send(w, job->peer_link, node, &(sim_event){.kind = SIM_ABORT, .id = job->room});
+        proa_sim_send(w, job->peer_link, node, &(sim_event){.kind = SIM_ABORT, .id = job->room});
     if (a->forget) {
-        sim_bury(worker, job);
-        sim_job_settle(w, node, job);
+        proa_sim_bury(worker, job);
+        proa_sim_job_settle(w, node, job);
     }
 }
 
@@ -87,14 +87,14 @@ static void dial(sim_world *w, int32_t node, int32_t peer)
     sim_worker *worker = &w->nodes[node].w;
     if (worker->session[peer] >= 0 || !waits_for(worker, peer))
         return;
-    int32_t link = sim_dial(w, node, peer);
+    int32_t link = proa_sim_dial(w, node, peer);
     if (link < 0) { /* nobody listens there */
         lost(w, node, peer, true, false);
         return;
     }
     worker->session[peer] = link;
     worker->greeted[peer] = false;
-    sim_send(w, link, node, &(sim_event){.kind = SIM_HELLO});
+    proa_sim_send(w, link, node, &(sim_event){.kind = SIM_HELLO});
 }
 
 static void take_welcome(sim_world *w, const sim_event *e)
@@ -127,9 +127,9 @@ static void take_down(sim_world *w, const sim_event *e)
     if (worker->session[other] == e->link) { /* the stream's end is quiet, a silence is not */
         worker->session[other] = -1;
         lost(w, e->to, other, e->number != 0 && worker->greeted[other], false);
-        sim_post(w,
-                 &(sim_event){.kind = SIM_DIAL, .to = e->to, .from = other, .epoch = w->nodes[e->to].epoch},
-                 REDIAL_US);
+        proa_sim_post(
+            w, &(sim_event){.kind = SIM_DIAL, .to = e->to, .from = other, .epoch = w->nodes[e->to].epoch},
+            REDIAL_US);
         return;
     }
     for (sim_job *job = worker->jobs, *next; job != NULL; job = next) {
@@ -143,7 +143,7 @@ static void take_down(sim_world *w, const sim_event *e)
             act(w, e->to, job, &a);
         } else {
             job->ended = true;
-            sim_job_settle(w, e->to, job);
+            proa_sim_job_settle(w, e->to, job);
         }
     }
 }
@@ -153,12 +153,12 @@ static void take_down(sim_world *w, const sim_event *e)
 static void take_submit(sim_world *w, const sim_event *e)
 {
     sim_worker *worker = &w->nodes[e->to].w;
-    if (proa_graves_has(worker->graves, e->room) || sim_job_of_room(worker, e->room) != NULL) {
-        sim_send(w, e->link, e->to,
-                 &(sim_event){.kind = SIM_FINISH, .id = e->id, .status = PROA_ERR_PROTOCOL});
+    if (proa_graves_has(worker->graves, e->room) || proa_sim_job_of_room(worker, e->room) != NULL) {
+        proa_sim_send(w, e->link, e->to,
+                      &(sim_event){.kind = SIM_FINISH, .id = e->id, .status = PROA_ERR_PROTOCOL});
         return;
     }
-    sim_job *job = sim_job_new(w, e->to, e);
+    sim_job *job = proa_sim_job_new(w, e->to, e);
     job->id = e->id;
     job->front = e->from;
     job->link = e->link;
@@ -190,7 +190,7 @@ static void take_submit(sim_world *w, const sim_event *e)
 static void take_done(sim_world *w, const sim_event *e)
 {
     sim_worker *worker = &w->nodes[e->to].w;
-    sim_job *job = sim_job_of_room(worker, e->id);
+    sim_job *job = proa_sim_job_of_room(worker, e->id);
     if (job == NULL || job->peer_link != e->link)
         return;
     bool intact = e->number == rows_of(job);
@@ -198,19 +198,19 @@ static void take_done(sim_world *w, const sim_event *e)
         int32_t left = rows_of(job) - i * SIM_BLOCK;
         intact = e->generations[i] == job->generations[i] &&
                  e->digests[i] ==
-                     sim_digest(worker, job->blocks[i], left < SIM_BLOCK ? left : SIM_BLOCK, job->room);
+                     proa_sim_digest(worker, job->blocks[i], left < SIM_BLOCK ? left : SIM_BLOCK, job->room);
     }
     proa_decode_actions a;
     job->first = e->credit;
     if (!intact && job->decode.state == PROA_DECODE_OPEN)
-        sim_find(w, "room of call %llx: rows differ from what was sent", (unsigned long long)job->id);
+        proa_sim_find(w, "room of call %llx: rows differ from what was sent", (unsigned long long)job->id);
     proa_decode_done(&job->decode, intact, &a);
     act(w, e->to, job, &a);
 }
 
 static void take_room_end(sim_world *w, const sim_event *e)
 {
-    sim_job *job = sim_job_of_room(&w->nodes[e->to].w, e->id);
+    sim_job *job = proa_sim_job_of_room(&w->nodes[e->to].w, e->id);
     if (job == NULL || job->peer_link != e->link)
         return;
     proa_decode_actions a;
@@ -223,7 +223,7 @@ static void take_room_end(sim_world *w, const sim_event *e)
 
 static void take_cancel(sim_world *w, const sim_event *e)
 {
-    sim_job *job = sim_job_of_id(&w->nodes[e->to].w, e->id, e->link);
+    sim_job *job = proa_sim_job_of_id(&w->nodes[e->to].w, e->id, e->link);
     if (job == NULL)
         return;
     if (job->has_room) {
@@ -233,8 +233,8 @@ static void take_cancel(sim_world *w, const sim_event *e)
         return;
     }
     job->ended = true;
-    sim_job_tell(w, e->to, job, PROA_ERR_CANCELLED, 0);
-    sim_job_settle(w, e->to, job);
+    proa_sim_job_tell(w, e->to, job, PROA_ERR_CANCELLED, 0);
+    proa_sim_job_settle(w, e->to, job);
 }
 
 /* ---- the engine ---- */
@@ -246,7 +246,7 @@ static void reserve(sim_world *w, int32_t node)
         next = job->next;
         if (job->ended || job->admitted || job->adopted)
             continue;
-        if (!sim_take_blocks(worker, job, (rows_of(job) + SIM_BLOCK) / SIM_BLOCK))
+        if (!proa_sim_take_blocks(worker, job, (rows_of(job) + SIM_BLOCK) / SIM_BLOCK))
             return; /* in order */
         job->admitted = true;
         proa_decode_actions a;
@@ -258,13 +258,13 @@ static void reserve(sim_world *w, int32_t node)
 /* A retracted job has its rows computed again, here: they are what they were. */
 static bool come_back(sim_worker *worker, sim_job *job)
 {
-    if (!sim_take_blocks(worker, job, (rows_of(job) + SIM_BLOCK) / SIM_BLOCK))
+    if (!proa_sim_take_blocks(worker, job, (rows_of(job) + SIM_BLOCK) / SIM_BLOCK))
         return false;
     job->admitted = true;
     uint64_t row = 1;
     for (job->computed = 0; job->computed < rows_of(job) - 1; job->computed++) {
-        row = sim_next_row(row, sim_job_token(job, job->computed));
-        *sim_row(worker, job->blocks, job->computed) = row;
+        row = proa_sim_next_row(row, proa_sim_job_token(job, job->computed));
+        *proa_sim_row(worker, job->blocks, job->computed) = row;
     }
     return true;
 }
@@ -277,7 +277,7 @@ static bool retract_one(sim_worker *worker, const sim_job *except)
             victim = job;
     }
     if (victim != NULL)
-        sim_free_blocks(worker, victim);
+        proa_sim_free_blocks(worker, victim);
     return victim != NULL;
 }
 
@@ -288,15 +288,15 @@ static void decode(sim_world *w, int32_t node, sim_job *job)
         return;
     int32_t last = rows_of(job) - 1;
     while (last / SIM_BLOCK >= job->block_count) {
-        if (!sim_take_blocks(worker, job, 1) && !retract_one(worker, job))
+        if (!proa_sim_take_blocks(worker, job, 1) && !retract_one(worker, job))
             return;
     }
-    uint64_t before = last > 0 ? *sim_row(worker, job->blocks, last - 1) : 1, fold = 1;
-    *sim_row(worker, job->blocks, last) = sim_next_row(before, sim_job_token(job, last));
+    uint64_t before = last > 0 ? *proa_sim_row(worker, job->blocks, last - 1) : 1, fold = 1;
+    *proa_sim_row(worker, job->blocks, last) = proa_sim_next_row(before, proa_sim_job_token(job, last));
     for (int32_t p = 0; p <= last; p++)
-        fold = sim_fold(fold, *sim_row(worker, job->blocks, p));
-    give_token(w, node, job, sim_token_of(fold, last));
-    sim_job_settle(w, node, job);
+        fold = proa_sim_fold(fold, *proa_sim_row(worker, job->blocks, p));
+    give_token(w, node, job, proa_sim_token_of(fold, last));
+    proa_sim_job_settle(w, node, job);
 }
 
 static void step(sim_world *w, int32_t node)
@@ -307,7 +307,7 @@ static void step(sim_world *w, int32_t node)
         if (job->adopted && !job->ended && job->credit > 0)
             decode(w, node, job);
         else if (job->adopted && job->ended)
-            sim_job_settle(w, node, job);
+            proa_sim_job_settle(w, node, job);
     }
     reserve(w, node);
     for (sim_job *job = worker->jobs, *next; job != NULL; job = next) {
@@ -320,14 +320,14 @@ static void step(sim_world *w, int32_t node)
     }
 }
 
-void sim_decode_event(sim_world *w, const sim_event *e)
+void proa_sim_decode_event(sim_world *w, const sim_event *e)
 {
     sim_job *job;
     switch ((int)e->kind) {
     case SIM_SUBMIT: take_submit(w, e); break;
     case SIM_CANCEL: take_cancel(w, e); break;
     case SIM_GRANT:
-        job = sim_job_of_id(&w->nodes[e->to].w, e->id, e->link);
+        job = proa_sim_job_of_id(&w->nodes[e->to].w, e->id, e->link);
         if (job != NULL)
             job->credit += e->number;
         break;
@@ -339,7 +339,7 @@ void sim_decode_event(sim_world *w, const sim_event *e)
     case SIM_DIAL: dial(w, e->to, e->from); break;
     case SIM_TICK:
         step(w, e->to);
-        sim_post(w, e, TICK_US + sim_random(w, 1000));
+        proa_sim_worker_tick(w, e->to, TICK_US + proa_sim_random(w, 1000));
         break;
     default: break;
     }

@@ -18,7 +18,7 @@ static void release(sim_front *f, sim_call *c, int leg)
 
 static uint64_t draw_id(sim_world *w)
 {
-    return (uint64_t)sim_random(w, UINT32_MAX) << 32 | (sim_random(w, UINT32_MAX) | 1);
+    return (uint64_t)proa_sim_random(w, UINT32_MAX) << 32 | (proa_sim_random(w, UINT32_MAX) | 1);
 }
 
 static void submit_leg(sim_world *w, int32_t node, sim_call *c, int leg)
@@ -40,7 +40,7 @@ static void submit_leg(sim_world *w, int32_t node, sim_call *c, int leg)
                    .output_count = s.request.output_count};
     for (int32_t i = 0; i < m.output_count; i++)
         m.output[i] = s.request.output_ids[i];
-    sim_send(w, c->links[leg], node, &m);
+    proa_sim_send(w, c->links[leg], node, &m);
     proa_router_placed(f->router, c->workers[leg], c->blocks);
 }
 
@@ -92,18 +92,18 @@ static void pick(sim_world *w, int32_t node, sim_call *c)
 /* The next token that a right answer has. */
 static void advance(sim_call *c, int32_t position, int32_t token)
 {
-    c->row = sim_next_row(c->row, token);
-    c->fold = sim_fold(c->fold, c->row);
-    c->expected = sim_token_of(c->fold, position);
+    c->row = proa_sim_next_row(c->row, token);
+    c->fold = proa_sim_fold(c->fold, c->row);
+    c->expected = proa_sim_token_of(c->fold, position);
 }
 
 static void hear(sim_world *w, int32_t node, sim_call *c, int32_t token)
 {
     if (c->finished)
-        sim_find(w, "front %d: a token after the end", node);
+        proa_sim_find(w, "front %d: a token after the end", node);
     if (token != c->expected)
-        sim_find(w, "front %d call %d: token %d is %d, right is %d", node, (int)(c - w->nodes[node].f.calls),
-                 c->taken, token, c->expected);
+        proa_sim_find(w, "front %d call %d: token %d is %d, right is %d", node,
+                      (int)(c - w->nodes[node].f.calls), c->taken, token, c->expected);
     advance(c, c->prompt_count + c->taken, token);
     c->taken++;
     c->unread++;
@@ -113,20 +113,20 @@ static void end(sim_world *w, int32_t node, sim_call *c, const proa_engine_finis
 {
     proa_cluster_sim_result *r = w->result;
     if (c->finished)
-        sim_find(w, "front %d: a call ends twice", node);
+        proa_sim_find(w, "front %d: a call ends twice", node);
     c->finished = true;
     w->unfinished--;
     r->replays += proa_call_plan_replays(c->plan);
     if (finish->reason == PROA_FINISH_LENGTH) {
         r->clean++;
         if (c->taken != c->max_new)
-            sim_find(w, "front %d: a call ends clean after %d of %d tokens", node, c->taken, c->max_new);
+            proa_sim_find(w, "front %d: a call ends clean after %d of %d tokens", node, c->taken, c->max_new);
     } else if (c->left) {
         r->cancelled++;
     } else {
         r->failed++;
         if (!w->trouble && w->result->crashes + w->result->stalls + w->result->breaks == 0)
-            sim_find(w, "front %d: a call failed without trouble: %s", node, finish->error.text);
+            proa_sim_find(w, "front %d: a call failed without trouble: %s", node, finish->error.text);
     }
 }
 
@@ -135,14 +135,15 @@ static void end(sim_world *w, int32_t node, sim_call *c, const proa_engine_finis
 static void tell_router(sim_world *w, sim_front *f, const sim_call *c, const proa_call_todo *todo)
 {
     for (int leg = 0; leg < PROA_CALL_LEGS; leg++) {
-        if (todo->failed[leg])
+        if (todo->failed[leg] && c->workers[leg] >= 0)
             proa_router_failed(f->router, c->workers[leg], w->now_us);
-        if (todo->worked[leg])
+        if (todo->worked[leg] && c->workers[leg] >= 0)
             proa_router_worked(f->router, c->workers[leg]);
     }
-    if (todo->pair_failed)
+    bool both = c->workers[0] >= 0 && c->workers[1] >= 0;
+    if (todo->pair_failed && both)
         proa_router_pair_failed(f->router, c->workers[0], c->workers[1], w->now_us);
-    if (todo->pair_worked)
+    if (todo->pair_worked && both)
         proa_router_pair_worked(f->router, c->workers[0], c->workers[1]);
 }
 
@@ -152,15 +153,15 @@ static void carry_out(sim_world *w, int32_t node, sim_call *c, const proa_call_t
     for (int leg = 0; leg < PROA_CALL_LEGS; leg++) {
         if (!todo->cancel[leg])
             continue;
-        sim_send(w, c->links[leg], node, &(sim_event){.kind = SIM_CANCEL, .id = c->ids[leg]});
+        proa_sim_send(w, c->links[leg], node, &(sim_event){.kind = SIM_CANCEL, .id = c->ids[leg]});
         release(f, c, leg);
     }
     tell_router(w, f, c, todo);
     if (todo->deliver)
         hear(w, node, c, token);
     if (todo->grant > 0)
-        sim_send(w, c->links[PROA_CALL_MAIN], node,
-                 &(sim_event){.kind = SIM_GRANT, .id = c->ids[PROA_CALL_MAIN], .number = todo->grant});
+        proa_sim_send(w, c->links[PROA_CALL_MAIN], node,
+                      &(sim_event){.kind = SIM_GRANT, .id = c->ids[PROA_CALL_MAIN], .number = todo->grant});
     if (todo->pick)
         pick(w, node, c);
     if (todo->finished)
@@ -174,10 +175,10 @@ static void begin_call(sim_world *w, int32_t node, int32_t number)
     sim_call *c = &w->nodes[node].f.calls[number];
     int32_t prompt = number + node * SIM_CALLS + 1;
     *c = (sim_call){.workers = {-1, -1}, .row = 1, .fold = 1};
-    c->prompt_count = 1 + (int32_t)sim_random(w, sim_chance(w, 300) ? SIM_PROMPT_MAX : 40);
-    c->max_new = 1 + (int32_t)sim_random(w, SIM_OUTPUT_MAX);
+    c->prompt_count = 1 + (int32_t)proa_sim_random(w, proa_sim_chance(w, 300) ? SIM_PROMPT_MAX : 40);
+    c->max_new = 1 + (int32_t)proa_sim_random(w, SIM_OUTPUT_MAX);
     for (int32_t i = 0; i < c->prompt_count; i++) {
-        c->prompt_ids[i] = sim_prompt_token(prompt, i);
+        c->prompt_ids[i] = proa_sim_prompt_token(prompt, i);
         advance(c, i, c->prompt_ids[i]);
     }
     const proa_engine_request request = {
@@ -194,14 +195,15 @@ static void begin_call(sim_world *w, int32_t node, int32_t number)
     proa_error err = {0};
     proa_call_todo todo = {0};
     if (proa_call_plan_create(&request, 3, &c->plan, &err) != PROA_OK) {
-        sim_find(w, "a call cannot be planned: %s", err.text);
+        proa_sim_find(w, "a call cannot be planned: %s", err.text);
         return;
     }
     w->result->calls++;
     proa_call_plan_start(c->plan, &todo);
     carry_out(w, node, c, &todo, -1);
-    sim_post(w, &(sim_event){.kind = SIM_CLIENT, .to = node, .number = number, .epoch = w->nodes[node].epoch},
-             sim_random(w, 20000));
+    proa_sim_post(
+        w, &(sim_event){.kind = SIM_CLIENT, .to = node, .number = number, .epoch = w->nodes[node].epoch},
+        proa_sim_random(w, 20000));
 }
 
 /* The client reads what it has heard, or leaves. */
@@ -211,7 +213,7 @@ static void client_turn(sim_world *w, const sim_event *e)
     proa_call_todo todo = {0};
     if (c->finished || c->plan == NULL)
         return;
-    if (w->trouble && sim_chance(w, 15)) {
+    if (w->trouble && proa_sim_chance(w, 4)) {
         c->left = true;
         proa_call_plan_cancel(c->plan, "the client has left", &todo);
         carry_out(w, e->to, c, &todo, -1);
@@ -221,7 +223,7 @@ static void client_turn(sim_world *w, const sim_event *e)
         proa_call_plan_grant(c->plan, tokens, w->now_us, &todo);
         carry_out(w, e->to, c, &todo, -1);
     }
-    sim_post(w, e, 1000 + sim_random(w, 15000));
+    proa_sim_post(w, e, 1000 + proa_sim_random(w, 15000));
 }
 
 static sim_call *call_of(sim_front *f, uint64_t id, int *leg)
@@ -270,10 +272,11 @@ static void dial(sim_world *w, int32_t node, int32_t other)
     sim_front *f = &w->nodes[node].f;
     if (f->link[other] >= 0)
         return;
-    int32_t link = sim_dial(w, node, other);
+    int32_t link = proa_sim_dial(w, node, other);
     if (link < 0) {
-        sim_post(w, &(sim_event){.kind = SIM_DIAL, .to = node, .from = other, .epoch = w->nodes[node].epoch},
-                 REDIAL_US);
+        proa_sim_post(
+            w, &(sim_event){.kind = SIM_DIAL, .to = node, .from = other, .epoch = w->nodes[node].epoch},
+            REDIAL_US);
         return;
     }
     f->link[other] = link;
@@ -313,8 +316,15 @@ static void take_down(sim_world *w, const sim_event *e)
     }
     proa_router_leave(f->router, gone);
     f->worker[other] = -1;
-    sim_post(w, &(sim_event){.kind = SIM_DIAL, .to = e->to, .from = other, .epoch = w->nodes[e->to].epoch},
-             REDIAL_US);
+    for (int32_t i = 0; i < SIM_CALLS; i++) {
+        for (int leg = 0; leg < PROA_CALL_LEGS; leg++) {
+            if (f->calls[i].workers[leg] == gone)
+                f->calls[i].workers[leg] = -1;
+        }
+    }
+    proa_sim_post(w,
+                  &(sim_event){.kind = SIM_DIAL, .to = e->to, .from = other, .epoch = w->nodes[e->to].epoch},
+                  REDIAL_US);
 }
 
 static void tick(sim_world *w, const sim_event *e)
@@ -328,14 +338,14 @@ static void tick(sim_world *w, const sim_event *e)
         proa_call_plan_retry(c->plan, &todo);
         carry_out(w, e->to, c, &todo, -1);
     }
-    sim_post(w, e, TICK_US);
+    proa_sim_post(w, e, TICK_US);
 }
 
-void sim_front_start(sim_world *w, int32_t node)
+void proa_sim_front_start(sim_world *w, int32_t node)
 {
     sim_front *f = &w->nodes[node].f;
     *f = (sim_front){.router = proa_router_create(&(proa_router_options){
-                         .mode = sim_random(w, 4), .kv_overlap_weight = 1, .seed = w->seed})};
+                         .mode = proa_sim_random(w, 4), .kv_overlap_weight = 1, .seed = w->seed})};
     if (f->router == NULL)
         abort();
     for (int32_t i = 0; i < SIM_NODES_MAX; i++)
@@ -343,12 +353,13 @@ void sim_front_start(sim_world *w, int32_t node)
     for (int32_t i = SIM_FRONTS; i < w->node_count; i++)
         dial(w, node, i);
     for (int32_t i = 0; i < SIM_CALLS; i++)
-        sim_post(w, &(sim_event){.kind = SIM_CALL, .to = node, .number = i, .epoch = w->nodes[node].epoch},
-                 1000 + sim_random(w, 400000));
-    sim_post(w, &(sim_event){.kind = SIM_TICK, .to = node, .epoch = w->nodes[node].epoch}, TICK_US);
+        proa_sim_post(w,
+                      &(sim_event){.kind = SIM_CALL, .to = node, .number = i, .epoch = w->nodes[node].epoch},
+                      1000 + proa_sim_random(w, (uint32_t)w->calls_until_us));
+    proa_sim_post(w, &(sim_event){.kind = SIM_TICK, .to = node, .epoch = w->nodes[node].epoch}, TICK_US);
 }
 
-void sim_front_stop(sim_world *w, int32_t node)
+void proa_sim_front_stop(sim_world *w, int32_t node)
 {
     sim_front *f = &w->nodes[node].f;
     for (int32_t i = 0; i < SIM_CALLS; i++) {
@@ -359,7 +370,7 @@ void sim_front_stop(sim_world *w, int32_t node)
     f->router = NULL;
 }
 
-void sim_front_event(sim_world *w, const sim_event *e)
+void proa_sim_front_event(sim_world *w, const sim_event *e)
 {
     switch ((int)e->kind) {
     case SIM_CALL: begin_call(w, e->to, e->number); break;

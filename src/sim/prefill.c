@@ -1,7 +1,7 @@
 /* prefill.c - a simulated prefill worker: an engine that computes rows in chunks, and the writes to decode workers. */
 #include "sim/sim_internal.h"
 
-enum { CHUNK = 128, TICK_US = 1500, COPY_US = 300 };
+enum { CHUNK = 128, TICK_US = 1500, COPY_US = 300, SLOW_COPY_US = 100000 };
 
 static void act(sim_world *w, int32_t node, sim_job *job, const proa_prefill_actions *a);
 
@@ -19,14 +19,14 @@ static void begin_write(sim_world *w, int32_t node, sim_job *job, int32_t first,
     job->write_left = until - from;
     job->write_dead = false;
     for (int32_t i = from; i < until; i++)
-        sim_post(w,
-                 &(sim_event){.kind = SIM_COPY,
-                              .to = node,
-                              .id = job->room,
-                              .number = i,
-                              .link = job->peer_link,
-                              .epoch = w->nodes[node].epoch},
-                 50 + sim_random(w, COPY_US));
+        proa_sim_post(w,
+                      &(sim_event){.kind = SIM_COPY,
+                                   .to = node,
+                                   .id = job->room,
+                                   .number = i,
+                                   .link = job->peer_link,
+                                   .epoch = w->nodes[node].epoch},
+                      50 + proa_sim_random(w, w->slow ? SLOW_COPY_US : COPY_US));
 }
 
 static void write_ended(sim_world *w, int32_t node, sim_job *job, proa_status status)
@@ -48,7 +48,7 @@ static void stop_write(sim_world *w, int32_t node, sim_job *job)
 static void take_copy(sim_world *w, const sim_event *e)
 {
     sim_worker *mine = &w->nodes[e->to].w;
-    sim_job *job = sim_job_of_room(mine, e->id);
+    sim_job *job = proa_sim_job_of_room(mine, e->id);
     if (job == NULL || job->write_left == 0 || job->peer_link != e->link)
         return; /* given up before: this process writes no more */
     sim_node *peer = &w->nodes[job->peer];
@@ -58,7 +58,7 @@ static void take_copy(sim_world *w, const sim_event *e)
         if (w->links[e->link].cut)
             w->result->late_writes++;
         for (int32_t p = e->number * SIM_BLOCK; p < until; p++)
-            *sim_row(&peer->w, job->peer_blocks, p) = *sim_row(mine, job->blocks, p);
+            *proa_sim_row(&peer->w, job->peer_blocks, p) = *proa_sim_row(mine, job->blocks, p);
     }
     if (--job->write_left == 0)
         write_ended(w, e->to, job, PROA_OK);
@@ -72,10 +72,11 @@ static void send_done(sim_world *w, int32_t node, sim_job *job)
     sim_event done = {.kind = SIM_DONE, .id = job->room, .number = rows_of(job), .credit = job->first};
     for (int32_t i = 0; i * SIM_BLOCK < rows_of(job); i++) {
         int32_t left = rows_of(job) - i * SIM_BLOCK;
-        done.digests[i] = sim_digest(worker, job->blocks[i], left < SIM_BLOCK ? left : SIM_BLOCK, job->room);
+        done.digests[i] =
+            proa_sim_digest(worker, job->blocks[i], left < SIM_BLOCK ? left : SIM_BLOCK, job->room);
         done.generations[i] = job->peer_generations[i];
     }
-    sim_send(w, job->peer_link, node, &done);
+    proa_sim_send(w, job->peer_link, node, &done);
 }
 
 static void act(sim_world *w, int32_t node, sim_job *job, const proa_prefill_actions *a)
@@ -90,19 +91,19 @@ static void act(sim_world *w, int32_t node, sim_job *job, const proa_prefill_act
     if (a->send_done)
         send_done(w, node, job);
     if (a->send_fail)
-        sim_send(w, job->peer_link, node,
-                 &(sim_event){.kind = SIM_FAIL, .id = job->room, .status = a->status});
+        proa_sim_send(w, job->peer_link, node,
+                      &(sim_event){.kind = SIM_FAIL, .id = job->room, .status = a->status});
     if (a->send_quiet)
-        sim_send(w, job->peer_link, node, &(sim_event){.kind = SIM_QUIET, .id = job->room});
+        proa_sim_send(w, job->peer_link, node, &(sim_event){.kind = SIM_QUIET, .id = job->room});
     if (a->release)
         job->ended = true;
     if (a->tell_ok)
-        sim_job_tell(w, node, job, PROA_OK, 0);
+        proa_sim_job_tell(w, node, job, PROA_OK, 0);
     if (a->tell_ended)
-        sim_job_tell(w, node, job, a->status, 0);
+        proa_sim_job_tell(w, node, job, a->status, 0);
     if (a->forget) {
-        sim_bury(worker, job);
-        sim_job_settle(w, node, job);
+        proa_sim_bury(worker, job);
+        proa_sim_job_settle(w, node, job);
     }
 }
 
@@ -111,17 +112,17 @@ static void act(sim_world *w, int32_t node, sim_job *job, const proa_prefill_act
 static void take_submit(sim_world *w, const sim_event *e)
 {
     sim_worker *worker = &w->nodes[e->to].w;
-    sim_job *job = sim_job_of_room(worker, e->room);
+    sim_job *job = proa_sim_job_of_room(worker, e->room);
     if (proa_graves_has(worker->graves, e->room) || (job != NULL && job->prefill.asked)) {
-        sim_send(w, e->link, e->to,
-                 &(sim_event){.kind = SIM_FINISH, .id = e->id, .status = PROA_ERR_PROTOCOL});
+        proa_sim_send(w, e->link, e->to,
+                      &(sim_event){.kind = SIM_FINISH, .id = e->id, .status = PROA_ERR_PROTOCOL});
         return;
     }
     proa_prefill_actions a = {0};
     int32_t rows = e->prompt_count + e->output_count;
     bool fresh = job == NULL;
     if (fresh)
-        job = sim_job_new(w, e->to, e);
+        job = proa_sim_job_new(w, e->to, e);
     job->id = e->id;
     job->front = e->from;
     job->link = e->link;
@@ -142,11 +143,11 @@ static void take_submit(sim_world *w, const sim_event *e)
 static void take_open(sim_world *w, const sim_event *e)
 {
     sim_worker *worker = &w->nodes[e->to].w;
-    sim_job *job = sim_job_of_room(worker, e->id);
+    sim_job *job = proa_sim_job_of_room(worker, e->id);
     if (e->epoch != w->nodes[e->to].epoch || worker->session[e->from] != e->link)
         return;
     if (proa_graves_has(worker->graves, e->id)) {
-        sim_send(w, e->link, e->to, &(sim_event){.kind = SIM_QUIET, .id = e->id});
+        proa_sim_send(w, e->link, e->to, &(sim_event){.kind = SIM_QUIET, .id = e->id});
         return;
     }
     if (job != NULL && job->prefill.offered)
@@ -154,7 +155,7 @@ static void take_open(sim_world *w, const sim_event *e)
     proa_prefill_actions a = {0};
     bool fresh = job == NULL;
     if (fresh)
-        job = sim_job_new(w, e->to, &(sim_event){.room = e->id});
+        job = proa_sim_job_new(w, e->to, &(sim_event){.room = e->id});
     job->has_room = true;
     job->peer = e->from;
     job->peer_epoch = w->nodes[e->from].epoch;
@@ -173,13 +174,13 @@ static void take_open(sim_world *w, const sim_event *e)
 static void take_abort(sim_world *w, const sim_event *e)
 {
     sim_worker *worker = &w->nodes[e->to].w;
-    sim_job *job = sim_job_of_room(worker, e->id);
-    if (job == NULL || job->peer_link != e->link) {
-        if (job == NULL)
-            proa_graves_add(worker->graves, e->id);
-        sim_send(w, e->link, e->to, &(sim_event){.kind = SIM_QUIET, .id = e->id});
+    sim_job *job = proa_sim_job_of_room(worker, e->id);
+    if (job == NULL)
+        proa_graves_add(worker->graves, e->id); /* an offer that comes late opens nothing */
+    if (job == NULL || job->peer_link != e->link)
+        proa_sim_send(w, e->link, e->to, &(sim_event){.kind = SIM_QUIET, .id = e->id});
+    if (job == NULL || (job->peer_link != e->link && job->prefill.offered))
         return;
-    }
     proa_prefill_actions a;
     proa_prefill_abort(&job->prefill, &a);
     act(w, e->to, job, &a);
@@ -187,7 +188,7 @@ static void take_abort(sim_world *w, const sim_event *e)
 
 static void take_cancel(sim_world *w, const sim_event *e)
 {
-    sim_job *job = sim_job_of_id(&w->nodes[e->to].w, e->id, e->link);
+    sim_job *job = proa_sim_job_of_id(&w->nodes[e->to].w, e->id, e->link);
     if (job == NULL || !job->has_room)
         return;
     proa_prefill_actions a;
@@ -200,12 +201,12 @@ static void take_hello(sim_world *w, const sim_event *e)
 {
     sim_worker *worker = &w->nodes[e->to].w;
     if (worker->session[e->from] >= 0)
-        sim_prefill_down(w, e->to, worker->session[e->from]);
+        proa_sim_prefill_down(w, e->to, worker->session[e->from]);
     worker->session[e->from] = e->link;
-    sim_send(w, e->link, e->to, &(sim_event){.kind = SIM_WELCOME});
+    proa_sim_send(w, e->link, e->to, &(sim_event){.kind = SIM_WELCOME});
 }
 
-void sim_prefill_down(sim_world *w, int32_t node, int32_t link)
+void proa_sim_prefill_down(sim_world *w, int32_t node, int32_t link)
 {
     sim_worker *worker = &w->nodes[node].w;
     const sim_link *l = &w->links[link];
@@ -237,9 +238,9 @@ static void compute(sim_world *w, int32_t node, sim_job *job, int32_t rows)
     sim_worker *worker = &w->nodes[node].w;
     int32_t until = job->computed + rows < rows_of(job) ? job->computed + rows : rows_of(job);
     for (; job->computed < until; job->computed++) {
-        uint64_t before = job->computed > 0 ? *sim_row(worker, job->blocks, job->computed - 1) : 1;
-        *sim_row(worker, job->blocks, job->computed) =
-            sim_next_row(before, sim_job_token(job, job->computed));
+        uint64_t before = job->computed > 0 ? *proa_sim_row(worker, job->blocks, job->computed - 1) : 1;
+        *proa_sim_row(worker, job->blocks, job->computed) =
+            proa_sim_next_row(before, proa_sim_job_token(job, job->computed));
     }
     proa_prefill_actions a;
     if (until < rows_of(job)) {
@@ -247,8 +248,8 @@ static void compute(sim_world *w, int32_t node, sim_job *job, int32_t rows)
     } else {
         uint64_t fold = 1;
         for (int32_t p = 0; p < until; p++)
-            fold = sim_fold(fold, *sim_row(worker, job->blocks, p));
-        job->first = sim_token_of(fold, until - 1);
+            fold = proa_sim_fold(fold, *proa_sim_row(worker, job->blocks, p));
+        job->first = proa_sim_token_of(fold, until - 1);
         proa_prefill_first(&job->prefill, w->now_us, &a);
     }
     act(w, node, job, &a);
@@ -264,7 +265,7 @@ static void step(sim_world *w, int32_t node)
         if (!job->asked || job->ended || !job->has_room)
             continue;
         if (!job->admitted && !blocked) {
-            job->admitted = sim_take_blocks(worker, job, (rows_of(job) + SIM_BLOCK - 1) / SIM_BLOCK);
+            job->admitted = proa_sim_take_blocks(worker, job, (rows_of(job) + SIM_BLOCK - 1) / SIM_BLOCK);
             blocked = !job->admitted;
         }
         if (job->admitted && job->computed < rows_of(job) && budget > 0) {
@@ -287,7 +288,7 @@ static void step(sim_world *w, int32_t node)
     }
 }
 
-void sim_prefill_event(sim_world *w, const sim_event *e)
+void proa_sim_prefill_event(sim_world *w, const sim_event *e)
 {
     switch ((int)e->kind) {
     case SIM_SUBMIT: take_submit(w, e); break;
@@ -296,10 +297,10 @@ void sim_prefill_event(sim_world *w, const sim_event *e)
     case SIM_OPEN: take_open(w, e); break;
     case SIM_ABORT: take_abort(w, e); break;
     case SIM_COPY: take_copy(w, e); break;
-    case SIM_DOWN: sim_prefill_down(w, e->to, e->link); break;
+    case SIM_DOWN: proa_sim_prefill_down(w, e->to, e->link); break;
     case SIM_TICK:
         step(w, e->to);
-        sim_post(w, e, TICK_US + sim_random(w, 1000));
+        proa_sim_worker_tick(w, e->to, TICK_US + proa_sim_random(w, 1000));
         break;
     default: break;
     }

@@ -125,6 +125,7 @@ typedef struct sim_worker {
     bool used[SIM_POOL_MAX];
     uint32_t generation[SIM_POOL_MAX];
     uint64_t rows[SIM_POOL_MAX][SIM_BLOCK];
+    bool ticking;  /* a tick is on its way: only while there are jobs */
     sim_job *jobs; /* oldest first */
     proa_graves *graves;
     int32_t session[SIM_NODES_MAX]; /* link to the other side; -1: none */
@@ -174,6 +175,9 @@ typedef struct sim_world {
     uint64_t draws;
     bool trouble; /* things may go wrong now */
     bool rough;   /* messages of rooms are lost, repeated, reordered */
+    bool slow;    /* writes take long */
+    int64_t trouble_until_us;
+    int64_t calls_until_us;
     int64_t now_us;
     uint64_t order;
     sim_event *heap;
@@ -189,43 +193,44 @@ typedef struct sim_world {
 } sim_world;
 
 /* world.c */
-uint32_t sim_random(sim_world *w, uint32_t below); /* 0 .. below - 1 */
-bool sim_chance(sim_world *w, uint32_t permille);
-void sim_find(sim_world *w, const char *format, ...) __attribute__((format(printf, 2, 3)));
-void sim_post(sim_world *w, const sim_event *event, int64_t delay_us);
-bool sim_take(sim_world *w, sim_event *event);
+uint32_t proa_sim_random(sim_world *w, uint32_t below); /* 0 .. below - 1 */
+bool proa_sim_chance(sim_world *w, uint32_t permille);
+void proa_sim_find(sim_world *w, const char *format, ...) __attribute__((format(printf, 2, 3)));
+void proa_sim_post(sim_world *w, const sim_event *event, int64_t delay_us);
+bool proa_sim_take(sim_world *w, sim_event *event);
 /* A message over a link, if this end still has it. */
-void sim_send(sim_world *w, int32_t link, int32_t from, const sim_event *message);
-int32_t sim_dial(sim_world *w, int32_t a, int32_t b); /* -1: it cannot be reached */
-void sim_cut(sim_world *w, int32_t link, bool certain, int32_t except);
-uint64_t sim_mix(uint64_t a, uint64_t b);
-int32_t sim_prompt_token(int32_t prompt, int32_t i);
-uint64_t sim_next_row(uint64_t row, int32_t token);
-uint64_t sim_fold(uint64_t fold, uint64_t row);
-int32_t sim_token_of(uint64_t fold, int32_t position);
+void proa_sim_send(sim_world *w, int32_t link, int32_t from, const sim_event *message);
+int32_t proa_sim_dial(sim_world *w, int32_t a, int32_t b); /* -1: it cannot be reached */
+void proa_sim_cut(sim_world *w, int32_t link, bool certain, int32_t except);
+uint64_t proa_sim_mix(uint64_t a, uint64_t b);
+int32_t proa_sim_prompt_token(int32_t prompt, int32_t i);
+uint64_t proa_sim_next_row(uint64_t row, int32_t token);
+uint64_t proa_sim_fold(uint64_t fold, uint64_t row);
+int32_t proa_sim_token_of(uint64_t fold, int32_t position);
 
 /* front.c */
-void sim_front_start(sim_world *w, int32_t node);
-void sim_front_stop(sim_world *w, int32_t node);
-void sim_front_event(sim_world *w, const sim_event *event);
+void proa_sim_front_start(sim_world *w, int32_t node);
+void proa_sim_front_stop(sim_world *w, int32_t node);
+void proa_sim_front_event(sim_world *w, const sim_event *event);
 
 /* worker.c: what both kinds share */
-void sim_worker_start(sim_world *w, int32_t node);
-void sim_worker_stop(sim_world *w, int32_t node);
-sim_job *sim_job_new(sim_world *w, int32_t node, const sim_event *submit);
-sim_job *sim_job_of_room(const sim_worker *worker, uint64_t room);
-sim_job *sim_job_of_id(const sim_worker *worker, uint64_t id, int32_t link);
-void sim_job_settle(sim_world *w, int32_t node, sim_job *job); /* frees it when nothing is left of it */
-void sim_job_tell(sim_world *w, int32_t node, sim_job *job, proa_status status, uint64_t blame);
-bool sim_take_blocks(sim_worker *worker, sim_job *job, int32_t count);
-void sim_free_blocks(sim_worker *worker, sim_job *job);
-int32_t sim_job_token(const sim_job *job, int32_t position);
-uint64_t *sim_row(sim_worker *worker, const int32_t *blocks, int32_t position);
-uint64_t sim_digest(const sim_worker *worker, int32_t block, int32_t rows, uint64_t room);
-void sim_bury(sim_worker *worker, sim_job *job);
+void proa_sim_worker_start(sim_world *w, int32_t node);
+void proa_sim_worker_stop(sim_world *w, int32_t node);
+void proa_sim_worker_tick(sim_world *w, int32_t node, int64_t delay_us); /* the next one, if there are jobs */
+sim_job *proa_sim_job_new(sim_world *w, int32_t node, const sim_event *submit);
+sim_job *proa_sim_job_of_room(const sim_worker *worker, uint64_t room);
+sim_job *proa_sim_job_of_id(const sim_worker *worker, uint64_t id, int32_t link);
+void proa_sim_job_settle(sim_world *w, int32_t node, sim_job *job); /* frees it when nothing is left of it */
+void proa_sim_job_tell(sim_world *w, int32_t node, sim_job *job, proa_status status, uint64_t blame);
+bool proa_sim_take_blocks(sim_worker *worker, sim_job *job, int32_t count);
+void proa_sim_free_blocks(sim_worker *worker, sim_job *job);
+int32_t proa_sim_job_token(const sim_job *job, int32_t position);
+uint64_t *proa_sim_row(sim_worker *worker, const int32_t *blocks, int32_t position);
+uint64_t proa_sim_digest(const sim_worker *worker, int32_t block, int32_t rows, uint64_t room);
+void proa_sim_bury(sim_worker *worker, sim_job *job);
 
-void sim_prefill_event(sim_world *w, const sim_event *event);
-void sim_prefill_down(sim_world *w, int32_t node, int32_t link);
-void sim_decode_event(sim_world *w, const sim_event *event);
+void proa_sim_prefill_event(sim_world *w, const sim_event *event);
+void proa_sim_prefill_down(sim_world *w, int32_t node, int32_t link);
+void proa_sim_decode_event(sim_world *w, const sim_event *event);
 
 #endif

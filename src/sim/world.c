@@ -9,19 +9,19 @@
 
 /* ---- chance ---- */
 
-uint32_t sim_random(sim_world *w, uint32_t below)
+uint32_t proa_sim_random(sim_world *w, uint32_t below)
 {
     uint32_t words[4];
     proa_random_philox(w->seed, w->draws++, 0x51, words);
     return (uint32_t)(((uint64_t)words[0] * below) >> 32);
 }
 
-bool sim_chance(sim_world *w, uint32_t permille)
+bool proa_sim_chance(sim_world *w, uint32_t permille)
 {
-    return sim_random(w, 1000) < permille;
+    return proa_sim_random(w, 1000) < permille;
 }
 
-void sim_find(sim_world *w, const char *format, ...)
+void proa_sim_find(sim_world *w, const char *format, ...)
 {
     va_list args;
     if (w->result->finding[0] != 0)
@@ -38,7 +38,7 @@ static bool before(const sim_event *a, const sim_event *b)
     return a->due_us != b->due_us ? a->due_us < b->due_us : a->order < b->order;
 }
 
-void sim_post(sim_world *w, const sim_event *event, int64_t delay_us)
+void proa_sim_post(sim_world *w, const sim_event *event, int64_t delay_us)
 {
     if (w->heap_count == w->heap_room) {
         w->heap_room = w->heap_room > 0 ? 2 * w->heap_room : 256;
@@ -55,7 +55,7 @@ void sim_post(sim_world *w, const sim_event *event, int64_t delay_us)
     w->heap[i] = posted;
 }
 
-bool sim_take(sim_world *w, sim_event *event)
+bool proa_sim_take(sim_world *w, sim_event *event)
 {
     if (w->heap_count == 0)
         return false;
@@ -80,7 +80,7 @@ bool sim_take(sim_world *w, sim_event *event)
 
 /* ---- links ---- */
 
-int32_t sim_dial(sim_world *w, int32_t a, int32_t b)
+int32_t proa_sim_dial(sim_world *w, int32_t a, int32_t b)
 {
     if (!w->nodes[a].alive || !w->nodes[b].alive)
         return -1;
@@ -94,7 +94,7 @@ int32_t sim_dial(sim_world *w, int32_t a, int32_t b)
     return w->link_count++;
 }
 
-void sim_send(sim_world *w, int32_t number, int32_t from, const sim_event *message)
+void proa_sim_send(sim_world *w, int32_t number, int32_t from, const sim_event *message)
 {
     if (number < 0 || !w->links[number].up[from == w->links[number].b] || w->links[number].cut)
         return;
@@ -106,17 +106,17 @@ void sim_send(sim_world *w, int32_t number, int32_t from, const sim_event *messa
     bool of_room = sent.kind >= SIM_OPEN && sent.kind <= SIM_QUIET;
     int64_t delay = 100; /* ordered: the same for all */
     if (of_room && w->rough) {
-        delay = 50 + sim_random(w, 3000);
-        if (sim_chance(w, 30))
+        delay = 50 + proa_sim_random(w, 3000);
+        if (proa_sim_chance(w, 30))
             return;
-        if (sim_chance(w, 50))
-            sim_post(w, &sent, delay + sim_random(w, 20000));
+        if (proa_sim_chance(w, 50))
+            proa_sim_post(w, &sent, delay + proa_sim_random(w, 20000));
     }
-    sim_post(w, &sent, delay);
+    proa_sim_post(w, &sent, delay);
 }
 
 /* The link is gone; each end hears of it by itself: at once when the stream ends (certain), else after a silence. */
-void sim_cut(sim_world *w, int32_t number, bool certain, int32_t except)
+void proa_sim_cut(sim_world *w, int32_t number, bool certain, int32_t except)
 {
     sim_link *link = &w->links[number];
     if (link->cut)
@@ -127,19 +127,19 @@ void sim_cut(sim_world *w, int32_t number, bool certain, int32_t except)
         if (node == except)
             link->up[end] = false;
         else
-            sim_post(w,
-                     &(sim_event){.kind = SIM_DOWN,
-                                  .to = node,
-                                  .link = number,
-                                  .number = certain,
-                                  .epoch = w->nodes[node].epoch},
-                     certain ? 200 + sim_random(w, 5000) : 2000000 + sim_random(w, 1000000));
+            proa_sim_post(w,
+                          &(sim_event){.kind = SIM_DOWN,
+                                       .to = node,
+                                       .link = number,
+                                       .number = certain,
+                                       .epoch = w->nodes[node].epoch},
+                          certain ? 200 + proa_sim_random(w, 5000) : 2000000 + proa_sim_random(w, 1000000));
     }
 }
 
 /* ---- the oracle's arithmetic, also the engines' ---- */
 
-uint64_t sim_mix(uint64_t a, uint64_t b)
+uint64_t proa_sim_mix(uint64_t a, uint64_t b)
 {
     uint64_t x = a ^ (b + 0x9E3779B97F4A7C15u + (a << 6) + (a >> 2));
     x = (x ^ (x >> 32)) * 0xD6E8FEB86659FD93u;
@@ -147,22 +147,22 @@ uint64_t sim_mix(uint64_t a, uint64_t b)
     return x ^ (x >> 32);
 }
 
-int32_t sim_prompt_token(int32_t prompt, int32_t i)
+int32_t proa_sim_prompt_token(int32_t prompt, int32_t i)
 {
-    return (int32_t)(sim_mix((uint64_t)prompt, (uint64_t)i) % SIM_VOCAB);
+    return (int32_t)(proa_sim_mix((uint64_t)prompt, (uint64_t)i) % SIM_VOCAB);
 }
 
-uint64_t sim_next_row(uint64_t row, int32_t token)
+uint64_t proa_sim_next_row(uint64_t row, int32_t token)
 {
-    return sim_mix(row, (uint64_t)token);
+    return proa_sim_mix(row, (uint64_t)token);
 }
 
-uint64_t sim_fold(uint64_t fold, uint64_t row)
+uint64_t proa_sim_fold(uint64_t fold, uint64_t row)
 {
     return (fold ^ row) * 0x9E3779B97F4A7C15u;
 }
 
-int32_t sim_token_of(uint64_t fold, int32_t position)
+int32_t proa_sim_token_of(uint64_t fold, int32_t position)
 {
-    return (int32_t)(sim_mix(fold, (uint64_t)position) % SIM_VOCAB);
+    return (int32_t)(proa_sim_mix(fold, (uint64_t)position) % SIM_VOCAB);
 }

@@ -10,7 +10,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 
-static long lives = 3000, first_seed = 1;
+static long lives = 2000, first_seed = 1;
 
 static void add(proa_cluster_sim_result *sum, const proa_cluster_sim_result *one)
 {
