@@ -1,5 +1,4 @@
-/* http_internal.h - what http.c (listener, loop) and http_connection.c share. With these two files, the only
- * place that includes libevent.
+/* http_internal.h - what http.c (listener, loop) and http_connection.c share.
  *
  * Why bufferevents and not evhttp: evhttp (2.1) stops reading while a reply is under way, so that a client who
  * leaves during a long prefill is noticed only at the next write; it answers oversized heads with 400, slow ones not at all;
@@ -10,12 +9,9 @@
 #ifndef PROA_SERVE_HTTP_INTERNAL_H
 #define PROA_SERVE_HTTP_INTERNAL_H
 
+#include "net/event.h"
 #include "serve/http.h"
 
-#include <event2/buffer.h>
-#include <event2/bufferevent.h>
-#include <event2/event.h>
-#include <event2/listener.h>
 #include <stdatomic.h>
 
 struct proa_http {
