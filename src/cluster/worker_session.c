@@ -454,10 +454,8 @@ static void end_decode_room(worker_session *s, worker_call *call, const proa_wir
                      (unsigned long long)call->room, s->address);
         call->first = done->first;
         call->cached_tokens = done->cached_tokens;
-        w->load.transfers += good;
-        w->load.transfers_failed += !good;
-        w->load.transfer_bytes += done->bytes;
-        w->load.transfer_us += (uint64_t)done->us;
+        w->load.transfers_failed += !good; /* the prefill worker counts those that are well */
+
         proa_decode_done(&call->decode, good, &actions);
     } else if (fail != NULL) {
         w->load.transfers_failed++;

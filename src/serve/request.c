@@ -102,7 +102,10 @@ static const proa_field_refusal refused_everywhere[] = {
     {"return_hidden_states", "hidden states are not served"},
     {"kv_transfer_params", "this is for the cluster's inside"},
     {"bootstrap_host", "this is for the cluster's inside"},
+    {"bootstrap_port", "this is for the cluster's inside"},
     {"bootstrap_room", "this is for the cluster's inside"},
+    {"bootstrap_pair_key", "this is for the cluster's inside"},
+    {"disagg_prefill_dp_rank", "this is for the cluster's inside"},
     {"routed_dp_rank", "this is for the cluster's inside"},
     {"data_parallel_rank", "this is for the cluster's inside"},
 };
