@@ -242,6 +242,6 @@ def test_a_frontend_with_another_key_gets_nothing(proa, tmp_path, pair):
 
 @pytest.mark.parametrize("field", ["bootstrap_room", "bootstrap_host", "bootstrap_port", "routed_dp_rank", "kv_transfer_params"])
 def test_clients_cannot_name_what_is_inside(pair, field):
-    body = {"input_ids": [5], "sampling_params": {"max_new_tokens": 3}, field: {} if "params" in field else 1}
+    body = {"input_ids": [5], "sampling_params": {"max_new_tokens": 3}, field: {"do_remote_decode": True} if "params" in field else 1}
     response = pair.frontends[0].post("/generate", body)
     assert response.status_code == 400 and field in response.json()["error"]["message"]
