@@ -1,7 +1,7 @@
 /* kv_nixl.c - KV rows by NIXL, through its C API in libnixl_capi.so, which is loaded at run time.
  *
- *   an agent for writing, made at the first connect     post(list of chunks) ── poll status ──> done
- *   └─ an agent for each inbox: destroying it ends what its peer's writes travel on
+ *   an agent for writing            post(list of chunks) ── poll status ──> done
+ *   an agent for each inbox         destroying it ends what its peer's writes travel on
  *
  * Every agent has the UCX plugin and the whole cache registered; a descriptor is an inbox agent's metadata. NIXL's agents have a
  * progress thread of their own and no descriptor to wait for, so requests are polled. A request is a batch of chunks of one
@@ -89,8 +89,8 @@ static proa_status load(nixl_library *lib, const char *path, proa_error *err)
         return proa_error_set(
             err, PROA_ERR_NOT_FOUND,
             "--disaggregation-transfer-backend nixl: %s: install NIXL (pip install nixl-cu12 or "
-            "nixl-cu13; " LIBRARY " is in the wheel's .mesonpy.libs folder) and give the "
-            "library's path",
+            "nixl-cu13; the wheel has " LIBRARY " in its .mesonpy.libs folder) and say where "
+            "it is: --nixl-library",
             dlerror());
     for (size_t i = 0; i < sizeof names / sizeof names[0]; i++) {
         calls[i] = dlsym(lib->handle, names[i]);
@@ -127,7 +127,8 @@ typedef struct nixl_batch nixl_batch;
 
 typedef struct nixl_state {
     nixl_library lib;
-    nixl_agent writer; /* agent NULL until the first connect */
+    nixl_agent
+        writer; /* made at the start: loading the first plugin takes half a second, later agents a tenth */
     nixl_link *links;
     nixl_batch *batches; /* posted */
 } nixl_state;
@@ -226,7 +227,9 @@ static proa_status nixl_create(proa_kv_transfer *transfer, const proa_kv_transfe
     if (nixl == NULL)
         return proa_error_set(err, PROA_ERR_MEMORY, "no memory for a NIXL transfer");
     transfer->state = nixl;
-    return load(&nixl->lib, options->nixl_library != NULL ? options->nixl_library : LIBRARY, err);
+    proa_status status =
+        load(&nixl->lib, options->nixl_library != NULL ? options->nixl_library : LIBRARY, err);
+    return proa_failed(status) ? status : open_agent(&nixl->lib, &nixl->writer, &transfer->layout, err);
 }
 
 static int nixl_fd(const proa_kv_transfer *transfer)
@@ -278,11 +281,6 @@ static proa_status nixl_connect(proa_kv_peer *peer, const proa_kv_descriptor *de
     const uint8_t *metadata = proa_get_bytes(&r, bytes);
     if (!proa_reader_done(&r) || bytes == 0)
         return proa_error_set(err, PROA_ERR_PROTOCOL, "%s: malformed NIXL KV descriptor", peer->name);
-    if (nixl->writer.agent == NULL) {
-        proa_status status = open_agent(&nixl->lib, &nixl->writer, &peer->transfer->layout, err);
-        if (proa_failed(status))
-            return status;
-    }
     nixl_link *link = calloc(1, sizeof *link);
     if (link == NULL)
         return proa_error_set(err, PROA_ERR_MEMORY, "no memory for the KV peer %s", peer->name);
