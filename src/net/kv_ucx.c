@@ -27,14 +27,17 @@
 #include "net/kv_transfer_internal.h"
 
 #include "base/clock.h"
+#include "base/log.h"
 
 #include <dlfcn.h>
 #include <errno.h>
+#include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/epoll.h>
 #include <ucp/api/ucp.h>
+#include <ucs/debug/log_def.h>
 #include <unistd.h>
 
 enum {
@@ -72,6 +75,8 @@ enum {
     X(ucp_worker_get_efd)                                                                                    \
     X(ucp_worker_progress)                                                                                   \
     X(ucp_worker_release_address)                                                                            \
+    X(ucs_log_pop_handler)                                                                                   \
+    X(ucs_log_push_handler)                                                                                  \
     X(ucs_status_string)
 
 /* The functions, typed by UCX's own declarations. */
@@ -91,6 +96,7 @@ typedef struct ucx_state {
     ucp_mem_h memory;
     void *rkey; /* packed, for descriptors */
     size_t rkey_bytes;
+    bool logs; /* UCX's messages come to on_log */
     int epoll;
     ucp_worker_h writer; /* NULL until the first connect */
     int32_t in_flight;   /* puts */
@@ -143,6 +149,23 @@ static proa_status load(ucx_library *lib, proa_error *err)
     UCX_CALLS(ASSIGN)
 #undef ASSIGN
     return PROA_OK;
+}
+
+/* UCX's own errors and warnings, into our log; they are of what the text of our error has the name of ("Endpoint timeout"), so an
+ * error of a peer is no more than information there. What else UCX_LOG_LEVEL asks for goes where UCX_LOG_FILE says. */
+static ucs_log_func_rc_t on_log(const char *file, unsigned line, const char *function, ucs_log_level_t level,
+                                const ucs_log_component_config_t *component, const char *format, va_list args)
+{
+    char text[500];
+    (void)file;
+    (void)line;
+    (void)function;
+    (void)component;
+    if (level != UCS_LOG_LEVEL_ERROR && level != UCS_LOG_LEVEL_WARN)
+        return UCS_LOG_FUNC_RC_CONTINUE;
+    vsnprintf(text, sizeof text, format, args);
+    proa_log(level == UCS_LOG_LEVEL_WARN ? PROA_LOG_WARN : PROA_LOG_INFO, "ucx", "%s", text);
+    return UCS_LOG_FUNC_RC_STOP;
 }
 
 static proa_status status_of(ucs_status_t status)
@@ -261,8 +284,11 @@ static proa_status ucx_create(proa_kv_transfer *transfer, const proa_kv_transfer
     if (ucx->epoll < 0)
         return proa_error_set(err, PROA_ERR_IO, "epoll_create1: %s", strerror(errno));
     proa_status status = load(&ucx->lib, err);
-    if (!proa_failed(status))
-        status = open_context(ucx, options, err);
+    if (proa_failed(status))
+        return status;
+    ucx->lib.ucs_log_push_handler(on_log);
+    ucx->logs = true;
+    status = open_context(ucx, options, err);
     if (!proa_failed(status))
         status = register_cache(ucx, &transfer->layout, err);
     return status;
@@ -605,6 +631,8 @@ static void ucx_free(proa_kv_transfer *transfer)
         ucx->lib.ucp_mem_unmap(ucx->context, ucx->memory);
     if (ucx->context != NULL)
         ucx->lib.ucp_cleanup(ucx->context);
+    if (ucx->logs)
+        ucx->lib.ucs_log_pop_handler();
     while (ucx->writes != NULL) {
         ucx_write *next = ucx->writes->next;
         free(ucx->writes);
