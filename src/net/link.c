@@ -336,7 +336,7 @@ static void too_late(proa_link *link)
         [PROA_LINK_HANDSHAKE] = "the handshake does not come to an end",
     };
     proa_error why;
-    proa_error_set(&why, PROA_ERR_DEADLINE, "no link within %.1f s: %s",
+    proa_error_set(&why, PROA_ERR_DEADLINE, "no link within %.2f s: %s",
                    (double)link->terms->connect_us / 1e6, waits[link->state]);
     proa_link_fail(link, &why);
 }

@@ -126,16 +126,21 @@ void link_fixture_listen(link_fixture *f, const char *host)
         fail_msg("listening on %s: %s", host, err.text);
 }
 
-void link_fixture_dial(link_fixture *f, const char *host)
+void link_fixture_dial_port(link_fixture *f, const char *host, int port)
 {
     char address[300];
     proa_error err = {0};
     proa_link_identity self = link_identity("decode");
     proa_link_hooks hooks = hooks_of(f);
-    snprintf(address, sizeof address, "%s:%d", host, proa_listener_port(f->listener));
+    snprintf(address, sizeof address, "%s:%d", host, port);
     if (proa_link_dial(f->loop, &f->security, &self, address, &hooks, &f->dialled, &f->dialled.link, &err) !=
         PROA_OK)
         fail_msg("dialling %s: %s", address, err.text);
+}
+
+void link_fixture_dial(link_fixture *f, const char *host)
+{
+    link_fixture_dial_port(f, host, proa_listener_port(f->listener));
 }
 
 void link_fixture_connect(link_fixture *f)
@@ -223,4 +228,44 @@ bool link_raw_closed(link_fixture *f, int fd, proa_buf *out, double seconds)
         link_fixture_run(f, NULL, 0.002);
     } while (proa_clock_us() < until_us);
     return false;
+}
+
+/* Takes the frames of `in` that are whole. */
+static void take_frames(proa_handshake *h, proa_buf *in, proa_buf *out)
+{
+    proa_frame frame;
+    while (h->state < PROA_HANDSHAKE_DONE && in->length >= PROA_FRAME_HEADER_BYTES &&
+           proa_frame_read((const uint8_t *)in->data, 256, &frame, NULL) == PROA_OK &&
+           in->length >= PROA_FRAME_HEADER_BYTES + frame.length) {
+        proa_handshake_take(h, frame.type, (const uint8_t *)in->data + PROA_FRAME_HEADER_BYTES, frame.length,
+                            out, NULL);
+        proa_buf_drop_front(in, PROA_FRAME_HEADER_BYTES + frame.length);
+    }
+}
+
+bool link_raw_handshake(link_fixture *f, int fd, proa_handshake *handshake, const proa_link_identity *self)
+{
+    proa_handshake_options options = {
+        .dials = true, .key = (const uint8_t *)LINK_KEY, .key_bytes = strlen(LINK_KEY), .self = *self};
+    proa_buf in = {0}, out = {0};
+    int64_t until_us = proa_clock_us() + 2000000;
+    int ups = f->accepted.ups;
+    proa_random_bytes(options.nonce, sizeof options.nonce);
+    proa_handshake_start(handshake, &options, &out);
+    while (handshake->state < PROA_HANDSHAKE_DONE && proa_clock_us() < until_us) {
+        for (size_t i = 0; i < out.length; i++)
+            link_raw_send(fd, out.data + i, 1);
+        proa_buf_clear(&out);
+        link_fixture_run(f, NULL, 0.001);
+        char bytes[512];
+        ssize_t n = recv(fd, bytes, sizeof bytes, MSG_DONTWAIT);
+        if (n == 0)
+            break;
+        if (n > 0)
+            proa_buf_append(&in, bytes, (size_t)n);
+        take_frames(handshake, &in, &out);
+    }
+    proa_buf_free(&in);
+    proa_buf_free(&out);
+    return handshake->state == PROA_HANDSHAKE_DONE && f->accepted.ups == ups + 1;
 }

@@ -3,7 +3,7 @@
 #ifndef PROA_TESTS_LINK_FIXTURE_H
 #define PROA_TESTS_LINK_FIXTURE_H
 
-#include "net/link.h"
+#include "net/link_handshake.h"
 
 #define LINK_KEY "0123456789abcdef0123456789abcdef"
 
@@ -39,7 +39,8 @@ proa_link_identity link_identity(const char *role);
 void link_fixture_open(link_fixture *f, const proa_link_security *security);
 void link_fixture_listen(link_fixture *f, const char *host);
 void link_fixture_dial(link_fixture *f, const char *host); /* the listener's port there */
-void link_fixture_connect(link_fixture *f);                /* listen, dial, both up */
+void link_fixture_dial_port(link_fixture *f, const char *host, int port);
+void link_fixture_connect(link_fixture *f); /* listen, dial, both up */
 void link_fixture_close(link_fixture *f);
 
 /* Runs the loop until the condition holds (NULL: never); false after `seconds`. */
@@ -54,6 +55,8 @@ int link_fixture_logged(link_fixture *f, const char *text);
 
 /* A socket connected to the listener, non-blocking. */
 int link_raw_connect(const link_fixture *f);
+/* Shakes hands over it as a link would, a byte at a time, with LINK_KEY; true when the listener's end is up. */
+bool link_raw_handshake(link_fixture *f, int fd, proa_handshake *handshake, const proa_link_identity *self);
 void link_raw_send(int fd, const void *bytes, size_t length);
 /* Runs the loop until the other end has closed `fd`; what it sent is appended to `out` (may be NULL). False after `seconds`. */
 bool link_raw_closed(link_fixture *f, int fd, proa_buf *out, double seconds);

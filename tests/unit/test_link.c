@@ -1,20 +1,34 @@
-/* test_link.c - links between real sockets of this machine: messages, strangers, deaths, limits. */
+/* test_link.c - links between real sockets of this machine: messages, life and death, limits, addresses.
+ * test_link_strangers.c has those that must not come up. */
 #include "link_fixture.h"
 
 #include "base/clock.h"
-#include "net/link_handshake.h"
 
 #include <stdarg.h>
 #include <stddef.h>
 #include <setjmp.h>
 #include <cmocka.h>
+#include <arpa/inet.h>
+#include <fcntl.h>
+#include <netinet/in.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
+enum { MIB = 1 << 20 };
+
 static const proa_link_security KEYED = {.key = LINK_KEY};
+
+static uint8_t *pattern(size_t bytes)
+{
+    uint8_t *body = malloc(bytes);
+    assert_non_null(body);
+    for (size_t i = 0; i < bytes; i++)
+        body[i] = (uint8_t)((i * 2654435761u) >> 13);
+    return body;
+}
 
 /* ---- messages ---- */
 
@@ -30,32 +44,472 @@ static void test_messages(void **state)
     link_fixture f;
     link_fixture_open(&f, &KEYED);
     link_fixture_connect(&f);
-    uint8_t *body = malloc(PROA_LINK_FRAME_BYTES_MAX + 1);
-    assert_non_null(body);
-    for (size_t i = 0; i <= PROA_LINK_FRAME_BYTES_MAX; i++)
-        body[i] = (uint8_t)(i * 2654435761u >> 13);
+    uint8_t *body = pattern(PROA_LINK_FRAME_BYTES_MAX + 8);
     f.accepted.echo = true;
     f.dialled.keep = true;
     for (size_t i = 0; i < sizeof sizes / sizeof sizes[0]; i++) {
         f.dialled.messages = 0;
-        assert_int_equal(
-            proa_link_send(f.dialled.link, (uint16_t)(100 + i), body + i, sizes[i] - (sizes[i] > 64 ? i : 0)),
-            PROA_OK);
+        uint16_t type = (uint16_t)(i == 0 ? 0xFEFF : i); /* 0xFF00 and above are the link's */
+        assert_int_equal(proa_link_send(f.dialled.link, type, body + i, sizes[i]), PROA_OK);
         assert_true(link_fixture_run(&f, echoed, 5));
-        assert_int_equal(f.dialled.type, 100 + i);
-        assert_int_equal(f.dialled.body.length, sizes[i] - (sizes[i] > 64 ? i : 0));
-        assert_memory_equal(proa_buf_text(&f.dialled.body), body + i, f.dialled.body.length);
+        assert_int_equal(f.dialled.type, type);
+        assert_int_equal(f.dialled.body.length, sizes[i]);
+        assert_memory_equal(proa_buf_text(&f.dialled.body), body + i, sizes[i]);
     }
     assert_int_equal(proa_link_send(f.dialled.link, 1, body, PROA_LINK_FRAME_BYTES_MAX + 1),
                      PROA_ERR_TOO_LONG);
+    assert_int_equal(f.dialled.downs + f.accepted.downs, 0);
     free(body);
     link_fixture_close(&f);
+}
+
+static bool thousands(const link_fixture *f)
+{
+    return f->dialled.messages >= 5000 && f->accepted.messages >= 5000;
+}
+
+/* Both ways at once, of all sizes, in one burst. */
+static void test_bursts(void **state)
+{
+    (void)state;
+    link_fixture f;
+    link_fixture_open(&f, &KEYED);
+    link_fixture_connect(&f);
+    uint8_t *body = pattern(5000);
+    uint64_t bytes = 0;
+    for (size_t i = 0; i < 5000; i++) {
+        assert_int_equal(proa_link_send(f.dialled.link, 1, body, i), PROA_OK);
+        assert_int_equal(proa_link_send(f.accepted.link, 2, body, i), PROA_OK);
+        bytes += i;
+    }
+    assert_true(proa_link_pending(f.dialled.link) > 5000 * 2000);
+    assert_true(link_fixture_run(&f, thousands, 5));
+    assert_true(f.dialled.bytes == bytes && f.accepted.bytes == bytes);
+    assert_int_equal(proa_link_pending(f.dialled.link), 0);
+    free(body);
+    link_fixture_close(&f);
+}
+
+static void test_what_ends_know(void **state)
+{
+    (void)state;
+    link_fixture f;
+    char here[32];
+    link_fixture_open(&f, &KEYED);
+    link_fixture_listen(&f, "127.0.0.1");
+    link_fixture_dial(&f, "127.0.0.1");
+    assert_false(proa_link_is_up(f.dialled.link));
+    assert_int_equal(proa_link_send(f.dialled.link, 1, "x", 1), PROA_ERR_UNREACHABLE);
+    assert_int_equal(proa_link_pending(f.dialled.link), 0);
+    assert_true(link_fixture_run(&f, link_both_up, 2));
+    assert_true(proa_link_is_up(f.dialled.link) && proa_link_is_up(f.accepted.link));
+    assert_string_equal(proa_link_peer(f.dialled.link)->role, "prefill");
+    assert_string_equal(proa_link_peer(f.accepted.link)->role, "decode");
+    assert_int_equal(proa_link_peer(f.accepted.link)->instance, 7);
+    assert_int_equal(proa_link_peer(f.accepted.link)->epoch, 9);
+    assert_memory_equal(proa_link_session_key(f.dialled.link), proa_link_session_key(f.accepted.link),
+                        PROA_LINK_KEY_BYTES);
+    snprintf(here, sizeof here, "127.0.0.1:%d", proa_listener_port(f.listener));
+    assert_string_equal(proa_link_address(f.dialled.link), here);
+    assert_memory_equal(proa_link_address(f.accepted.link), "127.0.0.1:", 10);
+    link_fixture_close(&f);
+}
+
+/* ---- death ---- */
+
+static void test_close_is_seen_at_once(void **state)
+{
+    (void)state;
+    for (int dialler = 0; dialler < 2; dialler++) {
+        link_fixture f;
+        link_fixture_open(&f, &KEYED);
+        link_fixture_connect(&f);
+        link_end *closer = dialler ? &f.dialled : &f.accepted, *other = dialler ? &f.accepted : &f.dialled;
+        int64_t start = proa_clock_us();
+        proa_link_close(closer->link);
+        closer->link = NULL;
+        assert_true(link_fixture_run(&f, dialler ? link_accepted_down : link_dialled_down, 1));
+        assert_true(other->down_us - start < 50000);
+        assert_int_equal(other->why.status, PROA_ERR_UNREACHABLE);
+        assert_int_equal(closer->downs, 0);
+        assert_int_equal(other->downs, 1);
+        link_fixture_close(&f);
+    }
+}
+
+/* What was sent just before a close arrives, though the closer has unread messages in its socket. */
+static void test_last_words(void **state)
+{
+    (void)state;
+    link_fixture f;
+    link_fixture_open(&f, &KEYED);
+    link_fixture_connect(&f);
+    for (int i = 0; i < 100; i++)
+        assert_int_equal(proa_link_send(f.accepted.link, 1, "noise", 5), PROA_OK);
+    assert_int_equal(proa_link_send(f.dialled.link, 3, "farewell", 8), PROA_OK);
+    f.accepted.keep = true;
+    proa_link_close(f.dialled.link);
+    f.dialled.link = NULL;
+    assert_true(link_fixture_run(&f, link_accepted_down, 1));
+    assert_int_equal(f.accepted.messages, 1);
+    assert_string_equal(proa_buf_text(&f.accepted.body), "farewell");
+    assert_int_equal(f.accepted.why.status, PROA_ERR_UNREACHABLE);
+    link_fixture_close(&f);
+}
+
+/* A peer that resets the connection has been heard to its end, though this end was writing. */
+static void test_what_came_before_a_reset(void **state)
+{
+    (void)state;
+    link_fixture f;
+    proa_handshake handshake;
+    uint8_t frame[PROA_FRAME_HEADER_BYTES];
+    proa_link_identity self = link_identity("decode");
+    struct linger reset = {.l_onoff = 1, .l_linger = 0};
+    link_fixture_open(&f, &KEYED);
+    link_fixture_listen(&f, "127.0.0.1");
+    int fd = link_raw_connect(&f);
+    assert_true(link_raw_handshake(&f, fd, &handshake, &self));
+    proa_frame_write(frame, 5, 0);
+    link_raw_send(fd, frame, sizeof frame);
+    setsockopt(fd, SOL_SOCKET, SO_LINGER, &reset, sizeof reset);
+    close(fd);
+    assert_int_equal(proa_link_send(f.accepted.link, 1, "into the void", 13), PROA_OK);
+    assert_true(link_fixture_run(&f, link_accepted_down, 1));
+    assert_int_equal(f.accepted.messages, 1);
+    assert_int_equal(f.accepted.why.status, PROA_ERR_UNREACHABLE);
+    link_fixture_close(&f);
+}
+
+/* Closing from inside every hook, with more messages behind the one that is being looked at. */
+static void test_close_inside_hooks(void **state)
+{
+    (void)state;
+    for (int where = 0; where < 3; where++) {
+        link_fixture f;
+        link_fixture_open(&f, &KEYED);
+        f.accepted.close_on_up = where == 0;
+        f.dialled.close_on_up = where == 1;
+        f.accepted.close_on_first = where == 2;
+        link_fixture_listen(&f, "127.0.0.1");
+        link_fixture_dial(&f, "127.0.0.1");
+        if (where == 2) {
+            assert_true(link_fixture_run(&f, link_both_up, 2));
+            for (int i = 0; i < 10; i++)
+                assert_int_equal(proa_link_send(f.dialled.link, 1, "x", 1), PROA_OK);
+        }
+        assert_true(link_fixture_run(&f, where == 1 ? link_accepted_down : link_dialled_down, 2));
+        assert_int_equal(f.accepted.messages, where == 2);
+        assert_int_equal(f.accepted.downs + f.dialled.downs, 1);
+        link_fixture_close(&f);
+    }
+}
+
+static bool never(const link_fixture *f)
+{
+    return f->dialled.downs > 0 || f->accepted.downs > 0;
+}
+
+/* Heartbeats keep an idle link up; a peer that is there and mute is down after silence_us, neither sooner nor much later. */
+static void test_heartbeats(void **state)
+{
+    (void)state;
+    link_fixture f;
+    link_fixture_open(&f, &(proa_link_security){.key = LINK_KEY, .beat_us = 20000, .silence_us = 100000});
+    link_fixture_connect(&f);
+    assert_false(link_fixture_run(&f, never, 0.6));
+    link_fixture_close(&f);
+}
+
+static void expect_silence(const proa_link_security *security, double seconds)
+{
+    link_fixture f;
+    proa_handshake handshake;
+    proa_link_identity self = link_identity("decode");
+    link_fixture_open(&f, security);
+    link_fixture_listen(&f, "127.0.0.1");
+    int fd = link_raw_connect(&f);
+    assert_true(link_raw_handshake(&f, fd, &handshake, &self));
+    int64_t start = proa_clock_us();
+    assert_true(link_fixture_run(&f, link_accepted_down, seconds + 1));
+    double took = (double)(f.accepted.down_us - start) / 1e6;
+    assert_int_equal(f.accepted.why.status, PROA_ERR_DEADLINE);
+    assert_non_null(strstr(f.accepted.why.text, "nothing was heard"));
+    if (took < seconds - 0.05 || took > seconds + 0.25)
+        fail_msg("a silence of %.2f s was noticed after %.3f s", seconds, took);
+    /* meanwhile it was told that this end lives */
+    char bytes[4096];
+    ssize_t n = recv(fd, bytes, sizeof bytes, MSG_DONTWAIT);
+    assert_true(n >= 3 * PROA_FRAME_HEADER_BYTES);
+    assert_memory_equal(bytes, "PROA\1\0\3\xff\0\0\0\0", PROA_FRAME_HEADER_BYTES);
+    close(fd);
+    link_fixture_close(&f);
+}
+
+static void test_silence(void **state)
+{
+    (void)state;
+    expect_silence(&(proa_link_security){.key = LINK_KEY, .beat_us = 30000, .silence_us = 200000}, 0.2);
+    expect_silence(&KEYED, 2.5);
+}
+
+/* ---- limits ---- */
+
+static void test_pending_limit(void **state)
+{
+    (void)state;
+    link_fixture f;
+    proa_handshake handshake;
+    proa_link_identity self = link_identity("decode");
+    link_fixture_open(&f, &KEYED);
+    link_fixture_listen(&f, "127.0.0.1");
+    int fd = link_raw_connect(&f); /* which reads nothing after the handshake */
+    assert_true(link_raw_handshake(&f, fd, &handshake, &self));
+    uint8_t *body = calloc(1, 8 * MIB);
+    assert_non_null(body);
+    int sent = 0;
+    proa_status status;
+    while ((status = proa_link_send(f.accepted.link, 1, body, 8 * MIB)) == PROA_OK && sent < 100)
+        sent++;
+    assert_int_equal(status, PROA_BUSY);
+    assert_int_equal(sent, 7); /* eight with their headers are over 64 MiB */
+    assert_true(proa_link_pending(f.accepted.link) <= PROA_LINK_PENDING_BYTES_MAX);
+    assert_int_equal(proa_link_send(f.accepted.link, 2, "x", 1), PROA_OK); /* smaller ones still fit */
+    free(body);
+    close(fd);
+    assert_true(link_fixture_run(&f, link_accepted_down, 1));
+    link_fixture_close(&f);
+}
+
+/* ---- addresses and dials ---- */
+
+static void test_hosts(void **state)
+{
+    (void)state;
+    static const char *const pairs[][2] = {
+        {"127.0.0.1", "127.0.0.1"}, {"127.0.0.1", "localhost"}, /* whose ::1 is refused */
+        {"localhost", "localhost"}, {"::1", "[::1]"},
+        {"0.0.0.0", "127.0.0.1"},   {"::", "127.0.0.1"}, /* any address, of both families */
+        {"", "127.0.0.1"},
+    };
+    for (size_t i = 0; i < 2 * sizeof pairs / sizeof pairs[0]; i++) {
+        const char *const *pair = pairs[i / 2];
+        bool keyed = i % 2 == 0;
+        if (!keyed && (pair[0][0] == 0 || strchr("0:", pair[0][0]) != NULL))
+            continue; /* without a key, loopback alone */
+        link_fixture f;
+        link_fixture_open(&f, keyed ? &KEYED : &(proa_link_security){0});
+        link_fixture_listen(&f, pair[0]);
+        link_fixture_dial(&f, pair[1]);
+        if (!link_fixture_run(&f, link_both_up, 2))
+            fail_msg("from %s to %s: %s", pair[1], pair[0], f.dialled.why.text);
+        link_fixture_close(&f);
+    }
+}
+
+static void no_hooks(void *context, proa_link *link)
+{
+    (void)context;
+    (void)link;
+    fail_msg("a hook was called");
+}
+
+/* What shows at once is returned, and no hook is called. */
+static void test_dials_that_fail_at_once(void **state)
+{
+    (void)state;
+    static const struct {
+        const char *address, *key, *text;
+        uint64_t epoch;
+    } cases[] = {
+        {"127.0.0.1", LINK_KEY, "host:port", 9},      {"127.0.0.1:http", LINK_KEY, "host:port", 9},
+        {"10.0.0.1:80", NULL, "PROA_CLUSTER_KEY", 9}, {"[fe80::1]:80", NULL, "PROA_CLUSTER_KEY", 9},
+        {"127.0.0.1:80", LINK_KEY, "epoch", 0},
+    };
+    link_fixture f;
+    link_fixture_open(&f, &KEYED);
+    proa_link_hooks hooks = {.up = no_hooks};
+    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+        proa_link_security security = {.key = cases[i].key};
+        proa_link_identity self = link_identity("decode");
+        proa_link *link = NULL;
+        proa_error err = {0};
+        self.epoch = cases[i].epoch;
+        assert_int_equal(
+            proa_link_dial(f.loop, &security, &self, cases[i].address, &hooks, NULL, &link, &err),
+            PROA_ERR_INVALID);
+        assert_null(link);
+        assert_non_null(strstr(err.text, cases[i].text));
+    }
+    link_fixture_run(&f, NULL, 0.05);
+    link_fixture_close(&f);
+}
+
+static void expect_down(link_fixture *f, proa_status status, const char *text, double seconds)
+{
+    assert_true(link_fixture_run(f, link_dialled_down, seconds));
+    if (f->dialled.why.status != status || strstr(f->dialled.why.text, text) == NULL)
+        fail_msg("%s: %s", proa_status_name(f->dialled.why.status), f->dialled.why.text);
+    assert_int_equal(f->dialled.ups, 0);
+    assert_int_equal(f->dialled.downs, 1);
+}
+
+static void test_dials_that_fail_later(void **state)
+{
+    (void)state;
+    link_fixture f;
+    link_fixture_open(&f, &(proa_link_security){.key = LINK_KEY, .connect_us = 300000});
+    link_fixture_listen(&f, "127.0.0.1");
+    proa_listener *listener = f.listener;
+    int fd = link_raw_connect(&f);
+
+    link_fixture_dial(&f, "no-such-host.invalid"); /* or its servers are silent: then the time is over */
+    assert_true(link_fixture_run(&f, link_dialled_down, 1));
+    assert_true(f.dialled.why.status == PROA_ERR_UNREACHABLE || f.dialled.why.status == PROA_ERR_DEADLINE);
+    assert_non_null(strstr(f.dialled.why.text, "name"));
+
+    f.dialled = (link_end){0};
+    link_fixture_dial(&f, "no-such-host.invalid"); /* and closed while it is looked up */
+    proa_link_close(f.dialled.link);
+
+    f.dialled = (link_end){0};
+    link_fixture_dial(&f, "127.0.0.2"); /* nobody listens there */
+    expect_down(&f, PROA_ERR_NOT_FOUND, "refused", 1);
+    assert_true(f.listener == listener);
+    close(fd);
+    link_fixture_close(&f);
+}
+
+/* A host that takes connections and says nothing. */
+static void test_dial_has_a_deadline(void **state)
+{
+    (void)state;
+    link_fixture f;
+    struct sockaddr_in here = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
+    socklen_t length = sizeof here;
+    int fd = socket(AF_INET, SOCK_STREAM, 0);
+    assert_int_equal(bind(fd, (struct sockaddr *)&here, sizeof here), 0);
+    assert_int_equal(listen(fd, 1), 0);
+    assert_int_equal(getsockname(fd, (struct sockaddr *)&here, &length), 0);
+    link_fixture_open(&f, &(proa_link_security){.key = LINK_KEY, .connect_us = 200000});
+    link_fixture_dial_port(&f, "127.0.0.1", ntohs(here.sin_port));
+    int64_t start = proa_clock_us();
+    expect_down(&f, PROA_ERR_DEADLINE, "no link within 0.20 s: the handshake", 1);
+    assert_in_range(f.dialled.down_us - start, 190000, 300000);
+    close(fd);
+    link_fixture_close(&f);
+}
+
+static void test_listeners_that_fail(void **state)
+{
+    (void)state;
+    static const struct {
+        const char *host, *key, *text;
+        int port;
+    } cases[] = {
+        {"0.0.0.0", NULL, "PROA_CLUSTER_KEY", 0},    {"::", NULL, "PROA_CLUSTER_KEY", 0},
+        {"", NULL, "PROA_CLUSTER_KEY", 0},           {"127.0.0.1", NULL, "there is no port 65536", 65536},
+        {"192.0.2.1", LINK_KEY, "cannot listen", 0}, {"no such host", LINK_KEY, "has no address", 0},
+    };
+    link_fixture f;
+    link_fixture_open(&f, &KEYED);
+    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+        proa_link_security security = {.key = cases[i].key};
+        proa_link_identity self = link_identity("prefill");
+        proa_link_hooks hooks = {.up = no_hooks};
+        proa_listener *listener = NULL;
+        proa_error err = {0};
+        assert_true(proa_failed(proa_listener_create(f.loop, &security, &self, cases[i].host, cases[i].port,
+                                                     &hooks, &listener, &err)));
+        assert_null(listener);
+        if (strstr(err.text, cases[i].text) == NULL)
+            fail_msg("%s: %s", cases[i].host, err.text);
+    }
+    link_fixture_listen(&f, "127.0.0.1");
+    proa_link_identity self = link_identity("prefill");
+    proa_link_hooks hooks = {.up = no_hooks};
+    proa_listener *second = NULL;
+    proa_error err = {0};
+    assert_int_equal(proa_listener_create(f.loop, &KEYED, &self, "127.0.0.1", proa_listener_port(f.listener),
+                                          &hooks, &second, &err),
+                     PROA_ERR_IO);
+    assert_non_null(strstr(err.text, "in use"));
+    link_fixture_close(&f);
+}
+
+/* Links that are up stay when their listener goes; those that are not go with it. */
+static void test_listener_goes(void **state)
+{
+    (void)state;
+    link_fixture f;
+    link_fixture_open(&f, &KEYED);
+    link_fixture_connect(&f);
+    int fd = link_raw_connect(&f);
+    link_fixture_run(&f, NULL, 0.01);
+    proa_listener_free(f.listener);
+    f.listener = NULL;
+    assert_true(link_raw_closed(&f, fd, NULL, 1));
+    close(fd);
+    f.accepted.echo = true;
+    assert_int_equal(proa_link_send(f.dialled.link, 1, "still", 5), PROA_OK);
+    assert_true(link_fixture_run(&f, echoed, 1));
+    link_fixture_close(&f);
+}
+
+/* ---- the key ---- */
+
+static void test_read_key(void **state)
+{
+    (void)state;
+    char path[] = "/tmp/proa-key-XXXXXX", *key;
+    int fd = mkstemp(path);
+    proa_error err = {0};
+    assert_true(fd >= 0);
+    assert_int_equal(write(fd, "secret of a file \n\n", 19), 19);
+
+    assert_int_equal(proa_link_read_key(NULL, NULL, &key, &err), PROA_OK);
+    assert_null(key);
+    assert_int_equal(proa_link_read_key(NULL, path, &key, &err), PROA_OK);
+    assert_string_equal(key, "secret of a file");
+    free(key);
+    assert_int_equal(proa_link_read_key(LINK_KEY, path, &key, &err), PROA_OK);
+    assert_string_equal(key, LINK_KEY);
+    free(key);
+    assert_int_equal(proa_link_read_key("fifteen letters", NULL, &key, &err), PROA_ERR_INVALID);
+    assert_null(key);
+    assert_non_null(strstr(err.text, "15 bytes"));
+    assert_null(strstr(err.text, "fifteen"));
+    assert_int_equal(pwrite(fd, "\0", 1, 4), 1);
+    assert_int_equal(proa_link_read_key(NULL, path, &key, &err), PROA_ERR_INVALID);
+    assert_non_null(strstr(err.text, "zero byte"));
+    assert_int_equal(ftruncate(fd, 5000), 0);
+    assert_int_equal(proa_link_read_key(NULL, path, &key, &err), PROA_ERR_TOO_LONG);
+    unlink(path);
+    assert_int_equal(proa_link_read_key(NULL, path, &key, &err), PROA_ERR_NOT_FOUND);
+    assert_non_null(strstr(err.text, path));
+    close(fd);
 }
 
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_messages),
+        cmocka_unit_test(test_bursts),
+        cmocka_unit_test(test_what_ends_know),
+        cmocka_unit_test(test_close_is_seen_at_once),
+        cmocka_unit_test(test_last_words),
+        cmocka_unit_test(test_what_came_before_a_reset),
+        cmocka_unit_test(test_close_inside_hooks),
+        cmocka_unit_test(test_heartbeats),
+        cmocka_unit_test(test_silence),
+        cmocka_unit_test(test_pending_limit),
+        cmocka_unit_test(test_hosts),
+        cmocka_unit_test(test_dials_that_fail_at_once),
+        cmocka_unit_test(test_dials_that_fail_later),
+        cmocka_unit_test(test_dial_has_a_deadline),
+        cmocka_unit_test(test_listeners_that_fail),
+        cmocka_unit_test(test_listener_goes),
+        cmocka_unit_test(test_read_key),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
