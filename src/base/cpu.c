@@ -48,3 +48,15 @@ int proa_cpu_core_count(void)
         count = (int)sysconf(_SC_NPROCESSORS_ONLN);
     return count > 0 ? count : 1;
 }
+
+int proa_cpu_node_count(void)
+{
+    int count = 0;
+    hwloc_topology_t topology;
+    if (hwloc_topology_init(&topology) == 0) {
+        if (hwloc_topology_load(topology) == 0)
+            count = hwloc_get_nbobjs_by_type(topology, HWLOC_OBJ_NUMANODE);
+        hwloc_topology_destroy(topology);
+    }
+    return count > 0 ? count : 1;
+}

@@ -18,6 +18,9 @@ const char *proa_isa_name(proa_isa isa);
 /* Physical cores that this process is allowed to run on; at least 1. The default of --threads. */
 int proa_cpu_core_count(void);
 
+/* NUMA nodes of the machine; at least 1. */
+int proa_cpu_node_count(void);
+
 /* For kernels: functions compiled for an instruction set, called only after proa_cpu_isa() allowed it. Elsewhere the
  * attributes are empty: a plain C function that is compiled once more for each instruction set needs no #if. */
 #if defined(__x86_64__)

@@ -27,3 +27,8 @@ void proa_random_bytes(void *out, size_t length)
     PROA_ASSERT(length <= INT32_MAX);
     PROA_ASSERT(RAND_bytes(out, (int)length) == 1);
 }
+
+const char *proa_crypto_library_version(void)
+{
+    return OpenSSL_version(OPENSSL_VERSION);
+}

@@ -527,3 +527,8 @@ proa_status proa_http_client_fetch(proa_http_client *client, const proa_http_req
         proa_http_client_run(client, -1, request->timeout_us);
     return status == PROA_OK ? f.status : status;
 }
+
+const char *proa_http_client_library_version(void)
+{
+    return curl_version();
+}

@@ -83,4 +83,7 @@ size_t proa_http_client_active(const proa_http_client *client);
 proa_status proa_http_client_fetch(proa_http_client *client, const proa_http_request *request, int *code,
                                    proa_buf *body, proa_error *err);
 
+/* Of libcurl and what it uses: "libcurl/7.88.1 OpenSSL/3.0.19 ...". */
+const char *proa_http_client_library_version(void);
+
 #endif

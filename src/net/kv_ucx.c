@@ -25,6 +25,7 @@
  * would otherwise be bound to this one.
  */
 #include "net/kv_transfer_internal.h"
+#include "net/ucx_probe.h"
 
 #include "base/clock.h"
 #include "base/log.h"
@@ -55,11 +56,13 @@ enum {
     X(ucp_config_print)                                                                                      \
     X(ucp_config_read)                                                                                       \
     X(ucp_config_release)                                                                                    \
+    X(ucp_context_print_info)                                                                                \
     X(ucp_ep_close_nbx)                                                                                      \
     X(ucp_ep_create)                                                                                         \
     X(ucp_ep_flush_nbx)                                                                                      \
     X(ucp_ep_print_info)                                                                                     \
     X(ucp_ep_rkey_unpack)                                                                                    \
+    X(ucp_get_version_string)                                                                                \
     X(ucp_init_version)                                                                                      \
     X(ucp_mem_map)                                                                                           \
     X(ucp_mem_unmap)                                                                                         \
@@ -660,3 +663,70 @@ const proa_kv_backend proa_kv_backend_ucx = {
     .flush = ucx_flush,
     .progress = ucx_progress,
 };
+
+/* --- for proa doctor --- */
+
+static proa_ucx_class class_of(const char *transport)
+{
+    static const struct {
+        const char *prefix;
+        proa_ucx_class class;
+    } table[] = {
+        {"self", PROA_UCX_SELF},  {"posix", PROA_UCX_SHARED}, {"sysv", PROA_UCX_SHARED},
+        {"cma", PROA_UCX_SHARED}, {"xpmem", PROA_UCX_SHARED}, {"knem", PROA_UCX_SHARED},
+        {"tcp", PROA_UCX_TCP},    {"rc", PROA_UCX_RDMA},      {"dc", PROA_UCX_RDMA},
+        {"ud", PROA_UCX_RDMA},    {"cuda", PROA_UCX_GPU},     {"gdr", PROA_UCX_GPU},
+        {"rocm", PROA_UCX_GPU},   {"ze", PROA_UCX_GPU},
+    };
+    for (size_t i = 0; i < sizeof table / sizeof table[0]; i++)
+        if (strncmp(transport, table[i].prefix, strlen(table[i].prefix)) == 0)
+            return table[i].class;
+    return PROA_UCX_OTHER;
+}
+
+/* UCX has no call that lists them, but prints lines: "#      resource 2  :  md 1  dev 2  flags -- tcp/eth0". */
+static void read_resources(const char *text, proa_ucx_info *info)
+{
+    static const char mark[] = " resource ";
+    for (const char *at = text; (at = strstr(at, mark)) != NULL && info->count < PROA_UCX_RESOURCES_MAX;) {
+        at += sizeof mark - 1;
+        char line[256];
+        snprintf(line, sizeof line, "%.*s", (int)strcspn(at, "\n"), at);
+        const char *name = strrchr(line, ' ');
+        proa_ucx_resource *r = &info->resources[info->count];
+        if (name == NULL || sscanf(name, " %23[^/]/%39s", r->transport, r->device) != 2)
+            continue;
+        r->class = class_of(r->transport);
+        info->count++;
+    }
+}
+
+proa_status proa_ucx_probe(proa_ucx_info *info, proa_error *err)
+{
+    ucx_state ucx = {0};
+    ucp_config_t *config = NULL;
+    char *text = NULL;
+    size_t length = 0;
+    *info = (proa_ucx_info){0};
+    proa_status status = load(&ucx.lib, err);
+    if (proa_failed(status))
+        return status;
+    snprintf(info->version, sizeof info->version, "%s", ucx.lib.ucp_get_version_string());
+    status = open_context(&ucx, &(proa_kv_transfer_options){0}, err);
+    if (proa_failed(status))
+        return status;
+    if (ucx.lib.ucp_config_read(NULL, NULL, &config) == UCS_OK) {
+        setting_of(&ucx.lib, config, "UCX_TLS=", info->tls, sizeof info->tls);
+        setting_of(&ucx.lib, config, "UCX_NET_DEVICES=", info->net_devices, sizeof info->net_devices);
+        ucx.lib.ucp_config_release(config);
+    }
+    FILE *stream = open_memstream(&text, &length);
+    if (stream != NULL) {
+        ucx.lib.ucp_context_print_info(ucx.context, stream);
+        fclose(stream);
+        read_resources(text, info);
+    }
+    free(text);
+    ucx.lib.ucp_cleanup(ucx.context);
+    return PROA_OK;
+}

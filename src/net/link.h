@@ -115,4 +115,7 @@ bool proa_hmac_equal(const uint8_t a[32], const uint8_t b[32]);
 /* Random bytes for ids, epochs and rooms; aborts when the system has none. */
 void proa_random_bytes(void *out, size_t length);
 
+/* Of OpenSSL: "OpenSSL 3.0.19 27 Jan 2026". */
+const char *proa_crypto_library_version(void);
+
 #endif

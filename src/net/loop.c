@@ -258,3 +258,8 @@ void proa_watch_free(proa_watch *watch)
     if (watch != NULL)
         free_item(&watch->item);
 }
+
+const char *proa_loop_library_version(void)
+{
+    return event_get_version();
+}

@@ -32,4 +32,7 @@ void proa_timer_free(proa_timer *timer); /* also from inside its hook; accepts N
 proa_watch *proa_loop_add_watch(proa_loop *loop, int fd, proa_loop_hook hook, void *context);
 void proa_watch_free(proa_watch *watch); /* accepts NULL */
 
+/* Of libevent, which it is made with. */
+const char *proa_loop_library_version(void);
+
 #endif
