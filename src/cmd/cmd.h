@@ -27,6 +27,7 @@ int proa_cmd_open_tokenizer(const proa_options *options, proa_tokenizer **tokeni
 int proa_cmd_bench(const proa_options *options);
 int proa_cmd_bench_model(const proa_options *options);     /* `bench model` */
 int proa_cmd_bench_tokenizer(const proa_options *options); /* `bench tokenizer` */
+int proa_cmd_doctor(const proa_options *options);
 int proa_cmd_detokenize(const proa_options *options);
 int proa_cmd_logits(const proa_options *options);
 int proa_cmd_eval(const proa_options *options);
