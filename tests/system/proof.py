@@ -195,17 +195,28 @@ def as_float32(number):
 
 # --- clients ---
 
+async def stream_lines(response):
+    """What stands between line feeds. (httpx's own lines end at U+0085 and its like too, which a token's text may be.)"""
+    rest = b""
+    async for piece in response.aiter_bytes():
+        *lines, rest = (rest + piece).split(b"\n")
+        for line in lines:
+            yield line
+    if rest:
+        yield rest
+
+
 async def ask_stream(http, url, question, checker):
     async with http.stream("POST", url + "/generate", json=question.body()) as response:
         checker.outcome.status = response.status_code
         if response.status_code != 200:
             raise Failed((await response.aread()).decode(errors="replace")[:300])
         done = False
-        async for line in response.aiter_lines():
-            if line == "data: [DONE]":
+        async for line in stream_lines(response):
+            if line == b"data: [DONE]":
                 done = True
             elif line:
-                checker.take(json.loads(line.removeprefix("data: ")))
+                checker.take(json.loads(line.removeprefix(b"data: ")))
         if not done:
             raise Short(f"the stream of {checker.outcome.got} tokens ended without [DONE]")
         checker.end()
