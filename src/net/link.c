@@ -313,7 +313,10 @@ static void on_event(struct bufferevent *stream, short what, void *context)
     else if ((what & BEV_EVENT_EOF) != 0)
         fail(link, PROA_ERR_UNREACHABLE,
              link->state == PROA_LINK_UP ? "it has closed the connection"
-                                         : "it has closed the connection before the handshake was over");
+             : link->state == PROA_LINK_TLS
+                 ? "it has closed the connection before TLS was set up (is TLS on at "
+                   "both ends?)"
+                 : "it has closed the connection before the handshake was over");
     else
         on_error(link, what, cause);
     proa_link_leave(link);

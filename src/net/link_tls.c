@@ -19,10 +19,10 @@ struct proa_tls {
     SSL_CTX *context;
 };
 
-/* OpenSSL's latest reason, and none is left. */
+/* OpenSSL's first reason, which is the cause of the others; none is left. */
 static const char *reason(void)
 {
-    unsigned long code = ERR_peek_last_error();
+    unsigned long code = ERR_peek_error();
     ERR_clear_error();
     if (ERR_SYSTEM_ERROR(code))
         return strerror(ERR_GET_REASON(code));
@@ -40,12 +40,11 @@ static proa_status read_files(SSL_CTX *context, const char *cert, const char *ke
 {
     if (SSL_CTX_use_certificate_chain_file(context, cert) != 1)
         return file_failed("the TLS certificate", cert, err);
-    if (SSL_CTX_use_PrivateKey_file(context, key, SSL_FILETYPE_PEM) != 1)
-        return file_failed("the TLS key", key, err);
-    if (SSL_CTX_check_private_key(context) != 1) {
-        ERR_clear_error();
-        return proa_error_set(err, PROA_ERR_INVALID, "the TLS key %s is not that of the certificate %s", key,
-                              cert);
+    /* a key that is not the certificate's is noticed here too: "key values mismatch" */
+    if (SSL_CTX_use_PrivateKey_file(context, key, SSL_FILETYPE_PEM) != 1) {
+        proa_status status = file_failed("the TLS key", key, err);
+        proa_error_prefix(err, "with the certificate %s", cert);
+        return status;
     }
     if (SSL_CTX_load_verify_file(context, ca) != 1)
         return file_failed("the certificate of the TLS authority", ca, err);

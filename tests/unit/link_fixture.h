@@ -18,6 +18,7 @@ typedef struct link_end {
     bool echo;           /* messages are sent back */
     bool close_on_up;    /* the hooks close the link */
     bool close_on_first; /* message */
+    bool broken;         /* a hook could not do what it was to do: the run fails */
     proa_error why;
     int64_t down_us;
 } link_end;
@@ -28,7 +29,7 @@ typedef struct link_fixture {
     proa_link_security security; /* of both ends, unless a test changes it in between */
     link_end accepted;           /* the latest */
     link_end dialled;
-    int log_fd; /* standard error while the fixture lives */
+    int log_fd; /* what is logged while the loop runs */
     int saved_stderr;
 } link_fixture;
 
