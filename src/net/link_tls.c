@@ -65,8 +65,9 @@ proa_status proa_tls_create(const char *cert_path, const char *key_path, const c
     SSL_CTX_set_verify(t->context, SSL_VERIFY_PEER | SSL_VERIFY_FAIL_IF_NO_PEER_CERT, NULL);
     SSL_CTX_set_session_cache_mode(t->context, SSL_SESS_CACHE_OFF);
     SSL_CTX_set_num_tickets(t->context, 0);
-    /* libevent writes from a chain that moves between two tries */
-    SSL_CTX_set_mode(t->context, SSL_MODE_ENABLE_PARTIAL_WRITE | SSL_MODE_ACCEPT_MOVING_WRITE_BUFFER);
+    /* libevent's output moves between two tries. No partial writes: after one, libevent (2.1) goes on with the piece that follows, and
+     * the rest of this one is lost. */
+    SSL_CTX_set_mode(t->context, SSL_MODE_ACCEPT_MOVING_WRITE_BUFFER);
     /* a process that is killed says no goodbye; that is the end of a stream, as without TLS */
     SSL_CTX_set_options(t->context, SSL_OP_IGNORE_UNEXPECTED_EOF);
     ERR_clear_error();

@@ -75,28 +75,34 @@ static void test_messages(void **state)
     link_fixture_close(&f);
 }
 
+enum { FLOOD = 300, FLOOD_STEP = 1000 };
+
 static bool flooded(const link_fixture *f)
 {
-    return f->dialled.messages >= 3000 && f->accepted.messages >= 3000;
+    return (f->dialled.messages >= FLOOD && f->accepted.messages >= FLOOD) || f->dialled.downs > 0;
 }
 
-/* Both directions full at once: writes wait for the socket while reads go on. */
+/* Both directions full at once: writes stop in the middle of a message while reads go on. (With SSL_MODE_ENABLE_PARTIAL_WRITE, this
+ * failed with "bad length" or skipped bytes.) */
 static void test_flood(void **state)
 {
     link_paths place;
     link_fixture f;
-    uint8_t body[10000];
     proa_link_security a = link_certificates_security(*state, "a", "ca", &place);
-    memset(body, 7, sizeof body);
+    uint8_t *body = calloc(FLOOD, FLOOD_STEP);
+    assert_non_null(body);
     open_ends(&f, &a, &a);
     assert_true(link_fixture_run(&f, link_both_up, 2));
-    for (int i = 0; i < 3000; i++) {
-        assert_int_equal(proa_link_send(f.dialled.link, 1, body, (size_t)i), PROA_OK);
-        assert_int_equal(proa_link_send(f.accepted.link, 1, body, sizeof body - (size_t)i), PROA_OK);
+    for (size_t i = 0; i < FLOOD; i++) {
+        assert_int_equal(proa_link_send(f.dialled.link, 1, body, i * FLOOD_STEP), PROA_OK);
+        assert_int_equal(proa_link_send(f.accepted.link, 1, body, (FLOOD - 1 - i) * FLOOD_STEP), PROA_OK);
     }
     assert_true(link_fixture_run(&f, flooded, 10));
-    assert_true(f.accepted.bytes == 2999ull * 3000 / 2);
-    assert_true(f.dialled.bytes == 3000ull * sizeof body - 2999ull * 3000 / 2);
+    if (f.dialled.downs + f.accepted.downs > 0)
+        fail_msg("%s; %s", f.dialled.why.text, f.accepted.why.text);
+    assert_true(f.accepted.bytes == (uint64_t)FLOOD_STEP * FLOOD * (FLOOD - 1) / 2);
+    assert_true(f.dialled.bytes == f.accepted.bytes);
+    free(body);
     link_fixture_close(&f);
 }
 
