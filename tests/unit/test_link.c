@@ -210,7 +210,8 @@ static bool never(const link_fixture *f)
     return f->dialled.downs > 0 || f->accepted.downs > 0;
 }
 
-/* Heartbeats keep an idle link up; a peer that is there and mute is down after silence_us, neither sooner nor much later. */
+/* Heartbeats keep an idle link up; a peer that is there and mute is down after silence_us, neither sooner nor much later (a
+ * stall is to be known within 3 s). */
 static void test_heartbeats(void **state)
 {
     (void)state;
@@ -235,7 +236,7 @@ static void expect_silence(const proa_link_security *security, double seconds)
     double took = (double)(f.accepted.down_us - start) / 1e6;
     assert_int_equal(f.accepted.why.status, PROA_ERR_DEADLINE);
     assert_non_null(strstr(f.accepted.why.text, "nothing was heard"));
-    if (took < seconds - 0.05 || took > seconds + 0.25)
+    if (took < seconds - 0.05 || took > seconds + 0.5)
         fail_msg("a silence of %.2f s was noticed after %.3f s", seconds, took);
     /* meanwhile it was told that this end lives */
     char bytes[4096];

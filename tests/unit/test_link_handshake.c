@@ -245,6 +245,7 @@ static void test_the_acceptor_proves_last(void **state)
     talk t;
     begin(&t, &a, &d);
     assert_int_equal(t.to[1].length, 0);
+    end_talk(&t);
     converse(&t, &a, &d, -1, 0, 0);
     for (size_t at = 0; at < t.to[1].length;) {
         proa_frame frame;
