@@ -235,7 +235,7 @@ def build(row, lab, cluster):
     for index in DECODE:
         cluster.worker(lab.host(index), "decode", *row.decode_flags)
     for index in FRONTENDS:
-        cluster.frontend(lab.host(index))
+        cluster.frontend(lab.host(index), "--router-mode", "random")
     cluster.wait_ready()
 
 
@@ -247,8 +247,9 @@ def load_of(row, cluster, options, seed):
 
 
 def warm_up(scene, load):
-    """Every link is made and every buffer filled once; returns the descriptors that are open then."""
-    warm = dataclasses.replace(load, requests=4, seed=load.seed + 1000000, pause_s=0, leave_share=0)
+    """Every pair of workers is linked (they are picked at random) and every buffer filled once; returns the descriptors
+    that are open then."""
+    warm = dataclasses.replace(load, requests=8, seed=load.seed + 1000000, pause_s=0, leave_share=0)
     outcomes = scene.cluster.load(scene.lab.host(CLIENT), warm).wait(LOAD_SECONDS)
     assert all(o.kind == "ok" for o in outcomes), next(o for o in outcomes if o.kind != "ok")
     wait_for(lambda: not scene.cluster.leftovers(), DRAIN_SECONDS, "nothing is held after the warm-up")
