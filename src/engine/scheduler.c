@@ -153,6 +153,7 @@ static void lend(proa_scheduler *s, int32_t slot)
     proa_slot_list_remove(s, &s->running, slot);
     proa_slot_list_append(s, &s->lent, slot);
     entry->state = PROA_REQUEST_LENT;
+    entry->prompt_ids = NULL; /* its owner has it back */
     for (int32_t i = 0; i < entry->block_count; i++)
         s->blocks_lent += s->lenders[numbers[i]]++ == 0;
 }
@@ -217,8 +218,7 @@ void proa_scheduler_cancel(proa_scheduler *s, int32_t slot)
 void proa_scheduler_release(proa_scheduler *s, int32_t slot)
 {
     PROA_ASSERT(!s->outstanding);
-    /* why a lent one has ended is not kept: its tail might be from a step that failed */
-    leave(s, slot, known(s, slot)->state != PROA_REQUEST_LENT);
+    leave(s, slot, known(s, slot)->prompt_ids != NULL);
 }
 
 void proa_scheduler_adopt(proa_scheduler *s, int32_t slot, int32_t cached_tokens, proa_outcome outcome)

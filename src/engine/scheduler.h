@@ -61,7 +61,7 @@ typedef struct proa_scheduler_limits {
     void *kv_event_context;
 } proa_scheduler_limits;
 
-/* A request as the scheduler sees it. `prompt_ids` is borrowed until the request has left. */
+/* A request as the scheduler sees it. `prompt_ids` is borrowed until the request has left or is LENT. */
 typedef struct proa_scheduler_request {
     const int32_t *prompt_ids;
     int32_t prompt_count;   /* >= 1 */

@@ -108,6 +108,7 @@ static int32_t check_lent(const proa_scheduler *s)
     for (int32_t slot = s->lent.first; slot != PROA_SLOT_NONE; slot = s->entries[slot].next) {
         const proa_scheduler_entry *entry = &s->entries[slot];
         PROA_ASSERT(entry->state == PROA_REQUEST_LENT);
+        PROA_ASSERT(entry->prompt_ids == NULL);
         check_blocks(s, entry);
         check_shown(s, entry);
         for (int32_t i = 0; i < entry->block_count; i++)

@@ -1,6 +1,7 @@
 /* test_scheduler.c - the scheduler's decisions, one rule a test, as scripts of events and the plans they must give.
  *
- * A plan is written as its segments: "slot:form first+rows", form e (expanded) or a (absorbed), "!" with logits. */
+ * A plan is written as its segments: "slot:form first+rows", form e (expanded) or a (absorbed), "!" with logits; after
+ * them what it reserves: "slot:r rows/blocks". */
 #include "engine/scheduler.h"
 
 #include <setjmp.h>
@@ -64,6 +65,12 @@ static const char *step_with(bench *b, proa_outcome outcome)
         used +=
             (size_t)snprintf(text + used, sizeof text - used, "%s%d:%c %d+%d%s", i > 0 ? ", " : "", s->slot,
                              s->absorbed ? 'a' : 'e', s->position_first, s->row_count, s->logits ? "!" : "");
+    }
+    for (int32_t i = 0; i < b->plan.reserved_count; i++) {
+        proa_engine_rows rows = {0};
+        proa_scheduler_rows(b->scheduler, b->plan.reserved[i], &rows);
+        used += (size_t)snprintf(text + used, sizeof text - used, "%s%d:r %d/%d", used > 0 ? ", " : "",
+                                 b->plan.reserved[i], rows.rows, rows.block_count);
     }
     if (b->plan.segment_count > 0)
         proa_scheduler_complete(b->scheduler, outcomes);
@@ -393,6 +400,199 @@ static void a_failed_step_ends_its_requests_alone(void **state)
     tear_down(&b);
 }
 
+/* ---- hand-off ---- */
+
+static int32_t rows_shown(const bench *b, int32_t slot)
+{
+    proa_engine_rows rows = {0};
+    proa_scheduler_rows(b->scheduler, slot, &rows);
+    return rows.rows;
+}
+
+static void a_prefilled_request_is_held(void **state)
+{
+    (void)state;
+    bench b;
+    proa_scheduler_view view;
+    proa_scheduler_limits limits = roomy;
+    limits.role = PROA_ENGINE_PREFILL;
+    limits.chunk = 40;
+    limits.running_max = 1;
+    set_up(&b, limits);
+    submit(&b, 0, 7, 100, 100, 10, 1);
+    assert_string_equal(step(&b), "0:e 0+40");
+    assert_int_equal(rows_shown(&b, 0), 0); /* whole blocks */
+    assert_string_equal(step(&b), "0:e 40+40");
+    assert_int_equal(rows_shown(&b, 0), 64);
+    assert_string_equal(step(&b), "0:e 80+20!");
+    assert_int_equal(rows_shown(&b, 0), 100);
+    assert_int_equal(proa_scheduler_state(b.scheduler, 0), PROA_REQUEST_HELD);
+    submit(&b, 1, 7, 100, 100, 10, 1);
+    assert_string_equal(step(&b), ""); /* it keeps its place, and is no victim though without credit */
+    proa_scheduler_release(b.scheduler, 0);
+    assert_string_equal(step_with(&b, PROA_OUTCOME_DONE), "1:e 99+1!"); /* the tail came into the cache */
+    assert_int_equal(proa_scheduler_state(b.scheduler, 1), PROA_REQUEST_HELD);
+    proa_scheduler_cancel(b.scheduler, 1);
+    proa_scheduler_look(b.scheduler, &view);
+    assert_int_equal(proa_scheduler_state(b.scheduler, 1), PROA_REQUEST_LENT);
+    assert_int_equal(view.running, 0);
+    assert_int_equal(view.lent, 1);
+    assert_int_equal(view.blocks_lent, 2);
+    assert_int_equal(view.blocks_used, 2);
+    submit(&b, 2, 8, 50, 50, 10, 1);
+    assert_string_equal(step(&b), ""); /* a lent one keeps its place too */
+    proa_scheduler_release(b.scheduler, 1);
+    assert_string_equal(step(&b), "2:e 0+40");
+    proa_scheduler_cancel(b.scheduler, 2); /* nothing was shown: gone at once */
+    tear_down(&b);
+}
+
+static void earlier_output_is_replayed(void **state)
+{
+    (void)state;
+    bench b;
+    proa_scheduler_limits limits = roomy;
+    for (int32_t role = PROA_ENGINE_COMBINED; role <= PROA_ENGINE_PREFILL; role++) {
+        limits.role = (proa_engine_role)role;
+        set_up(&b, limits);
+        submit(&b, 0, 0, 0, 70, 40, 100);
+        proa_scheduler_cancel(b.scheduler, 0);
+        proa_scheduler_submit(b.scheduler, 0,
+                              &(proa_scheduler_request){.prompt_ids = b.prompts[0],
+                                                        .prompt_count = 70,
+                                                        .output_count = 30,
+                                                        .max_new_tokens = 40,
+                                                        .credit = 100});
+        assert_string_equal(step(&b), "0:e 0+64");
+        assert_string_equal(step(&b), "0:e 64+6");
+        assert_string_equal(step(&b), "0:a 70+30!");
+        assert_string_equal(step(&b), role == PROA_ENGINE_PREFILL ? "" : "0:a 100+1!");
+        proa_scheduler_release(b.scheduler, 0);
+        tear_down(&b);
+    }
+}
+
+static proa_scheduler_limits decoding(int32_t kv_blocks)
+{
+    proa_scheduler_limits limits = roomy;
+    limits.role = PROA_ENGINE_DECODE;
+    limits.cache = false;
+    limits.kv_blocks = kv_blocks;
+    limits.context_length = kv_blocks * 64;
+    return limits;
+}
+
+static void reserved_blocks_wait_for_their_rows(void **state)
+{
+    (void)state;
+    bench b;
+    set_up(&b, decoding(16));
+    submit(&b, 0, 0, 0, 64, 10, 3);
+    submit(&b, 1, 0, 0, 63, 10, 2);
+    assert_string_equal(step(&b), "0:r 64/2, 1:r 63/1"); /* one token more than rows */
+    assert_string_equal(step(&b), "");
+    proa_scheduler_adopt(b.scheduler, 0, 17, PROA_OUTCOME_TOKEN);
+    assert_int_equal(proa_scheduler_cached_tokens(b.scheduler, 0), 17);
+    assert_string_equal(step(&b), "0:a 64+1!");
+    proa_scheduler_adopt(b.scheduler, 1, 0, PROA_OUTCOME_DONE); /* its first token was its last */
+    assert_int_equal(proa_scheduler_state(b.scheduler, 1), PROA_REQUEST_FREE);
+    assert_string_equal(step(&b), "0:a 65+1!");
+    assert_string_equal(step(&b), ""); /* the adopted token took a credit */
+    proa_scheduler_cancel(b.scheduler, 0);
+    submit(&b, 2, 0, 0, 200, 10, 1);
+    assert_string_equal(step(&b), "2:r 200/4");
+    proa_scheduler_cancel(b.scheduler, 2);
+    assert_int_equal(proa_scheduler_state(b.scheduler, 2), PROA_REQUEST_LENT);
+    proa_scheduler_release(b.scheduler, 2);
+    submit(&b, 2, 0, 0, 200, 10, 1);
+    proa_scheduler_cancel(b.scheduler, 2); /* nobody was told */
+    assert_int_equal(proa_scheduler_state(b.scheduler, 2), PROA_REQUEST_FREE);
+    tear_down(&b);
+}
+
+/* Blocks in a peer's hands are nobody's to take: the row waits, and is the first to have one. */
+static void a_row_waits_for_blocks_that_are_lent(void **state)
+{
+    (void)state;
+    bench b;
+    proa_scheduler_limits limits = decoding(4);
+    limits.reserved_tokens = 0;
+    set_up(&b, limits);
+    submit(&b, 0, 0, 0, 62, 100, 1000);
+    assert_string_equal(step(&b), "0:r 62/1");
+    submit(&b, 1, 0, 0, 150, 40, 1000);
+    submit(&b, 2, 0, 0, 10, 40, 1000);
+    proa_scheduler_adopt(b.scheduler, 0, 0, PROA_OUTCOME_TOKEN);
+    assert_string_equal(step(&b), "0:a 62+1!, 1:r 150/3");
+    assert_string_equal(step(&b), "0:a 63+1!");
+    assert_string_equal(step(&b), "");
+    assert_string_equal(step(&b), "");
+    assert_int_equal(proa_scheduler_retractions(b.scheduler, 0), 0);
+    proa_scheduler_cancel(b.scheduler, 1);
+    assert_string_equal(step(&b), ""); /* lent now: the peer may still write */
+    proa_scheduler_release(b.scheduler, 1);
+    assert_string_equal(step(&b), "0:a 64+1!, 2:r 10/1");
+    proa_scheduler_release(b.scheduler, 2);
+    proa_scheduler_cancel(b.scheduler, 0);
+    tear_down(&b);
+}
+
+/* A retracted request computes its own rows again, and no reservation goes before it. */
+static void the_retracted_go_before_reservations(void **state)
+{
+    (void)state;
+    bench b;
+    proa_scheduler_limits limits = decoding(4);
+    limits.reserved_tokens = 0;
+    set_up(&b, limits);
+    submit(&b, 0, 0, 0, 126, 60, 1000);
+    submit(&b, 1, 0, 0, 63, 60, 1000);
+    assert_string_equal(step(&b), "0:r 126/2, 1:r 63/1");
+    proa_scheduler_adopt(b.scheduler, 0, 0, PROA_OUTCOME_TOKEN);
+    proa_scheduler_adopt(b.scheduler, 1, 0, PROA_OUTCOME_TOKEN);
+    assert_string_equal(step(&b), "0:a 126+1!, 1:a 63+1!");
+    assert_string_equal(step(&b), "0:a 127+1!, 1:a 64+1!");
+    assert_string_equal(step(&b), "0:a 128+1!"); /* it needs a third block */
+    assert_int_equal(proa_scheduler_retractions(b.scheduler, 1), 1);
+    submit(&b, 2, 0, 0, 10, 40, 1000); /* would fit */
+    assert_string_equal(step(&b), "0:a 129+1!");
+    assert_string_equal(step_with(&b, PROA_OUTCOME_DONE), "0:a 130+1!");
+    assert_string_equal(step(&b), "1:e 0+63, 2:r 10/1");
+    assert_string_equal(step(&b), "1:a 63+3!");
+    proa_scheduler_release(b.scheduler, 2);
+    proa_scheduler_cancel(b.scheduler, 1);
+    tear_down(&b);
+}
+
+static void a_reservation_leaves_room(void **state)
+{
+    (void)state;
+    static const struct {
+        int32_t tokens, permille;
+        const char *second;
+    } table[] = {
+        {0, 1000, "0:a 10+1!, 1:r 10/1"}, {200, 0, "0:a 10+1!"},          {-1, 0, "0:a 10+1!, 1:r 10/1"},
+        {-1, 1000, "0:a 10+1!"},          {50, 0, "0:a 10+1!, 1:r 10/1"},
+    };
+    for (size_t i = 0; i < sizeof table / sizeof table[0]; i++) {
+        bench b;
+        proa_scheduler_limits limits = decoding(3);
+        limits.reserved_tokens = table[i].tokens;
+        limits.growth_permille = table[i].permille;
+        set_up(&b, limits);
+        submit(&b, 0, 0, 0, 10, 100, 1000);
+        submit(&b, 1, 0, 0, 10, 100, 1000);
+        proa_scheduler_cancel(b.scheduler, 1);
+        assert_string_equal(step(&b), "0:r 10/1");
+        submit(&b, 1, 0, 0, 10, 100, 1000);
+        proa_scheduler_adopt(b.scheduler, 0, 0, PROA_OUTCOME_TOKEN);
+        assert_string_equal(step(&b), table[i].second);
+        proa_scheduler_release(b.scheduler, 0);
+        proa_scheduler_release(b.scheduler, 1);
+        tear_down(&b);
+    }
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -409,6 +609,12 @@ int main(void)
         cmocka_unit_test(the_paused_give_way_to_the_waiting),
         cmocka_unit_test(admission_leaves_room_to_grow),
         cmocka_unit_test(a_failed_step_ends_its_requests_alone),
+        cmocka_unit_test(a_prefilled_request_is_held),
+        cmocka_unit_test(earlier_output_is_replayed),
+        cmocka_unit_test(reserved_blocks_wait_for_their_rows),
+        cmocka_unit_test(a_row_waits_for_blocks_that_are_lent),
+        cmocka_unit_test(the_retracted_go_before_reservations),
+        cmocka_unit_test(a_reservation_leaves_room),
     };
     return cmocka_run_group_tests_name("scheduler", tests, NULL, NULL);
 }
