@@ -1,7 +1,7 @@
 /* kv_transfer.h - KV rows from one process's cache into another's: one interface, three ways to travel.
  *
  *   local  the same process (two engines of `proa serve`): a copy
- *   ucx    RMA put: shared memory on a host, TCP or RDMA between hosts
+ *   ucx    UCX's active messages: shared memory on a host, TCP or RDMA between hosts; the receiver moves the bytes
  *   nixl   NIXL's C API, libnixl_capi.so, loaded at run time
  *
  * Each process has one transfer over its whole KV cache. A process that is written to opens an inbox for each peer; the peer
@@ -84,9 +84,9 @@ int proa_kv_transfer_fd(const proa_kv_transfer *transfer);
 bool proa_kv_transfer_progress(proa_kv_transfer *transfer);
 
 /* Where one peer may write: opened for each session with a peer, its descriptor (at most 64 KiB, appended to `descriptor`) goes
- * to that peer. Closing it tears down what the peer's writes travel on (its own UCX worker, its own agent): when close has
- * returned, nothing that was still on a network arrives any more. A writer on this very host that stands in the middle of a
- * copy may still finish it: the room protocol waits for that (cluster/room.h). */
+ * to that peer and to nobody else: who has it may write to this cache. Closing it tears down what the peer's writes travel on (its
+ * own UCX worker, its own agent): when close has returned, nothing arrives any more. With nixl alone, a writer on this very host
+ * that stands in the middle of a copy may still finish it: the room protocol waits for that (cluster/room.h). */
 typedef struct proa_kv_inbox proa_kv_inbox;
 proa_status proa_kv_inbox_open(proa_kv_transfer *transfer, proa_buf *descriptor, proa_kv_inbox **inbox,
                                proa_error *err);

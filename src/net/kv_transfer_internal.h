@@ -50,7 +50,8 @@ typedef struct proa_kv_write_state {
     size_t run_offset; /* bytes of them that have been handed over */
     int64_t begin_us;
     proa_kv_write_result result;
-    void *backend; /* the backend's own, from begin */
+    void *backend;   /* the backend's own, from begin */
+    uint64_t number; /* likewise */
     struct proa_kv_write_state *next;
 } proa_kv_write_state;
 

@@ -1,4 +1,4 @@
-/* ucx_probe.h - what UCX could use on this machine, for `proa doctor`. kv_ucx.c has it, the file that knows UCX.
+/* ucx_probe.h - what UCX could use on this machine, for `proa doctor`.
  *
  * Opens a context with the settings that transfers have, looks at it and closes it. Any thread; not beside another call of it.
  */
