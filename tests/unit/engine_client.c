@@ -145,6 +145,14 @@ void engine_client_wait_end(engine_client *c)
     wait_until(c, has_finished, 0);
 }
 
+bool engine_client_ended(engine_client *c)
+{
+    pthread_mutex_lock(&c->lock);
+    bool ended = c->finishes > 0;
+    pthread_mutex_unlock(&c->lock);
+    return ended;
+}
+
 /* ---- rows ---- */
 
 static char *row_at(const proa_kv_layout *layout, int32_t layer, const int32_t *blocks, int32_t position)

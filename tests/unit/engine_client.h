@@ -50,6 +50,8 @@ void engine_client_wait_tokens(engine_client *client, int32_t count);
 void engine_client_wait_rows(engine_client *client);
 void engine_client_wait_end(engine_client *client);
 
+bool engine_client_ended(engine_client *client);
+
 /* Rows first .. first + count - 1 in all layers. */
 void engine_client_copy_rows(const proa_kv_layout *from, const int32_t *from_blocks, const proa_kv_layout *to,
                              const int32_t *to_blocks, int32_t first, int32_t count);

@@ -3,6 +3,7 @@
 #include "fake_model.h"
 
 #include <stdlib.h>
+#include <string.h>
 
 uint64_t fake_mix(uint64_t a, uint64_t b)
 {
@@ -28,7 +29,7 @@ void fake_model_free(fake_model *model)
     free(model->rows);
 }
 
-static uint64_t *row_of(fake_model *model, const int32_t *blocks, int32_t position)
+uint64_t *fake_model_row(fake_model *model, const int32_t *blocks, int32_t position)
 {
     int32_t block = blocks[position / PROA_KV_BLOCK_TOKENS];
     PROA_ASSERT(block >= 0 && block < model->blocks);
@@ -42,7 +43,7 @@ void fake_model_copy(fake_model *model, const proa_kv_copy *copies, int32_t coun
         PROA_ASSERT(copy->from != copy->to);
         PROA_ASSERT(copy->tokens >= 1 && copy->tokens < PROA_KV_BLOCK_TOKENS);
         for (int32_t t = 0; t < copy->tokens; t++)
-            *row_of(model, &copy->to, t) = *row_of(model, &copy->from, t);
+            *fake_model_row(model, &copy->to, t) = *fake_model_row(model, &copy->from, t);
     }
 }
 
@@ -61,7 +62,7 @@ static uint64_t read_rows(fake_model *model, const int32_t *blocks, int32_t coun
 {
     uint64_t digest = 0;
     for (int32_t first = 0; first < count; first += PROA_KV_BLOCK_TOKENS) {
-        const uint64_t *rows = row_of(model, blocks, first);
+        const uint64_t *rows = fake_model_row(model, blocks, first);
         for (int32_t i = 0; i < PROA_KV_BLOCK_TOKENS && first + i < count; i++)
             digest = read_row(digest, rows[i]);
     }
@@ -76,8 +77,8 @@ void fake_model_step(fake_model *model, const proa_step *step, uint64_t *digests
         PROA_ASSERT(segment->row_first == row);
         for (int32_t r = 0; r < segment->row_count; r++) {
             int32_t p = segment->position_first + r;
-            uint64_t previous = p > 0 ? *row_of(model, segment->blocks, p - 1) : 0;
-            *row_of(model, segment->blocks, p) =
+            uint64_t previous = p > 0 ? *fake_model_row(model, segment->blocks, p - 1) : 0;
+            *fake_model_row(model, segment->blocks, p) =
                 next_row(previous, step->token_ids[row++], segment->absorbed);
         }
     }
@@ -89,6 +90,30 @@ void fake_model_step(fake_model *model, const proa_step *step, uint64_t *digests
             int32_t last = segment->position_first + step->logit_rows[l] - segment->row_first;
             digests[l] = read_rows(model, segment->blocks, last + 1);
         }
+    }
+}
+
+void fake_model_execute(fake_model *model, const proa_schedule_plan *plan, const int32_t *const *tokens,
+                        uint64_t *digests)
+{
+    int32_t ids[FAKE_PLAN_ROWS], logit_rows[FAKE_PLAN_SEGMENTS], row = 0, logits = 0;
+    proa_segment segments[FAKE_PLAN_SEGMENTS];
+    uint64_t read[FAKE_PLAN_SEGMENTS];
+    PROA_ASSERT(plan->segment_count <= FAKE_PLAN_SEGMENTS);
+    PROA_ASSERT(plan->row_count <= FAKE_PLAN_ROWS);
+    for (int32_t i = 0; i < plan->segment_count; i++) {
+        const proa_plan_segment *p = &plan->segments[i];
+        segments[i] = (proa_segment){row, p->row_count, p->position_first, p->blocks, p->absorbed};
+        memcpy(ids + row, tokens[p->slot] + p->position_first, (size_t)p->row_count * sizeof *ids);
+        row += p->row_count;
+        if (p->logits)
+            logit_rows[logits++] = row - 1;
+    }
+    fake_model_copy(model, plan->copies, plan->copy_count);
+    fake_model_step(model, &(proa_step){row, ids, segments, plan->segment_count, logit_rows, logits}, read);
+    for (int32_t i = 0, l = 0; i < plan->segment_count; i++) {
+        if (plan->segments[i].logits)
+            digests[i] = read[l++];
     }
 }
 

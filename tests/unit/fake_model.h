@@ -4,6 +4,7 @@
 #ifndef PROA_TESTS_FAKE_MODEL_H
 #define PROA_TESTS_FAKE_MODEL_H
 
+#include "engine/scheduler.h"
 #include "model/forward.h"
 
 typedef struct fake_model {
@@ -20,6 +21,15 @@ void fake_model_copy(fake_model *model, const proa_kv_copy *copies, int32_t coun
 
 /* digests [step->logit_count]: what is read for each logit row. */
 void fake_model_step(fake_model *model, const proa_step *step, uint64_t *digests);
+
+/* A plan's copies, then its segments; `tokens` [slots] has each request's tokens. digests [plan->segment_count] has what is
+ * read for the segments with logits. At most FAKE_PLAN_ROWS rows in FAKE_PLAN_SEGMENTS segments. */
+enum { FAKE_PLAN_ROWS = 16384, FAKE_PLAN_SEGMENTS = 64 };
+void fake_model_execute(fake_model *model, const proa_schedule_plan *plan, const int32_t *const *tokens,
+                        uint64_t *digests);
+
+/* The row of a position in the sequence that has these blocks. */
+uint64_t *fake_model_row(fake_model *model, const int32_t *blocks, int32_t position);
 
 /* The greedy token that a digest stands for. */
 int32_t fake_model_token(const fake_model *model, uint64_t digest);

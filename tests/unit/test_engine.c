@@ -1,7 +1,6 @@
 /* test_engine.c - the engine thread with the fake model in the forward's place: many threads submit, grant and cancel;
  * each token must be the oracle's, each request must end once, nothing may be allocated in a step. */
-#include "engine/engine_internal.h"
-#include "fake_model.h"
+#include "stand_in.h"
 
 #include <setjmp.h>
 #include <stdarg.h>
@@ -13,107 +12,7 @@
 #include <time.h>
 #include <cmocka.h>
 
-enum { VOCAB = 211, EOS = 3, LONGEST = 512, WAIT_SECONDS = 60 };
-
-/* ---- nothing is allocated in a step: the linker sends every allocation here ---- */
-
-void *__real_malloc(size_t bytes);
-void *__real_calloc(size_t count, size_t bytes);
-void *__real_realloc(void *old, size_t bytes);
-void *__wrap_malloc(size_t bytes);
-void *__wrap_calloc(size_t count, size_t bytes);
-void *__wrap_realloc(void *old, size_t bytes);
-
-static _Thread_local bool in_step;
-
-void *__wrap_malloc(size_t bytes)
-{
-    PROA_ASSERT(!in_step);
-    return __real_malloc(bytes);
-}
-
-void *__wrap_calloc(size_t count, size_t bytes)
-{
-    PROA_ASSERT(!in_step);
-    return __real_calloc(count, bytes);
-}
-
-void *__wrap_realloc(void *old, size_t bytes)
-{
-    PROA_ASSERT(!in_step);
-    return __real_realloc(old, bytes);
-}
-
-/* ---- the model ---- */
-
-typedef struct stand_in {
-    fake_model fake;
-    uint64_t digests[64];
-    float logits[64 * VOCAB];
-    int steps;
-    int fail_at; /* the step that fails, from 1; 0: none */
-    proa_status fail_with;
-    int no_token_at; /* the step that draws no token */
-    int guarded;
-    pthread_mutex_t gate; /* a test that holds it holds the steps */
-} stand_in;
-
-static proa_status stand_in_copy(void *context, const proa_kv_copy *copies, int32_t count, proa_error *err)
-{
-    (void)err;
-    fake_model_copy(&((stand_in *)context)->fake, copies, count);
-    return PROA_OK;
-}
-
-static proa_status stand_in_step(void *context, const proa_step *step, float **logits, proa_error *err)
-{
-    stand_in *s = context;
-    pthread_mutex_lock(&s->gate);
-    pthread_mutex_unlock(&s->gate);
-    if (++s->steps == s->fail_at)
-        return proa_error_set(err, s->fail_with, "the test pulled a cable at step %d", s->steps);
-    PROA_ASSERT(step->logit_count <= 64);
-    fake_model_step(&s->fake, step, s->digests);
-    *logits = s->logits;
-    return PROA_OK;
-}
-
-/* The token for a digest and all that sampling depends on. */
-static int32_t draw_token(uint64_t digest, const proa_sample_params *params)
-{
-    uint64_t sum = 0;
-    for (int32_t i = 0; i < params->count_count; i++) {
-        const proa_token_count *c = &params->counts[i];
-        sum += fake_mix((uint64_t)c->id, (uint64_t)c->prompt << 32 | (uint32_t)c->output);
-    }
-    uint64_t x = fake_mix(digest, sum);
-    if (params->temperature > 0)
-        x = fake_mix(fake_mix(x, params->seed), (uint64_t)params->position);
-    for (;; x = fake_mix(x, 1)) {
-        int32_t token = (int32_t)(x % VOCAB);
-        bool banned = false;
-        for (int32_t i = 0; i < params->banned_count; i++)
-            banned |= params->banned[i] == token;
-        if (!banned)
-            return token;
-    }
-}
-
-static void stand_in_sample(void *context, const proa_sample_args *args)
-{
-    stand_in *s = context;
-    for (int32_t i = 0; i < args->rows; i++) {
-        args->results[i] = (proa_sample_result){.token = draw_token(s->digests[i], &args->params[i])};
-        if (s->steps == s->no_token_at)
-            args->results[i].token = -1;
-    }
-}
-
-static void stand_in_guard(void *context, bool inside)
-{
-    ((stand_in *)context)->guarded += inside;
-    in_step = inside;
-}
+enum { VOCAB = STAND_IN_VOCAB, EOS = STAND_IN_EOS, LONGEST = 512, WAIT_SECONDS = 60 };
 
 /* ---- an engine to test ---- */
 
@@ -134,29 +33,14 @@ typedef struct bench {
 
 static void set_up(bench *b, proa_engine_options options)
 {
-    static const proa_model_config config = {.vocab_size = VOCAB, .eos_token_ids = {EOS}, .eos_count = 1};
-    proa_error err = {0};
-    memset(&b->model, 0, sizeof b->model);
-    fake_model_init(&b->model.fake, options.max_total_tokens / 64, VOCAB);
-    pthread_mutex_init(&b->model.gate, NULL);
-    const proa_engine_model model = {
-        .context = &b->model,
-        .copy = stand_in_copy,
-        .step = stand_in_step,
-        .sample_context = &b->model,
-        .sample = stand_in_sample,
-        .guard = stand_in_guard,
-    };
-    if (proa_engine_start_with(&options, &config, &model, &b->engine, &err) != PROA_OK)
-        fail_msg("%s", err.text);
+    b->engine = stand_in_start(&b->model, &options);
 }
 
 static void tear_down(bench *b)
 {
     proa_engine_stop(b->engine);
     assert_true(b->model.guarded > 0);
-    fake_model_free(&b->model.fake);
-    pthread_mutex_destroy(&b->model.gate);
+    stand_in_free(&b->model);
 }
 
 /* ---- a client ---- */
@@ -298,7 +182,7 @@ static int32_t foretell(const client *c, int32_t *tokens, proa_finish_reason *re
             .banned = banned + first,
             .banned_count = count < asked->min_new_tokens ? ends : 0,
         };
-        int32_t token = draw_token(oracle.digest, &params);
+        int32_t token = stand_in_token(oracle.digest, &params);
         tokens[count++] = token;
         fake_oracle_feed(&oracle, token, true);
         *reason = PROA_FINISH_STOP;

@@ -1,7 +1,7 @@
 /* test_scheduler_sim.c - random lives of scheduler, KV blocks and prefix cache in virtual time, one a seed.
  *
- * A seed draws sizes (memory, chunk, page, running requests, policy, cache), requests with shared beginnings,
- * arrivals, credits, cancels, failures and flushes. The fake model (fake_model.h) stands for the forward, an oracle
+ * A seed draws sizes (memory, chunk, page, running requests, policy, cache), requests with shared beginnings and
+ * earlier output, arrivals, credits, cancels, failures and flushes. The fake model (fake_model.h) stands for the forward, an oracle
  * that knows tokens alone for the truth. Checked: see check_plan, check_token, check_order and
  * proa_scheduler_check; and that each request ends once, that nothing waits while it could run, that all blocks come
  * back. Law 2 follows: whatever a seed draws, each token equals the oracle's.
@@ -28,6 +28,7 @@ enum { REQUESTS_MAX = 24, TOKENS_MAX = 640, VOCAB = 50021 };
 typedef struct sim_request {
     int32_t tokens[TOKENS_MAX]; /* prompt, then output */
     int32_t prompt_count;
+    int32_t earlier; /* output that it comes with */
     int32_t max_new_tokens;
     int32_t ends_after; /* DONE with this many tokens, as a stop id would */
     int32_t lost_after; /* LOST instead, when >= 0 */
@@ -130,8 +131,11 @@ static void draw_request(sim *s, sim_request *r, int32_t families)
         r->tokens[i] = (int32_t)((i < shared ? fake_mix(family, (uint64_t)i) : draw(s)) % VOCAB);
     int32_t left = s->limits.context_length - r->prompt_count;
     r->max_new_tokens = between(s, 1, chance(s, 200) || left < 150 ? left : 150);
-    r->ends_after = chance(s, 500) ? r->max_new_tokens : between(s, 1, r->max_new_tokens);
-    r->lost_after = chance(s, 20) ? between(s, 0, r->max_new_tokens - 1) : -1;
+    r->earlier = r->outputs = chance(s, 150) ? between(s, 0, r->max_new_tokens - 1) : 0;
+    for (int32_t i = 0; i < r->earlier; i++)
+        r->tokens[r->prompt_count + i] = (int32_t)(draw(s) % VOCAB);
+    r->ends_after = chance(s, 500) ? r->max_new_tokens : between(s, r->earlier + 1, r->max_new_tokens);
+    r->lost_after = chance(s, 20) ? between(s, r->earlier, r->max_new_tokens - 1) : -1;
     r->credit = chance(s, 700) ? 100000 : between(s, 1, 30);
     r->grants = between(s, 1, 40);
     r->arrives_us = between(s, 0, chance(s, 500) ? 300000 : 3000000);
@@ -159,8 +163,8 @@ static void start(sim *s, uint64_t seed)
     qsort(s->requests, (size_t)s->request_count, sizeof s->requests[0], by_arrival);
     for (int32_t i = 0; i < s->request_count; i++) {
         sim_request *r = &s->requests[i];
-        for (int32_t t = 0; t < r->prompt_count; t++)
-            fake_oracle_feed(&r->oracle, r->tokens[t], false);
+        for (int32_t t = 0; t < r->prompt_count + r->earlier; t++)
+            fake_oracle_feed(&r->oracle, r->tokens[t], t >= r->prompt_count);
     }
 }
 
@@ -180,6 +184,7 @@ static void events(sim *s)
             proa_scheduler_submit(s->scheduler, i,
                                   &(proa_scheduler_request){.prompt_ids = r->tokens,
                                                             .prompt_count = r->prompt_count,
+                                                            .output_count = r->earlier,
                                                             .max_new_tokens = r->max_new_tokens,
                                                             .credit = r->credit});
         }
@@ -299,27 +304,16 @@ static proa_outcome check_token(sim *s, int32_t slot, uint64_t digest)
 
 static void execute(sim *s, const proa_schedule_plan *plan)
 {
-    static int32_t token_ids[REQUESTS_MAX * TOKENS_MAX];
-    proa_segment segments[REQUESTS_MAX];
-    int32_t logit_rows[REQUESTS_MAX], row = 0, logits = 0;
+    const int32_t *tokens[REQUESTS_MAX];
     uint64_t digests[REQUESTS_MAX];
     proa_outcome outcomes[REQUESTS_MAX] = {0};
-    for (int32_t i = 0; i < plan->segment_count; i++) {
-        const proa_plan_segment *p = &plan->segments[i];
-        segments[i] = (proa_segment){row, p->row_count, p->position_first, p->blocks, p->absorbed};
-        memcpy(token_ids + row, s->requests[p->slot].tokens + p->position_first,
-               (size_t)p->row_count * sizeof *token_ids);
-        row += p->row_count;
-        if (p->logits)
-            logit_rows[logits++] = row - 1;
-    }
-    fake_model_copy(&s->model, plan->copies, plan->copy_count);
+    for (int32_t i = 0; i < s->request_count; i++)
+        tokens[i] = s->requests[i].tokens;
+    fake_model_execute(&s->model, plan, tokens, digests);
     s->copies += plan->copy_count;
-    fake_model_step(&s->model,
-                    &(proa_step){row, token_ids, segments, plan->segment_count, logit_rows, logits}, digests);
-    for (int32_t i = 0, l = 0; i < plan->segment_count; i++) {
+    for (int32_t i = 0; i < plan->segment_count; i++) {
         if (plan->segments[i].logits)
-            outcomes[i] = check_token(s, plan->segments[i].slot, digests[l++]);
+            outcomes[i] = check_token(s, plan->segments[i].slot, digests[i]);
     }
     proa_scheduler_complete(s->scheduler, outcomes);
 }
