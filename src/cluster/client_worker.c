@@ -164,24 +164,31 @@ static void take_listed(proa_client *client, const proa_instance *instance)
     set_listed(worker, true);
 }
 
+/* Takes over what has changed of one instance; false: nothing. */
+static bool take_change(proa_client *client, int32_t number, proa_instance *instance, bool *listed)
+{
+    pthread_mutex_lock(&client->lock);
+    client_news *n = &client->news[number];
+    bool changed = n->changed;
+    *listed = n->listed;
+    *instance = n->instance;
+    n->changed = false;
+    if (changed && !n->listed)
+        n->used = false;
+    pthread_mutex_unlock(&client->lock);
+    return changed;
+}
+
 void proa_client_take_news(proa_client *client)
 {
-    for (int32_t i = 0; i < CLIENT_WORKERS_MAX; i++) {
-        pthread_mutex_lock(&client->lock);
-        if (!client->news_came) {
-            pthread_mutex_unlock(&client->lock);
-            return;
-        }
-        client_news *n = &client->news[i];
-        bool changed = n->changed, listed = n->listed;
-        proa_instance instance = n->instance;
-        n->changed = false;
-        if (changed && !listed)
-            n->used = false;
-        if (i + 1 == CLIENT_WORKERS_MAX)
-            client->news_came = false;
-        pthread_mutex_unlock(&client->lock);
-        if (!changed)
+    pthread_mutex_lock(&client->lock);
+    bool any = client->news_came;
+    client->news_came = false; /* before looking: what comes meanwhile sets it again, and wakes again */
+    pthread_mutex_unlock(&client->lock);
+    for (int32_t i = 0; i < CLIENT_WORKERS_MAX && any; i++) {
+        proa_instance instance;
+        bool listed;
+        if (!take_change(client, i, &instance, &listed))
             continue;
         client_worker *worker = find_process(client, instance.id, instance.epoch);
         if (listed)
