@@ -79,10 +79,11 @@ static bool allocate(proa_engine *engine, const proa_forward_limits *forward)
     size_t slots = (size_t)engine->limits.slots;
     engine->slots = calloc(slots, sizeof *engine->slots);
     engine->free_slots = calloc(slots, sizeof *engine->free_slots);
+    engine->kv_changes = calloc(2 * (size_t)engine->limits.kv_blocks, sizeof *engine->kv_changes);
     engine->mailbox = proa_mailbox_create(slots + 1, NULL, NULL);
     engine->scheduler = proa_scheduler_create(&engine->limits);
-    if (engine->slots == NULL || engine->free_slots == NULL || engine->mailbox == NULL ||
-        engine->scheduler == NULL || !allocate_step(engine, forward))
+    if (engine->slots == NULL || engine->free_slots == NULL || engine->kv_changes == NULL ||
+        engine->mailbox == NULL || engine->scheduler == NULL || !allocate_step(engine, forward))
         return false;
     for (int32_t i = 0; i < engine->limits.slots; i++) {
         engine->slots[i].generation = 1;
@@ -98,6 +99,7 @@ static void engine_free(proa_engine *engine)
     proa_mailbox_free(engine->mailbox);
     free(engine->slots);
     free(engine->free_slots);
+    free(engine->kv_changes);
     free(engine->token_ids);
     free(engine->segments);
     free(engine->logit_rows);
@@ -147,8 +149,8 @@ proa_status proa_engine_start_with(const proa_engine_options *options, const pro
         .page_size = options->page_size,
         .cache = !options->disable_radix_cache && options->role != PROA_ENGINE_DECODE,
         .policy = options->schedule_policy,
-        .kv_event = options->kv_event,
-        .kv_event_context = options->kv_event_context,
+        .kv_event = options->kv_event != NULL ? proa_engine_note_kv : NULL,
+        .kv_event_context = engine,
     };
     if (!allocate(engine, &forward)) {
         status = proa_error_set(err, PROA_ERR_MEMORY,

@@ -27,8 +27,8 @@ typedef enum proa_engine_role {
 } proa_engine_role;
 
 /* A change of the prefix cache: a whole block of prompt tokens is there now, or no longer. `hash` is the chained digest
- * (proa_digest of its 64 token ids, seeded with the block before; 0 at the start). Called on the engine thread, within steps:
- * it must neither block nor allocate. What is there when the engine stops is not told of. */
+ * (proa_digest of its 64 token ids, seeded with the block before; 0 at the start). Called on the engine thread, between
+ * steps, in the order of the changes; must not block. What is there when the engine stops is not told of. */
 typedef void (*proa_kv_event_hook)(void *context, bool stored, uint64_t hash);
 
 typedef struct proa_engine_options {

@@ -67,6 +67,12 @@ typedef struct proa_delivery {
     proa_engine_finish finish; /* when done */
 } proa_delivery;
 
+/* A change of the prefix cache that the hook has not been told of yet. */
+typedef struct proa_kv_change {
+    uint64_t hash;
+    bool stored;
+} proa_kv_change;
+
 /* Since the last summary line. */
 typedef struct proa_engine_window {
     int64_t busy_us;
@@ -101,6 +107,9 @@ struct proa_engine {
     proa_scheduler *scheduler;
     proa_engine_stats stats;
     proa_engine_window window;
+    proa_kv_change
+        *kv_changes; /* [2 * limits.kv_blocks]: a plan evicts, a step stores each block once at most */
+    int32_t kv_change_count;
     /* a step's arrays, see proa_engine_forward_limits for their sizes */
     int32_t *token_ids;
     proa_segment *segments;
@@ -122,6 +131,9 @@ void *proa_engine_run(void *engine);
 /* Executes a plan that has rows, and delivers (engine_step.c). A failure that is not the requests' own is
  * returned: the engine must stop. */
 proa_status proa_engine_execute(proa_engine *engine, const proa_schedule_plan *plan, proa_error *err);
+
+/* Leaves a change of the prefix cache to be told between steps (engine_loop.c). The scheduler's hook. */
+void proa_engine_note_kv(void *engine, bool stored, uint64_t hash);
 
 /* Copies the statistics to where other threads see them (engine_loop.c). */
 void proa_engine_publish(proa_engine *engine);

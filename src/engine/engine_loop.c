@@ -147,6 +147,23 @@ static void release_lent(proa_engine *engine, int32_t number)
     pthread_mutex_unlock(&engine->lock);
 }
 
+/* ---- what the prefix cache holds ---- */
+
+void proa_engine_note_kv(void *context, bool stored, uint64_t hash)
+{
+    proa_engine *engine = context;
+    PROA_ASSERT(engine->kv_change_count < 2 * engine->limits.kv_blocks);
+    engine->kv_changes[engine->kv_change_count++] = (proa_kv_change){hash, stored};
+}
+
+static void tell_kv(proa_engine *engine)
+{
+    for (int32_t i = 0; i < engine->kv_change_count; i++)
+        engine->options.kv_event(engine->options.kv_event_context, engine->kv_changes[i].stored,
+                                 engine->kv_changes[i].hash);
+    engine->kv_change_count = 0;
+}
+
 /* ---- what others have left ---- */
 
 static void begin_request(proa_engine *engine, int32_t number, proa_request *request)
@@ -191,6 +208,7 @@ static void take_slot(proa_engine *engine, proa_engine_slot *slot)
 static void flush_cache(proa_engine *engine)
 {
     proa_scheduler_flush(engine->scheduler);
+    tell_kv(engine);
     proa_engine_publish(engine);
     pthread_mutex_lock(&engine->lock);
     engine->flush_done = engine->flush_wanted;
@@ -285,10 +303,12 @@ static proa_status turn(proa_engine *engine, proa_error *err)
         engine->model.guard(engine->model.context, false);
     engine->stats.retractions += (uint64_t)plan.retracted;
     engine->stats.cached_tokens += (uint64_t)plan.cached_tokens;
+    tell_kv(engine);
     tell_reserved(engine, &plan);
     if (plan.segment_count == 0)
         return PROA_BUSY;
     proa_status status = proa_engine_execute(engine, &plan, err);
+    tell_kv(engine);
     engine->window.busy_us += proa_clock_us() - start_us;
     engine->window.steps++;
     engine->window.decode_rows += plan.decode_rows;
