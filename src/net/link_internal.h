@@ -12,22 +12,7 @@
 
 #include "net/link_handshake.h"
 #include "net/loop_internal.h"
-
-/* ---- link_tls.c ---- */
-
-typedef struct proa_tls proa_tls;
-
-proa_status proa_tls_create(const char *cert_path, const char *key_path, const char *ca_path, proa_tls **tls,
-                            proa_error *err);
-void proa_tls_free(proa_tls *tls); /* accepts NULL */
-/* TLS over a connected socket, which the stream then owns. NULL when memory is out: the socket is closed. */
-struct bufferevent *proa_tls_wrap(proa_tls *tls, struct event_base *base, int fd, bool dials);
-/* 32 bytes that both ends of this TLS session know and nobody else does. */
-bool proa_tls_binding(struct bufferevent *stream, uint8_t binding[32]);
-/* False when the latest error was none of TLS; else its text. */
-bool proa_tls_explain(struct bufferevent *stream, char *text, size_t bytes);
-/* Sends what is queued as far as the socket takes it, and says goodbye. Nothing else may follow but freeing. */
-void proa_tls_flush(struct bufferevent *stream);
+#include "net/tls.h"
 
 /* ---- link_terms.c ---- */
 

@@ -216,6 +216,13 @@ static bool create_events(proa_http *http, int listen_fd)
            add_event(http, &http->tick_event, -1, EV_TIMEOUT, on_tick, &tick);
 }
 
+static proa_status create_tls(const proa_http_options *o, proa_tls **tls, proa_error *err)
+{
+    if (o->tls_cert_path == NULL || o->tls_key_path == NULL)
+        return proa_error_set(err, PROA_ERR_INVALID, "TLS needs both --tls-cert-path and --tls-key-path");
+    return proa_tls_create_server(o->tls_cert_path, o->tls_key_path, tls, err);
+}
+
 proa_status proa_http_create(const proa_http_options *options, const proa_http_hooks *hooks, proa_http **http,
                              proa_error *err)
 {
@@ -228,10 +235,18 @@ proa_status proa_http_create(const proa_http_options *options, const proa_http_h
         close(fd);
         return proa_error_set(err, PROA_ERR_MEMORY, "no memory for the HTTP server");
     }
-    h->options = *options;
-    h->hooks = *hooks;
     h->wake_fd = -1;
     h->listen_fd = fd;
+    if (options->tls_cert_path != NULL || options->tls_key_path != NULL) {
+        status = create_tls(options, &h->tls, err);
+        if (status != PROA_OK) {
+            proa_http_free(h);
+            return status;
+        }
+    }
+
+    h->options = *options;
+    h->hooks = *hooks;
     h->port = bound_port(fd);
     h->accepting = true;
     if (getrandom(h->id_key, sizeof h->id_key, 0) != (ssize_t)sizeof h->id_key || !create_events(h, fd)) {
@@ -274,6 +289,7 @@ void proa_http_free(proa_http *http)
         close(http->wake_fd);
     if (http->base != NULL)
         event_base_free(http->base);
+    proa_tls_free(http->tls);
     free(http);
 }
 

@@ -18,8 +18,10 @@ typedef struct proa_http proa_http;
 typedef struct proa_http_exchange proa_http_exchange;
 
 typedef struct proa_http_options {
-    const char *host; /* name or address */
-    int port;         /* 0: any free one, see proa_http_port */
+    const char *host;          /* name or address */
+    int port;                  /* 0: any free one, see proa_http_port */
+    const char *tls_cert_path; /* PEM; with tls_key_path: HTTPS. NULL: plain */
+    const char *tls_key_path;
     int connections_max;
     proa_http_limits limits;
     size_t bodies_bytes_max; /* all request bodies in memory together */

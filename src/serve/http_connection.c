@@ -108,13 +108,17 @@ static void on_event(struct bufferevent *bufferevent, short what, void *context)
 void proa_http_connection_create(proa_http *http, evutil_socket_t fd)
 {
     proa_http_exchange *c = calloc(1, sizeof *c);
-    struct bufferevent *bufferevent =
-        c != NULL ? bufferevent_socket_new(http->base, fd, BEV_OPT_CLOSE_ON_FREE) : NULL;
+    struct bufferevent *bufferevent = NULL;
+    if (c != NULL)
+        bufferevent = http->tls != NULL ? proa_tls_wrap(http->tls, http->base, fd, false)
+                                        : bufferevent_socket_new(http->base, fd, BEV_OPT_CLOSE_ON_FREE);
     if (bufferevent == NULL) {
+        if (c == NULL || http->tls == NULL) /* else it is closed */
+            evutil_closesocket(fd);
         free(c);
-        evutil_closesocket(fd);
         return;
     }
+
     set_socket_options(fd);
     c->http = http;
     c->bufferevent = bufferevent;
@@ -423,6 +427,8 @@ static void on_written(struct bufferevent *bufferevent, void *context)
             proa_http_connection_free(c);
             return;
         }
+        if (c->http->tls != NULL)
+            proa_tls_end(bufferevent);
         shutdown(bufferevent_getfd(bufferevent), SHUT_WR);
         set_phase(c, PROA_HTTP_PHASE_LINGER);
         process_input(c);
@@ -433,6 +439,8 @@ static void on_event(struct bufferevent *bufferevent, short what, void *context)
 {
     (void)bufferevent;
     proa_http_exchange *c = context;
+    if (what == BEV_EVENT_CONNECTED) /* TLS is agreed on */
+        return;
     bool replying = c->phase == PROA_HTTP_PHASE_FLUSH || c->phase == PROA_HTTP_PHASE_IDLE;
     if ((what & BEV_EVENT_EOF) != 0 && replying && output_length(c) > 0) {
         c->close_after = true; /* half closed after its last request: it still gets the reply */

@@ -10,6 +10,7 @@
 #define PROA_SERVE_HTTP_INTERNAL_H
 
 #include "net/event.h"
+#include "net/tls.h"
 #include "serve/http.h"
 
 #include <stdatomic.h>
@@ -19,6 +20,7 @@ struct proa_http {
     proa_http_hooks hooks;
     struct event_base *base;
     struct evconnlistener *listener;
+    proa_tls *tls; /* NULL: plain */
     struct event *wake_event;
     struct event *tick_event;
     struct event *signal_events[2];

@@ -1,10 +1,10 @@
-/* link_tls.c - TLS 1.3 with certificates on both ends, by OpenSSL under a bufferevent.
+/* tls.c - TLS by OpenSSL under a bufferevent.
  *
- * Names in certificates are not compared: workers have addresses that nobody knew when certificates were made, and a certificate of the
+ * Links: TLS 1.3 with certificates on both ends. Names in certificates are not compared: workers have addresses that nobody knew when certificates were made, and a certificate of the
  * cluster's own authority is what makes a member. Sessions are not resumed: a link lives long, and each handshake
  * checks the certificates anew.
  */
-#include "net/link_internal.h"
+#include "net/tls.h"
 
 #include <errno.h>
 #include <limits.h>
@@ -46,13 +46,14 @@ static proa_status read_files(SSL_CTX *context, const char *cert, const char *ke
         proa_error_prefix(err, "with the certificate %s", cert);
         return status;
     }
-    if (SSL_CTX_load_verify_file(context, ca) != 1)
+    if (ca != NULL && SSL_CTX_load_verify_file(context, ca) != 1)
         return file_failed("the certificate of the TLS authority", ca, err);
     return PROA_OK;
 }
 
-proa_status proa_tls_create(const char *cert_path, const char *key_path, const char *ca_path, proa_tls **tls,
-                            proa_error *err)
+/* `ca_path` NULL: the other end needs no certificate. */
+static proa_status create(const char *cert_path, const char *key_path, const char *ca_path, proa_tls **tls,
+                          proa_error *err)
 {
     proa_tls *t = calloc(1, sizeof *t);
     if (t != NULL)
@@ -61,8 +62,9 @@ proa_status proa_tls_create(const char *cert_path, const char *key_path, const c
         free(t);
         return proa_error_set(err, PROA_ERR_MEMORY, "no memory for TLS");
     }
-    SSL_CTX_set_min_proto_version(t->context, TLS1_3_VERSION);
-    SSL_CTX_set_verify(t->context, SSL_VERIFY_PEER | SSL_VERIFY_FAIL_IF_NO_PEER_CERT, NULL);
+    SSL_CTX_set_min_proto_version(t->context, ca_path != NULL ? TLS1_3_VERSION : TLS1_2_VERSION);
+    if (ca_path != NULL)
+        SSL_CTX_set_verify(t->context, SSL_VERIFY_PEER | SSL_VERIFY_FAIL_IF_NO_PEER_CERT, NULL);
     SSL_CTX_set_session_cache_mode(t->context, SSL_SESS_CACHE_OFF);
     SSL_CTX_set_num_tickets(t->context, 0);
     /* libevent's output moves between two tries. No partial writes: after one, libevent (2.1) goes on with the piece that follows, and
@@ -78,6 +80,19 @@ proa_status proa_tls_create(const char *cert_path, const char *key_path, const c
     }
     *tls = t;
     return PROA_OK;
+}
+
+proa_status proa_tls_create(const char *cert_path, const char *key_path, const char *ca_path, proa_tls **tls,
+                            proa_error *err)
+{
+    PROA_ASSERT(ca_path != NULL);
+    return create(cert_path, key_path, ca_path, tls, err);
+}
+
+proa_status proa_tls_create_server(const char *cert_path, const char *key_path, proa_tls **tls,
+                                   proa_error *err)
+{
+    return create(cert_path, key_path, NULL, tls, err);
 }
 
 void proa_tls_free(proa_tls *tls)
@@ -140,6 +155,14 @@ void proa_tls_flush(struct bufferevent *stream)
         evbuffer_drain(out, (size_t)n);
     }
     if (evbuffer_get_length(out) == 0)
+        SSL_shutdown(ssl);
+    ERR_clear_error();
+}
+
+void proa_tls_end(struct bufferevent *stream)
+{
+    SSL *ssl = bufferevent_openssl_get_ssl(stream);
+    if (SSL_is_init_finished(ssl))
         SSL_shutdown(ssl);
     ERR_clear_error();
 }
