@@ -129,26 +129,29 @@ static void fail(proa_etcd_watch *w, const char *cause)
         proa_etcd_watch_drop(w);
 }
 
+/* The stream cannot go on behind this list; the endpoint is good. */
+static void list_again(proa_etcd_watch *w)
+{
+    end_stream(w);
+    w->listed = false;
+    w->list_us = proa_clock_us() + RELIST_US;
+}
+
 /* The stream may be ended by this. */
 static void take_news(proa_etcd_watch *w, const proa_etcd_news *news)
 {
     switch (news->kind) {
     case PROA_ETCD_CREATED:
         w->created = true;
-        if (news->list.revision < w->list_revision) { /* the list that follows tells more */
-            end_stream(w);
-            w->list_us = proa_clock_us() + RELIST_US;
-        }
+        if (news->list.revision < w->list_revision)
+            list_again(w); /* which sees that revisions begin anew */
         break;
     case PROA_ETCD_EVENTS: apply_events(w, &news->list); break;
     case PROA_ETCD_CANCELED:
-        if (news->compact_revision == 0) {
+        if (news->compact_revision == 0)
             fail(w, "it has cancelled a watch");
-        } else {
-            end_stream(w);
-            w->listed = false;
-            w->list_us = proa_clock_us() + RELIST_US;
-        }
+        else
+            list_again(w);
         break;
     case PROA_ETCD_FAILED: fail(w, news->text); break;
     }

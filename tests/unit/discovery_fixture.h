@@ -189,6 +189,13 @@ static inline int log_capture_count(const log_capture *c, const char *part)
     return count;
 }
 
+#define assert_logged(c, part, times)                                                                        \
+    do {                                                                                                     \
+        if (log_capture_count(c, part) != (times))                                                           \
+            fail_msg("\"%s\" stands %d times in the log, not %d:\n%s", part, log_capture_count(c, part),     \
+                     times, proa_buf_text(&(c)->text));                                                      \
+    } while (0)
+
 static inline void log_capture_free(log_capture *c)
 {
     proa_buf_free(&c->text);

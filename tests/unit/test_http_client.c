@@ -1,4 +1,6 @@
 /* test_http_client.c - calls against a small server of this test: answers, streams, limits, deadlines, cancelling. */
+#include "http_server_fixture.h"
+
 #include "base/clock.h"
 #include "net/http_client.h"
 
@@ -6,52 +8,15 @@
 #include <stddef.h>
 #include <setjmp.h>
 #include <cmocka.h>
-#include <arpa/inet.h>
-#include <netinet/in.h>
-#include <pthread.h>
-#include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/eventfd.h>
-#include <sys/socket.h>
 #include <unistd.h>
 
 enum { MANY = 64, SECOND = 1000000 };
 
-/* --- a server: one thread a connection, the path says what it answers --- */
-
-typedef struct server {
-    int fd;
-    int port;
-    atomic_int connections; /* relaxed throughout: counted, read when all is quiet */
-    atomic_int open;
-    pthread_t thread;
-} server;
-
-typedef struct connection {
-    server *server;
-    int fd;
-} connection;
-
-static void say(int fd, const char *text)
-{
-    size_t length = strlen(text);
-    for (size_t sent = 0; sent < length;) {
-        ssize_t n = send(fd, text + sent, length - sent, MSG_NOSIGNAL);
-        if (n <= 0)
-            return;
-        sent += (size_t)n;
-    }
-}
-
-static void answer_body(int fd, const char *code, const char *more, const char *body)
-{
-    char head[512];
-    snprintf(head, sizeof head, "HTTP/1.1 %s\r\nContent-Length: %zu\r\n%s\r\n", code, strlen(body), more);
-    say(fd, head);
-    say(fd, body);
-}
+/* --- a server: the path says what it answers --- */
 
 static void answer_stream(int fd, bool whole)
 {
@@ -75,9 +40,9 @@ static void answer_endless_headers(int fd)
         say(fd, line);
 }
 
-/* False: the connection ends. */
-static bool answer(int fd, const char *request, const char *body)
+static bool answer(void *context, int fd, const char *request, const char *body)
 {
+    (void)context;
     char path[64] = "";
     sscanf(request, "%*s %63s", path);
     if (strcmp(path, "/echo") == 0) {
@@ -103,87 +68,22 @@ static bool answer(int fd, const char *request, const char *body)
         return false;
     } else if (strcmp(path, "/pause") == 0) { /* answers, then says nothing more for a while */
         say(fd, "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\na\n\r\n");
-        char c;
-        return recv(fd, &c, 1, 0) > 0;
+        return wait_for_client(fd);
     } else if (strcmp(path, "/silent") == 0) {
-        char c;
-        return recv(fd, &c, 1, 0) > 0;
+        return wait_for_client(fd);
     }
     return true;
 }
 
-static void *serve_connection(void *context)
-{
-    connection *c = context;
-    char text[8192];
-    size_t length = 0;
-    struct timeval bound = {.tv_sec = 10};
-    setsockopt(c->fd, SOL_SOCKET, SO_RCVTIMEO, &bound, sizeof bound);
-    for (;;) {
-        ssize_t n = recv(c->fd, text + length, sizeof text - 1 - length, 0);
-        if (n <= 0)
-            break;
-        length += (size_t)n;
-        text[length] = 0;
-        char *body = strstr(text, "\r\n\r\n"), *field = strstr(text, "Content-Length: ");
-        if (body == NULL)
-            continue;
-        body += 4;
-        size_t want = field != NULL && field < body ? strtoul(field + 16, NULL, 10) : 0;
-        if (length < (size_t)(body - text) + want)
-            continue;
-        if (!answer(c->fd, text, body))
-            break;
-        length = 0;
-    }
-    close(c->fd);
-    atomic_fetch_sub(&c->server->open, 1);
-    free(c);
-    return NULL;
-}
-
-static void *serve(void *context)
-{
-    server *s = context;
-    int fd;
-    while ((fd = accept(s->fd, NULL, NULL)) >= 0) {
-        connection *c = malloc(sizeof *c);
-        pthread_t thread;
-        *c = (connection){s, fd};
-        atomic_fetch_add(&s->connections, 1);
-        atomic_fetch_add(&s->open, 1);
-        pthread_create(&thread, NULL, serve_connection, c);
-        pthread_detach(thread);
-    }
-    return NULL;
-}
-
 static int setup(void **state)
 {
-    server *s = calloc(1, sizeof *s);
-    struct sockaddr_in address = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
-    socklen_t length = sizeof address;
-    s->fd = socket(AF_INET, SOCK_STREAM, 0);
-    if (bind(s->fd, (struct sockaddr *)&address, length) != 0 || listen(s->fd, 128) != 0)
-        return -1;
-    getsockname(s->fd, (struct sockaddr *)&address, &length);
-    s->port = ntohs(address.sin_port);
-    *state = s;
-    return pthread_create(&s->thread, NULL, serve, s);
+    *state = http_server_create(answer, NULL);
+    return *state == NULL;
 }
 
 static int teardown(void **state)
 {
-    server *s = *state;
-    shutdown(s->fd, SHUT_RDWR);
-    pthread_join(s->thread, NULL);
-    close(s->fd);
-    for (int i = 0; i < 1000 && atomic_load(&s->open) > 0; i++)
-        usleep(10000);
-    bool left = atomic_load(&s->open) > 0; /* a client that was freed has closed its connections */
-    if (!left)
-        free(s);
-    return left ? -1 : 0;
+    return http_server_free(*state) ? 0 : -1; /* a client that was freed has closed its connections */
 }
 
 /* --- what a call told --- */
@@ -235,7 +135,7 @@ static proa_http_client *new_client(void)
     return client;
 }
 
-static const char *url_of(const server *s, const char *path, char *url, size_t bytes)
+static const char *url_of(const http_server *s, const char *path, char *url, size_t bytes)
 {
     snprintf(url, bytes, "http://127.0.0.1:%d%s", s->port, path);
     return url;
@@ -292,7 +192,7 @@ static void test_answers(void **state)
         assert_int_equal(t.retry_after_us, table[i].retry_after_us);
         told_free(&t);
     }
-    assert_int_equal(atomic_load(&((server *)*state)->connections), 1); /* one connection for all */
+    assert_int_equal(atomic_load(&((http_server *)*state)->connections), 1); /* one connection for all */
     proa_http_client_free(client);
 }
 
