@@ -5,6 +5,8 @@
  * stops its writes before its end of the link is closed, the decode side closes the inbox.
  *
  * So the decode side knows that a lost peer is quiet when
+ *   - the inbox is closed, and the transfer says that this is enough (ucx, local); or else, with nixl, when
+
  *   - the stream has ended (the prefill worker has closed it, or its process is gone),
  *   - nobody listens at the address any more, or
  *   - a new greeting has been answered (the prefill worker ends older sessions of the same decode worker first).
@@ -96,7 +98,7 @@ static void lose(worker_session *s, bool quiet)
     }
     proa_kv_inbox_close(s->inbox); /* what is still on a network does not arrive any more */
     s->inbox = NULL;
-    decode_lost(s, quiet, false);
+    decode_lost(s, quiet || proa_kv_transfer_closes_for_good(s->worker->transfer), false);
     s->dial_at_us = proa_clock_us() + s->backoff_us;
     s->backoff_us = s->backoff_us * 2 < BACKOFF_MAX_US ? s->backoff_us * 2 : BACKOFF_MAX_US;
 }
@@ -121,7 +123,10 @@ static void on_down(void *context, proa_link *link, const proa_error *why)
     if (s->greeted || has_calls(s))
         proa_log(PROA_LOG_WARN, "worker", "room link with %s is lost%s: %s",
                  s->inbound ? proa_link_address(link) : s->address,
-                 quiet || s->inbound ? "" : "; blocks that it may write to stay lent", why->text);
+                 quiet || s->inbound || proa_kv_transfer_closes_for_good(s->worker->transfer)
+                     ? ""
+                     : "; blocks that it may write to stay lent",
+                 why->text);
     lose(s, quiet);
 }
 

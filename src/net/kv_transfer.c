@@ -128,6 +128,11 @@ void proa_kv_transfer_free(proa_kv_transfer *transfer)
     free(transfer);
 }
 
+bool proa_kv_transfer_closes_for_good(const proa_kv_transfer *transfer)
+{
+    return transfer->kind != PROA_KV_TRANSFER_NIXL;
+}
+
 const char *proa_kv_transfer_name(const proa_kv_transfer *transfer)
 {
     return transfer->backend->name;

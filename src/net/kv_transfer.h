@@ -91,6 +91,8 @@ typedef struct proa_kv_inbox proa_kv_inbox;
 proa_status proa_kv_inbox_open(proa_kv_transfer *transfer, proa_buf *descriptor, proa_kv_inbox **inbox,
                                proa_error *err);
 void proa_kv_inbox_close(proa_kv_inbox *inbox); /* accepts NULL */
+/* Whether a closed inbox is closed for good, whatever its peer is doing: all kinds but nixl. */
+bool proa_kv_transfer_closes_for_good(const proa_kv_transfer *transfer);
 
 /* Checks the descriptor (kind, layers, row bytes must equal this side's; untrusted bytes, bounds are checked) and prepares to
  * write there. `peer_blocks` gets the peer's block count. `name` is for errors. */
