@@ -169,7 +169,7 @@ void proa_client_call_release(client_call *call)
     free(call);
 }
 
-/* The slot is free for others before the sink hears of the end, so that it may submit again. */
+/* The slot and the room at the workers are free before the sink hears of the end, so that it may submit again. */
 static void finish(client_call *call, const proa_engine_finish *said)
 {
     proa_client *client = call->client;
@@ -191,6 +191,7 @@ static void finish(client_call *call, const proa_engine_finish *said)
     client->slots[slot].generation++;
     client->free_slots[client->free_count++] = slot;
     pthread_mutex_unlock(&client->lock);
+    proa_client_publish(client);
     call->over = true;
     call->sink.finish(call->sink.context, said);
     proa_client_call_release(call);

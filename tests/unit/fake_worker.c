@@ -152,7 +152,7 @@ static bool misbehave(fake_worker *w, fake_call *c)
             while (!c->over && c->credit >= 0 &&
                    !fake_token_stops(c->prompt, c->prompt_count, c->output_count))
                 send_tokens(w, c, 1);
-            return true;
+            return c->credit < 0; /* else the next token is the last */
         }
         return false;
     default: return false;

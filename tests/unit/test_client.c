@@ -98,6 +98,19 @@ static proa_status submit(proa_client *client, ask *a, proa_error *err)
     return proa_client_submit(client, &request, &a->id, err);
 }
 
+/* As soon as it is accepted: a report of a worker may be older than what has ended there. */
+static void begin_when_possible(proa_client *client, ask *a, uint64_t seed)
+{
+    int64_t until = proa_clock_us() + 20 * SECOND;
+    proa_error err = {0};
+    fill_prompt(a, seed);
+    while (submit(client, a, &err) != PROA_OK) {
+        if (proa_clock_us() > until)
+            fail_msg("%s", err.text);
+        usleep(1000);
+    }
+}
+
 /* A request that must be accepted. */
 static void begin(proa_client *client, ask *a, uint64_t seed)
 {
@@ -107,9 +120,9 @@ static void begin(proa_client *client, ask *a, uint64_t seed)
         fail_msg("%s", err.text);
 }
 
-#define WAIT_FOR(condition, us)                                                                              \
+#define WAIT_FOR(condition)                                                                                  \
     do {                                                                                                     \
-        int64_t until = proa_clock_us() + (us);                                                              \
+        int64_t until = proa_clock_us() + 20 * SECOND;                                                       \
         while (!(condition) && proa_clock_us() < until)                                                      \
             usleep(500);                                                                                     \
         if (!(condition))                                                                                    \
@@ -118,7 +131,7 @@ static void begin(proa_client *client, ask *a, uint64_t seed)
 
 static void wait_finish(ask *a)
 {
-    WAIT_FOR(a->finishes > 0, 10 * SECOND);
+    WAIT_FOR(a->finishes > 0);
 }
 
 /* The whole of what the model says, and nothing else. */
@@ -215,7 +228,7 @@ static void start_with(world *w, proa_client_options options)
 static void start(world *w)
 {
     start_with(w, (proa_client_options){.router_mode = PROA_ROUTER_LEAST_LOADED, .migration_limit = 3});
-    WAIT_FOR(ready(w) == w->worker_count, 5 * SECOND);
+    WAIT_FOR(ready(w) == w->worker_count);
 }
 
 static int setup(void **state)
@@ -254,7 +267,7 @@ static int teardown(void **state)
 static void check_idle(world *w)
 {
     for (int i = 0; i < w->worker_count; i++)
-        WAIT_FOR(fake_worker_counts(w->workers[i])->running == 0, 2 * SECOND);
+        WAIT_FOR(fake_worker_counts(w->workers[i])->running == 0);
 }
 
 static double metric(world *w, const char *name)
@@ -310,7 +323,7 @@ static void test_report(void **state)
         add_leg(w, i == 0 ? PROA_LEG_PREFILL : PROA_LEG_DECODE);
     start_with(w, (proa_client_options){.router_mode = PROA_ROUTER_KV});
     proa_buf out = {0};
-    WAIT_FOR(ready(w) == 2, 5 * SECOND);
+    WAIT_FOR(ready(w) == 2);
     proa_engine_stats stats = {0};
     for (int i = 0; i < 200 && stats.output_tokens < 2; i++, usleep(10000))
         proa_client_get_stats(w->client, &stats);
@@ -327,7 +340,7 @@ static void test_report(void **state)
     assert_non_null(strstr(proa_buf_text(&out), "{\"component\":\"backend\""));
     proa_buf_clear(&out);
     fake_worker_kill(w->workers[1]);
-    WAIT_FOR(ready(w) == 1, 2 * SECOND);
+    WAIT_FOR(ready(w) == 1);
     assert_false(proa_client_write_instances(w->client, &out));
     proa_buf_free(&out);
 }
@@ -349,10 +362,10 @@ static void test_refused_at_submit(void **state)
     start(w);
     refused(w, PROA_ERR_UNREACHABLE, "no worker is known");
     add(w, (fake_options){.leg = PROA_LEG_PREFILL});
-    WAIT_FOR(ready(w) == 1, 2 * SECOND);
+    WAIT_FOR(ready(w) == 1);
     refused(w, PROA_ERR_UNREACHABLE, "1 prefill, 0 decode");
     add(w, (fake_options){.leg = PROA_LEG_DECODE, .running_max = 2, .queued_max = 1, .token_us = SECOND});
-    WAIT_FOR(ready(w) == 2, 2 * SECOND);
+    WAIT_FOR(ready(w) == 2);
     for (int i = 0; i < 3; i++) { /* long ones */
         fill_prompt(&w->asks[i], 77);
         w->asks[i].max_new_tokens = 100;
@@ -364,7 +377,7 @@ static void test_refused_at_submit(void **state)
     refused(w, PROA_ERR_OVERLOADED, "all decode workers are full");
     proa_client_cancel(w->client, w->asks[0].id);
     check_error(&w->asks[0], PROA_ERR_CANCELLED, "cancelled");
-    begin(w->client, &w->asks[3], 5);             /* there is room again at once */
+    begin_when_possible(w->client, &w->asks[3], 5);
     proa_client_cancel(w->client, w->asks[0].id); /* an old id is harmless */
     proa_client_grant(w->client, w->asks[0].id, 5);
     proa_client_cancel(w->client, 0);
@@ -476,9 +489,9 @@ static void test_stalled_worker(void **state)
     a->max_new_tokens = 60;
     proa_error err = {0};
     assert_int_equal(submit(w->client, a, &err), PROA_OK);
-    WAIT_FOR(a->count > 0, SECOND);
+    WAIT_FOR(a->count > 0);
     add_leg(w, PROA_LEG_COMBINED);
-    WAIT_FOR(ready(w) == 2, SECOND);
+    WAIT_FOR(ready(w) == 2);
     int64_t from = proa_clock_us();
     fake_worker_stop(w->workers[0], 4 * SECOND);
     check_whole(a);
@@ -497,7 +510,7 @@ static void test_waits_for_another(void **state)
     a->max_new_tokens = 60;
     proa_error err = {0};
     assert_int_equal(submit(w->client, a, &err), PROA_OK);
-    WAIT_FOR(a->count > 3, SECOND);
+    WAIT_FOR(a->count > 3);
     fake_worker_kill(w->workers[0]); /* the only one: a new process comes a little later */
     usleep(500000);
     assert_int_equal(a->finishes, 0);
@@ -514,11 +527,7 @@ static void test_restart_with_another_epoch(void **state)
     fake_worker_free(w->workers[0]);
     w->workers[0] = fake_worker_start(w->registry, &(fake_options){.instance = 99});
     ask *a = &w->asks[0];
-    fill_prompt(a, 1);
-    proa_error err = {0};
-    int64_t until = proa_clock_us() + 2 * SECOND;
-    while (submit(w->client, a, &err) != PROA_OK && proa_clock_us() < until)
-        usleep(1000);
+    begin_when_possible(w->client, a, 1);
     check_whole(a);
 }
 
@@ -535,7 +544,7 @@ static void test_slow_reader(void **state)
     a->no_grants = true;
     proa_error err = {0};
     assert_int_equal(submit(w->client, a, &err), PROA_OK);
-    WAIT_FOR(a->count == 5, SECOND);
+    WAIT_FOR(a->count == 5);
     fake_worker_hang_up(w->workers[0]);
     usleep(300000);
     assert_int_equal(fake_worker_counts(w->workers[0])->submits, 1); /* nothing to be had: not sent yet */
@@ -554,14 +563,14 @@ static void test_drain(void **state)
     start(w);
     for (int i = 0; i < 10; i++)
         begin(w->client, &w->asks[i], (uint64_t)i);
+    WAIT_FOR(fake_worker_counts(w->workers[0])->submits == 5);
     fake_worker_drain(w->workers[0]);
-    WAIT_FOR(ready(w) == 1, SECOND);
-    int before = fake_worker_counts(w->workers[0])->submits;
+    WAIT_FOR(ready(w) == 1);
     for (int i = 10; i < 20; i++)
         begin(w->client, &w->asks[i], (uint64_t)i);
     for (int i = 0; i < 20; i++)
         check_whole(&w->asks[i]);
-    assert_int_equal(fake_worker_counts(w->workers[0])->submits, before);
+    assert_int_equal(fake_worker_counts(w->workers[0])->submits, 5);
     assert_true(metric(w, "cluster_migrations_total") == 0); /* what ran there ended there */
 }
 
@@ -599,7 +608,7 @@ static void test_flush(void **state)
     check_whole(&w->asks[0]);
     assert_int_equal(fake_worker_counts(w->workers[0])->flushes, 0);
     assert_int_equal(proa_client_flush_cache(w->client), PROA_OK);
-    WAIT_FOR(fake_worker_counts(w->workers[0])->flushes == 1, SECOND);
+    WAIT_FOR(fake_worker_counts(w->workers[0])->flushes == 1);
 }
 
 /* ---- discovery ---- */
@@ -614,15 +623,15 @@ static void test_unlisted_and_connected(void **state)
     begin(w->client, &w->asks[0], 1); /* nobody else: the connection is believed */
     check_whole(&w->asks[0]);
     add_leg(w, PROA_LEG_COMBINED);
-    WAIT_FOR(ready(w) == 2, SECOND);
+    WAIT_FOR(ready(w) == 2);
     for (int i = 1; i < 10; i++)
         begin(w->client, &w->asks[i], (uint64_t)i);
     for (int i = 1; i < 10; i++)
         check_whole(&w->asks[i]);
     assert_int_equal(fake_worker_counts(w->workers[0])->submits, 1); /* what left is left alone */
     fake_worker_hang_up(w->workers[0]);
-    WAIT_FOR(ready(w) == 1, SECOND);
-    WAIT_FOR(ready(w) == 2, SECOND); /* and is dialled again */
+    WAIT_FOR(ready(w) == 1);
+    WAIT_FOR(ready(w) == 2); /* and is dialled again */
 }
 
 static void test_strange_records(void **state)
@@ -688,7 +697,7 @@ static void test_files(void **state)
     world *w = *state;
     add_leg(w, PROA_LEG_COMBINED);
     start_with(w, (proa_client_options){.wants_files = true});
-    WAIT_FOR(w->models == 1, 5 * SECOND);
+    WAIT_FOR(w->models == 1);
     check_files(w);
     end_client(w);
     assert_false(proa_file_exists(w->dir)); /* the folder was the client's own */
@@ -705,7 +714,7 @@ static void test_files_from_the_next_one(void **state)
     usleep(600000);
     assert_int_equal(w->models, 0);
     add(w, (fake_options){.leg = PROA_LEG_COMBINED, .mood = FAKE_WELL});
-    WAIT_FOR(w->models == 1, 5 * SECOND);
+    WAIT_FOR(w->models == 1);
     assert_int_equal(strncmp(w->dir, w->cache, strlen(w->cache)), 0);
     check_files(w);
     end_client(w);
@@ -724,7 +733,7 @@ static void test_another_model_is_refused(void **state)
     world *w = *state;
     add_leg(w, PROA_LEG_COMBINED);
     start(w);
-    WAIT_FOR(w->models == 1, SECOND);
+    WAIT_FOR(w->models == 1);
     fake_worker *other = add(w, (fake_options){.leg = PROA_LEG_COMBINED, .model_digest = 5});
     usleep(300000);
     assert_int_equal(ready(w), 1);
@@ -745,7 +754,7 @@ static void test_churn(void **state)
     for (int i = 0; i < 6; i++)
         add(w, (fake_options){.leg = i < 3 ? PROA_LEG_PREFILL : PROA_LEG_DECODE, .token_us = 1000});
     start_with(w, (proa_client_options){.router_mode = PROA_ROUTER_RANDOM, .migration_limit = 50});
-    WAIT_FOR(ready(w) == 6, 5 * SECOND);
+    WAIT_FOR(ready(w) == 6);
     static const fake_mood moods[] = {FAKE_WELL, FAKE_FAILS, FAKE_BLAMES, FAKE_HANGS_UP, FAKE_REFUSES};
     int asked = 0;
     for (int round = 0; round < 60; round++) {
