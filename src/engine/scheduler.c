@@ -37,8 +37,8 @@ proa_scheduler *proa_scheduler_create(const proa_scheduler_limits *limits)
     PROA_ASSERT(limits->running_max >= 1);
     PROA_ASSERT(limits->chunk >= 1);
     PROA_ASSERT(limits->context_length <= (int64_t)limits->kv_blocks * PROA_KV_BLOCK_TOKENS);
-    PROA_ASSERT(limits->role != PROA_ENGINE_DECODE ||
-                !limits->cache); /* a peer writes where nobody else reads */
+    /* a peer writes where nobody else reads */
+    PROA_ASSERT(limits->role != PROA_ENGINE_DECODE || !limits->cache);
     proa_scheduler *s = calloc(1, sizeof *s);
     if (s == NULL)
         return NULL;
@@ -218,7 +218,8 @@ void proa_scheduler_cancel(proa_scheduler *s, int32_t slot)
 void proa_scheduler_release(proa_scheduler *s, int32_t slot)
 {
     PROA_ASSERT(!s->outstanding);
-    leave(s, slot, known(s, slot)->prompt_ids != NULL);
+    bool has_tokens = known(s, slot)->prompt_ids != NULL; /* a lent one cannot name what its tail holds */
+    leave(s, slot, has_tokens);
 }
 
 void proa_scheduler_adopt(proa_scheduler *s, int32_t slot, int32_t cached_tokens, proa_outcome outcome)

@@ -287,14 +287,20 @@ static void threads_hand_off_and_change_their_minds(void **state)
 
 /* ---- one case after another ---- */
 
-/* A prompt of so many tokens with credit for all. */
-static void ask(engine_client *c, rank *r, int32_t prompt_count)
+/* A prompt of so many tokens. */
+static void ask_with(engine_client *c, rank *r, int32_t prompt_count, int32_t credit)
 {
     engine_client_init(c, r->engine, prompt_count, 20);
     for (int32_t i = 0; i < prompt_count; i++)
         c->prompt[i] = (int32_t)(fake_mix(7, (uint64_t)i) % STAND_IN_VOCAB);
     c->asked.ignore_eos = true;
+    c->asked.credit = credit;
     assert_int_equal(engine_client_send(c), PROA_OK);
+}
+
+static void ask(engine_client *c, rank *r, int32_t prompt_count)
+{
+    ask_with(c, r, prompt_count, LONGEST);
 }
 
 static void a_prefilled_request_ends_with_its_release(void **state)
@@ -391,17 +397,17 @@ static void a_reserved_request_waits_for_adoption(void **state)
     proa_engine_release(r.engine, c.id);
     check_empty(&r);
     engine_client_free(&c);
-    ask(&c, &r, 128);
+    ask_with(&c, &r, 128, 3);
     engine_client_wait_rows(&c);
     proa_engine_adopt(r.engine, c.id, &good, 200); /* more cached than there is: not believed */
-    proa_engine_adopt(r.engine, c.id, &good, 1);   /* once is enough */
     engine_client_wait_tokens(&c, 3);
-    proa_engine_adopt(r.engine, c.id, &good, 1);
+    proa_engine_adopt(r.engine, c.id, &good, 1); /* once is enough */
+    proa_engine_grant(r.engine, c.id, 20);
     engine_client_wait_end(&c);
     assert_int_equal(c.count, 20);
     assert_int_equal(c.results[0].token, 5);
     assert_int_equal(c.finish.reason, PROA_FINISH_LENGTH);
-    assert_true(c.finish.usage.cached_tokens <= 1);
+    assert_int_equal(c.finish.usage.cached_tokens, 0);
     check_empty(&r);
     engine_client_free(&c);
     tear_down(&r);
