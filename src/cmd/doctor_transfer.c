@@ -117,6 +117,14 @@ static proa_kv_layout layout_of(void *cache)
                             .layer_bytes = BLOCKS * block_bytes};
 }
 
+/* One turn, as a worker's loop does it: until there is nothing more to do, then a wait. */
+static void turn(proa_kv_transfer *transfer)
+{
+    struct pollfd p = {.fd = proa_kv_transfer_fd(transfer), .events = POLLIN};
+    if (!proa_kv_transfer_progress(transfer))
+        poll(&p, p.fd >= 0 ? 1 : 0, 1);
+}
+
 /* Sends its descriptor, then lets rows come until it is killed. A length of 0 and an error when there is no descriptor. */
 static void receive(const trial_input *in, void *cache, int fd)
 {
@@ -131,10 +139,8 @@ static void receive(const trial_input *in, void *cache, int fd)
     uint32_t length = status == PROA_OK ? (uint32_t)descriptor.length : 0;
     write_whole(fd, &length, sizeof length);
     write_whole(fd, length > 0 ? (const void *)descriptor.data : &err, length > 0 ? length : sizeof err);
-    while (status == PROA_OK) {
-        if (!proa_kv_transfer_progress(transfer))
-            usleep(50);
-    }
+    while (status == PROA_OK)
+        turn(transfer);
     _exit(1);
 }
 
@@ -156,7 +162,7 @@ static proa_status write_rows(proa_kv_transfer *transfer, proa_kv_peer *peer, pr
     int64_t deadline = proa_clock_us() + TRIAL_US / 2;
     proa_status status = proa_kv_peer_write(peer, &write, err);
     while (status == PROA_OK && result->status == PROA_BUSY) {
-        proa_kv_transfer_progress(transfer);
+        turn(transfer);
         if (proa_clock_us() > deadline)
             return proa_error_set(err, PROA_ERR_DEADLINE, "%s: rows were not in the other process after %d s",
                                   proa_kv_transfer_name(transfer), TRIAL_US / 2000000);
