@@ -6,7 +6,6 @@
  *
  * So the decode side knows that a lost peer is quiet when
  *   - the inbox is closed, and the transfer says that this is enough (ucx, local); or else, with nixl, when
-
  *   - the stream has ended (the prefill worker has closed it, or its process is gone),
  *   - nobody listens at the address any more, or
  *   - a new greeting has been answered (the prefill worker ends older sessions of the same decode worker first).

@@ -14,8 +14,8 @@
 
 /* clang-format off */
 static const proa_command commands[] = {
-    {"bench", "op|model|tokenizer", 1,
-     "Measure ops, or the layer graph, beside the bounds of this machine; or the tokenizer", proa_cmd_bench},
+    {"bench", "op|model|tokenizer|load", 1,
+     "Measure ops, or the layer graph, beside the bounds of this machine; the tokenizer; a running server", proa_cmd_bench},
     {"detokenize", NULL, 0, "Turn JSON lines {\"ids\": [...]} into {\"text\": ...}", proa_cmd_detokenize},
     {"doctor", NULL, 0, "Look at this machine, its links and the servers of a cluster, and say what stands in the way", proa_cmd_doctor},
     {"frontend", NULL, 0, "Take requests over HTTP and route them to the workers of a cluster", proa_cmd_frontend},
@@ -80,7 +80,7 @@ static const proa_option options[] = {
              "multi-node guides"},
     {.name = "served-model-name", .commands = "serve frontend worker", .group = "Server", .type = PROA_OPTION_STRING, .metavar = "NAME",
      .help = "Name in /v1/models and in answers; without it, --model-path, and at a frontend what the workers say"},
-    {.name = "api-key", .commands = "serve frontend eval", .group = "Server", .type = PROA_OPTION_STRING, .metavar = "KEY",
+    {.name = "api-key", .commands = "serve frontend eval bench", .group = "Server", .type = PROA_OPTION_STRING, .metavar = "KEY",
      .help = "Key that clients must send as a bearer token (eval: that is sent). In the environment it does not show in ps"},
     {.name = "tls-cert-path", .aliases = "ssl-certfile", .commands = "serve frontend", .group = "Server",
      .type = PROA_OPTION_STRING, .metavar = "FILE",
@@ -305,7 +305,7 @@ static const proa_option options[] = {
 
     {.name = "questions", .commands = "eval", .group = "Evaluation", .type = PROA_OPTION_STRING, .metavar = "FILE",
      .help = "JSON lines {\"task\", \"question\", \"answer\"}; without it, the checkpoint's eval.jsonl"},
-    {.name = "url", .commands = "eval", .group = "Evaluation", .type = PROA_OPTION_STRING, .metavar = "URL",
+    {.name = "url", .commands = "eval bench", .group = "Evaluation", .type = PROA_OPTION_STRING, .metavar = "URL",
      .help = "Ask the server there, http://host:port, instead of running the model here"},
     {.name = "concurrency", .commands = "eval", .group = "Evaluation",
      .type = PROA_OPTION_INT, .low = 1, .high = 4096, .fallback = "16", .unit = "requests",
@@ -324,6 +324,18 @@ static const proa_option options[] = {
     {.name = "isa", .commands = "bench", .group = "Benchmark",
      .type = PROA_OPTION_CHOICE, .choices = "portable|avx2|avx512|avx512-bf16",
      .help = "Use this instruction set instead of the processor's best"},
+    {.name = "num-prompts", .commands = "bench", .group = "Benchmark",
+     .type = PROA_OPTION_INT, .low = 1, .high = 10000000, .fallback = "1000", .unit = "requests",
+     .help = "bench load: how many requests"},
+    {.name = "max-concurrency", .commands = "bench", .group = "Benchmark",
+     .type = PROA_OPTION_INT, .low = 1, .high = 4096, .fallback = "16", .unit = "requests",
+     .help = "bench load: how many at once"},
+    {.name = "random-input-len", .commands = "bench", .group = "Benchmark",
+     .type = PROA_OPTION_INT, .low = 1, .high = 1 << 20, .fallback = "64", .unit = "tokens",
+     .help = "bench load: length of the prompts"},
+    {.name = "random-output-len", .commands = "bench", .group = "Benchmark",
+     .type = PROA_OPTION_INT, .low = 1, .high = 1 << 20, .fallback = "32", .unit = "tokens",
+     .help = "bench load: length of the answers"},
     {.name = "json", .commands = "bench eval", .group = "Benchmark", .type = PROA_OPTION_STRING, .metavar = "FILE",
      .help = "Write the bounds and rows there too, as JSON"},
 
