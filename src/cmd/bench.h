@@ -84,6 +84,9 @@ proa_status proa_bench_choose_isa(const proa_options *options, proa_isa *isa, pr
 
 void proa_bench_bounds_print(const proa_host *host, const proa_bench_bounds *bounds);
 
+/* Writes the object to the file of --json. */
+proa_status proa_bench_write_file(const proa_json *whole, const char *path, proa_error *err);
+
 /* Writes {isa, threads, bounds, rows} to the file. */
 proa_status proa_bench_write_json(const proa_host *host, const proa_bench_bounds *measured, proa_json *rows,
                                   const char *path, proa_error *err);

@@ -70,6 +70,21 @@ void proa_bench_bounds_print(const proa_host *host, const proa_bench_bounds *bou
            bounds->f32_gflops, bounds->bf16_gflops);
 }
 
+proa_status proa_bench_write_file(const proa_json *whole, const char *path, proa_error *err)
+{
+    proa_buf text = {0};
+    proa_json_write(whole, 1, &text);
+    proa_status status = PROA_OK;
+    FILE *file = fopen(path, "w");
+    bool written = file != NULL && fprintf(file, "%s\n", proa_buf_text(&text)) > 0 && !text.failed;
+    if (file != NULL && fclose(file) != 0)
+        written = false;
+    if (!written)
+        status = proa_error_set(err, PROA_ERR_IO, "cannot write --json %s: %s", path, strerror(errno));
+    proa_buf_free(&text);
+    return status;
+}
+
 proa_status proa_bench_write_json(const proa_host *host, const proa_bench_bounds *measured, proa_json *rows,
                                   const char *path, proa_error *err)
 {
@@ -83,16 +98,7 @@ proa_status proa_bench_write_json(const proa_host *host, const proa_bench_bounds
     proa_json_set(whole, "threads", proa_json_new_int(proa_pool_threads(host->pool)));
     proa_json_set(whole, "bounds", bounds);
     proa_json_set(whole, "rows", proa_json_ref(rows));
-    proa_buf text = {0};
-    proa_json_write(whole, 1, &text);
+    proa_status status = proa_bench_write_file(whole, path, err);
     proa_json_free(whole);
-    proa_status status = PROA_OK;
-    FILE *file = fopen(path, "w");
-    bool written = file != NULL && fprintf(file, "%s\n", proa_buf_text(&text)) > 0 && !text.failed;
-    if (file != NULL && fclose(file) != 0)
-        written = false;
-    if (!written)
-        status = proa_error_set(err, PROA_ERR_IO, "cannot write --json %s: %s", path, strerror(errno));
-    proa_buf_free(&text);
     return status;
 }

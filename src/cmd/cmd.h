@@ -28,6 +28,7 @@ int proa_cmd_bench(const proa_options *options);
 int proa_cmd_bench_load(const proa_options *options);      /* `bench load` */
 int proa_cmd_bench_model(const proa_options *options);     /* `bench model` */
 int proa_cmd_bench_tokenizer(const proa_options *options); /* `bench tokenizer` */
+int proa_cmd_bench_transfer(const proa_options *options);  /* `bench transfer` */
 int proa_cmd_doctor(const proa_options *options);
 int proa_cmd_detokenize(const proa_options *options);
 int proa_cmd_logits(const proa_options *options);

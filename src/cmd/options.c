@@ -14,8 +14,8 @@
 
 /* clang-format off */
 static const proa_command commands[] = {
-    {"bench", "op|model|tokenizer|load", 1,
-     "Measure ops, or the layer graph, beside the bounds of this machine; the tokenizer; a running server", proa_cmd_bench},
+    {"bench", "op|model|tokenizer|transfer|load", 1,
+     "Measure ops, the layer graph or transfers of KV rows beside the bounds of this machine; the tokenizer; a running server", proa_cmd_bench},
     {"detokenize", NULL, 0, "Turn JSON lines {\"ids\": [...]} into {\"text\": ...}", proa_cmd_detokenize},
     {"doctor", NULL, 0, "Look at this machine, its links and the servers of a cluster, and say what stands in the way", proa_cmd_doctor},
     {"frontend", NULL, 0, "Take requests over HTTP and route them to the workers of a cluster", proa_cmd_frontend},
@@ -176,7 +176,7 @@ static const proa_option options[] = {
     {.name = "disaggregation-transfer-backend", .commands = "serve worker", .group = "Prefill and decode apart",
      .type = PROA_OPTION_CHOICE, .choices = "local|ucx|nixl", .fallback = "ucx",
      .help = "How KV rows travel; proa serve always copies them (local)"},
-    {.name = "nixl-library", .commands = "serve worker doctor", .group = "Prefill and decode apart", .type = PROA_OPTION_STRING,
+    {.name = "nixl-library", .commands = "serve worker doctor bench", .group = "Prefill and decode apart", .type = PROA_OPTION_STRING,
      .metavar = "FILE", .help = "NIXL's C library; without it, libnixl_capi.so where the loader finds it"},
     {.name = "num-reserved-decode-tokens", .commands = "serve worker", .group = "Prefill and decode apart",
      .type = PROA_OPTION_INT, .low = -1, .high = INT32_MAX, .fallback = "-1", .unit = "tokens",
@@ -320,7 +320,7 @@ static const proa_option options[] = {
     {.name = "op", .commands = "bench", .group = "Benchmark", .type = PROA_OPTION_STRING, .metavar = "NAME",
      .help = "Measure this op alone, \"linear\" for example"},
     {.name = "shape", .commands = "bench", .group = "Benchmark", .type = PROA_OPTION_STRING, .metavar = "TEXT",
-     .help = "Measure only the shapes whose description contains the text"},
+     .help = "Measure only the shapes whose description contains the text; of bench transfer, the ways whose name does"},
     {.name = "isa", .commands = "bench", .group = "Benchmark",
      .type = PROA_OPTION_CHOICE, .choices = "portable|avx2|avx512|avx512-bf16",
      .help = "Use this instruction set instead of the processor's best"},

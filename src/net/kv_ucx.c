@@ -31,7 +31,7 @@
 #include <unistd.h>
 
 enum {
-    WINDOW = 32,       /* ROWS in flight, for all peers together */
+    WINDOW = 32, /* ROWS in flight, for all peers together; less than the 64 slots of shared memory's queue */
     TURN_US = 500,     /* of progress, for all workers together */
     CLOSE_US = 200000, /* for forced closes at the end of the transfer */
 };
