@@ -27,11 +27,12 @@ from lab import Lab
 from proof import Load
 
 PREFILL, DECODE, FRONTENDS, CLIENT, NATS, ETCD, HOSTS = (0, 1), (2, 3), (4, 5), 6, 7, (8, 9, 10), 11
+ROUTER_MODES = ("round-robin", "random")  # random: the warm-up makes every pair's link
 LOAD_SECONDS = 300
 DRAIN_SECONDS = 15
 KEYS_GONE_SECONDS = 20  # a dead worker's lease is 10 s, and etcd's next leader begins it again
 OUTAGE_SECONDS = 600  # of etcd, with --long
-LONG_TRANSFERS = {"prompt_tokens": (800, 2400), "new_tokens": (4, 16)}
+LONG_TRANSFERS = {"prompt_tokens": (400, 1600), "new_tokens": (4, 16)}
 LONG_ANSWERS = {"prompt_tokens": (1, 60), "new_tokens": (80, 200)}
 
 
@@ -143,7 +144,9 @@ def return_etcd(scene):
     """Comes back; a worker that starts then is found."""
     scene.cluster.etcd_servers.nodes[0].start()
     scene.cluster.etcd_servers.wait_ready()
-    scene.cluster.worker(scene.lab.host(DECODE[0]), "decode", *scene.decode_flags)
+    newcomer = scene.cluster.worker(scene.lab.host(DECODE[0]), "decode", *scene.decode_flags)
+    scene.cluster.wait_ready(60)
+    assert newcomer.stop() == 0
     scene.cluster.wait_ready(60)
 
 
@@ -185,7 +188,7 @@ def nothing(_scene):
 
 
 def rows():
-    during = {"load": LONG_TRANSFERS, "rate_kbit": 200000}
+    during = {"load": LONG_TRANSFERS, "rate_kbit": 500000}
     after = {"load": LONG_ANSWERS}
     return [
         Row("none", "nothing (for comparison)", nothing),
@@ -234,8 +237,8 @@ def build(row, lab, cluster):
         cluster.worker(lab.host(index), "prefill")
     for index in DECODE:
         cluster.worker(lab.host(index), "decode", *row.decode_flags)
-    for index in FRONTENDS:
-        cluster.frontend(lab.host(index), "--router-mode", "random")
+    for index, mode in zip(FRONTENDS, ROUTER_MODES):
+        cluster.frontend(lab.host(index), "--router-mode", mode)
     cluster.wait_ready()
 
 
@@ -247,13 +250,19 @@ def load_of(row, cluster, options, seed):
 
 
 def warm_up(scene, load):
-    """Every pair of workers is linked (they are picked at random) and every buffer filled once; returns the descriptors
-    that are open then."""
-    warm = dataclasses.replace(load, requests=8, seed=load.seed + 1000000, pause_s=0, leave_share=0)
+    """Every link is made and every buffer filled once; returns the descriptors that are open then."""
+    warm = dataclasses.replace(load, requests=12, seed=load.seed + 1000000, pause_s=0, leave_share=0)
     outcomes = scene.cluster.load(scene.lab.host(CLIENT), warm).wait(LOAD_SECONDS)
     assert all(o.kind == "ok" for o in outcomes), next(o for o in outcomes if o.kind != "ok")
     wait_for(lambda: not scene.cluster.leftovers(), DRAIN_SECONDS, "nothing is held after the warm-up")
+    for part in (*scene.cluster.frontends, *scene.cluster.workers):
+        write_descriptors(part, "before")
     return scene.cluster.descriptors()
+
+
+def write_descriptors(part, when):
+    lines = (f"{number} {what}\n" for number, what in sorted(part.process.descriptors().items()))
+    (part.folder / f"{part.name}-descriptors-{when}.log").write_text("".join(lines))
 
 
 def more_descriptors(cluster, before):
@@ -275,6 +284,9 @@ def drain(scene, before):
     cluster = scene.cluster
     left = {"held": settle(cluster.leftovers, DRAIN_SECONDS),
             "descriptors": settle(lambda: more_descriptors(cluster, before), DRAIN_SECONDS)}
+    for part in (*cluster.frontends, *cluster.workers):
+        if part.name in left["descriptors"]:
+            write_descriptors(part, "after")
     cluster.stop()
     left["keys"] = settle(cluster.etcd_servers.keys, KEYS_GONE_SECONDS)
     left["leases"] = settle(cluster.etcd_servers.leases, KEYS_GONE_SECONDS)

@@ -86,7 +86,7 @@ def draw_requests(count, seed=1):
 # --- answers ---
 
 def events(text):
-    for line in text.splitlines():
+    for line in text.split("\n"):  # and not at what else Python takes for the end of a line
         if line.startswith("data: ") and line != "data: [DONE]":
             yield json.loads(line.removeprefix("data: "))
 

@@ -69,13 +69,31 @@ class Process:
         return "\n".join(self.log().splitlines()[-lines:])
 
     def descriptors(self):
-        return len(os.listdir(f"/proc/{self.pid}/fd"))
+        """What each open descriptor is, by number; a TCP socket is "tcp here -> there"."""
+        sockets = {}
+        for line in pathlib.Path(f"/proc/{self.pid}/net/tcp").read_text().splitlines()[1:]:
+            words = line.split()
+            sockets[f"socket:[{words[9]}]"] = f"tcp {plain_address(words[1])} -> {plain_address(words[2])}"
+        folder, found = pathlib.Path(f"/proc/{self.pid}/fd"), {}
+        for number in os.listdir(folder):
+            try:
+                target = os.readlink(folder / number)
+            except FileNotFoundError:
+                continue  # closed meanwhile
+            found[int(number)] = sockets.get(target, target)
+        return found
 
     def resident_bytes(self):
         for line in pathlib.Path(f"/proc/{self.pid}/status").read_text().splitlines():
             if line.startswith("VmRSS:"):
                 return int(line.split()[1]) * 1024
         raise AssertionError(f"{self.name} has no memory any more")
+
+
+def plain_address(text):
+    """Of /proc/net/tcp: 0100007F:1F90 is 127.0.0.1:8080."""
+    address, _, port = text.partition(":")
+    return f"{socket.inet_ntoa(bytes.fromhex(address)[::-1])}:{int(port, 16)}"
 
 
 def children_of(pid):
