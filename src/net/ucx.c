@@ -5,8 +5,10 @@
  *                       falls back to loopback TCP. Who does not want shared memory says so by UCX_TLS.
  *   MEMORY_INVALIDATE   likewise for process_vm_readv (cma).
  *   RNDV_SCHEME         the receiver fetches large messages: kv_ucx.c says why no writer may put.
+ *   MAX_CONN_RETRIES    TCP: an endpoint that is lost does not connect again by itself: after a cut of one direction, each that does
+ *                       so in vain leaves a socket open (UCX 1.13). Who wants a new one makes it.
  *   KEEPALIVE_INTERVAL  shared memory learns of a dead peer by this alone: 0.5 s instead of 20 s. The environment's value wins.
- * The first three count whatever the environment says: UCX does not tell which of them are set there.
+ * The first four count whatever the environment says: UCX does not tell which of them are set there.
  */
 #include "net/ucx.h"
 
@@ -91,8 +93,7 @@ void proa_ucx_setting(const proa_ucx *ucx, const ucp_config_t *config, const cha
 /* Whether a value of UCX_TLS lets one of the transports in; setting what nothing uses would earn a warning. */
 static bool lets_in(const char *tls, const char *const *names)
 {
-    bool lets = tls[0] == '^' || strstr(tls, "all") != NULL || strstr(tls, "sm") != NULL ||
-                strstr(tls, "shm") != NULL;
+    bool lets = tls[0] == '^' || strstr(tls, "all") != NULL;
     for (; *names != NULL; names++)
         lets = lets || strstr(tls, *names) != NULL;
     return lets;
@@ -101,7 +102,8 @@ static bool lets_in(const char *tls, const char *const *names)
 static proa_status configure(const proa_ucx *ucx, const char *tls, const char *net_devices,
                              ucp_config_t *config, proa_error *err)
 {
-    static const char *const queues[] = {"mm", "posix", "sysv", NULL}, *const reads[] = {"cma", NULL};
+    static const char *const queues[] = {"sm", "shm", "mm", "posix", "sysv", NULL};
+    static const char *const reads[] = {"sm", "shm", "cma", NULL}, *const sockets[] = {"tcp", NULL};
     char environment[256], keepalive[64];
     proa_ucx_setting(ucx, config, "UCX_TLS=", environment, sizeof environment);
     proa_ucx_setting(ucx, config, "UCX_KEEPALIVE_INTERVAL=", keepalive, sizeof keepalive);
@@ -110,6 +112,7 @@ static proa_status configure(const proa_ucx *ucx, const char *tls, const char *n
         {"MM_ERROR_HANDLING", lets_in(effective, queues) ? "y" : NULL},
         {"MEMORY_INVALIDATE", lets_in(effective, reads) ? "y" : NULL},
         {"RNDV_SCHEME", "get_zcopy"},
+        {"MAX_CONN_RETRIES", lets_in(effective, sockets) ? "1" : NULL},
         {"KEEPALIVE_INTERVAL", strcmp(keepalive, "20000000.00us") == 0 ? "500ms" : NULL},
         {"TLS", tls},
         {"NET_DEVICES", net_devices},
