@@ -88,6 +88,7 @@ void proa_loop_stop(proa_loop *loop)
 
 /* ---- life ---- */
 
+/* Without epoll's change list: what is taken off the loop must be off before its descriptor is closed, maybe by another thread. */
 static struct event_base *create_base(void)
 {
     struct event_config *config = event_config_new();
@@ -95,7 +96,6 @@ static struct event_base *create_base(void)
         return NULL;
     event_config_set_flag(config, EVENT_BASE_FLAG_NOLOCK); /* one thread */
     event_config_set_flag(config, EVENT_BASE_FLAG_IGNORE_ENV);
-    event_config_set_flag(config, EVENT_BASE_FLAG_EPOLL_USE_CHANGELIST);
     event_config_set_flag(config, EVENT_BASE_FLAG_PRECISE_TIMER);
     struct event_base *base = event_base_new_with_config(config);
     event_config_free(config);
