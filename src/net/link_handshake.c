@@ -3,9 +3,13 @@
 
 #include "net/bytes.h"
 
+#include <stdio.h>
 #include <string.h>
 
-enum { MAGIC = 0x414f5250 }; /* "PROA", little-endian */
+enum {
+    MAGIC = 0x414f5250, /* "PROA", little-endian */
+    LABEL_BYTES = 64,   /* of a proof, padded with zeros */
+};
 
 /* Why an end refuses: the byte in REFUSAL. */
 typedef enum refusal {
@@ -80,13 +84,10 @@ static void make_mac(const proa_handshake *h, const char *who, uint8_t mac[PROA_
 {
     const proa_hello *hellos[2] = {h->options.dials ? &h->mine : &h->theirs,
                                    h->options.dials ? &h->theirs : &h->mine};
-    uint8_t text[64 + sizeof h->options.binding + 2 * (4 + PROA_HANDSHAKE_BODY_BYTES_MAX)];
-    size_t at = 0;
-    memset(text, 0, 64);
-    memcpy(text, "proa link, ", 11);
-    PROA_ASSERT(strlen(who) < 64 - 11);
-    memcpy(text + 11, who, strlen(who));
-    at += 64;
+    uint8_t text[LABEL_BYTES + sizeof h->options.binding + 2 * (4 + PROA_HANDSHAKE_BODY_BYTES_MAX)];
+    memset(text, 0, LABEL_BYTES);
+    snprintf((char *)text, LABEL_BYTES, "proa link, %s", who);
+    size_t at = LABEL_BYTES;
     memcpy(text + at, h->options.binding, sizeof h->options.binding);
     at += sizeof h->options.binding;
     for (int i = 0; i < 2; i++) {

@@ -8,15 +8,18 @@
  *      │ ── PROOF  mac(dialler) ────────────> │   and proves nothing before the dialler has: up
  *   up │ <── PROOF mac(acceptor) ──────────── │
  *
- *   mac(who) = HMAC-SHA256(cluster key, "proa link, " who, binding, length of HELLO of the dialler, that HELLO, length of
- *   HELLO of the acceptor, that HELLO), over the bytes as they travelled. `binding` is 32 bytes of the TLS session, or zeros: a proof
- *   cannot be passed on through another session. The session key is the same with "session" for who.
+ *   mac(who) = HMAC-SHA256(cluster key, label | binding | length of D | D | length of A | A)
+ *     label    "proa link, " who, padded with zeros to 64 bytes
+ *     binding  32 bytes of the TLS session, or zeros: a proof cannot be passed on through another session
+ *     D, A     the dialler's HELLO and the acceptor's as they travelled; lengths are u32
  *
- * An end that refuses says why in one byte (REFUSAL), since "the connection was closed" helps nobody who has two key files. It
- * proves nothing and is used for the text alone.
+ * The session key is the same with "session" for who.
  *
- * HELLO: 32 bytes nonce, u8 keyed, u64 instance, u64 epoch, text role, text name (bytes.h). Role and name are printable ASCII: they go
- * into logs.
+ * An end that refuses says why in one byte (REFUSAL), since "the connection was closed" helps nobody who has two key
+ * files. It proves nothing and is used for the text alone.
+ *
+ * HELLO: 32 bytes nonce, u8 keyed, u64 instance, u64 epoch, text role, text name (bytes.h). Role and name are printable
+ * ASCII: they go into logs.
  */
 #ifndef PROA_NET_LINK_HANDSHAKE_H
 #define PROA_NET_LINK_HANDSHAKE_H
