@@ -2,8 +2,6 @@
 #include "link_certificates.h"
 #include "link_fixture.h"
 
-#include "base/clock.h"
-
 #include <stdarg.h>
 #include <stddef.h>
 #include <setjmp.h>
@@ -115,7 +113,6 @@ static void test_close(void **state)
         open_ends(&f, &a, &a);
         assert_true(link_fixture_run(&f, link_both_up, 2));
         link_end *closer = dialler ? &f.dialled : &f.accepted, *other = dialler ? &f.accepted : &f.dialled;
-        int64_t start = proa_clock_us();
         other->keep = true;
         assert_int_equal(proa_link_send(other->link, 2, "noise", 5), PROA_OK);
         assert_int_equal(proa_link_send(closer->link, 1, "farewell", 8), PROA_OK);
@@ -124,7 +121,6 @@ static void test_close(void **state)
         assert_true(link_fixture_run(&f, dialler ? link_accepted_down : link_dialled_down, 1));
         assert_int_equal(other->why.status, PROA_ERR_UNREACHABLE);
         assert_string_equal(proa_buf_text(&other->body), "farewell");
-        assert_true(other->down_us - start < 50000);
         link_fixture_close(&f);
     }
 }
