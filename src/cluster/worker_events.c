@@ -153,6 +153,8 @@ static void take_finish(worker_call *call, const proa_engine_finish *finish)
         proa_worker_decode_act(call, &actions);
         return;
     }
+    proa_engine_release(call->worker->engine,
+                        call->engine_id); /* blocks are lent when an adoption met a cancel */
     proa_worker_call_tell(call, finish, 0);
     proa_worker_call_settle(call);
 }
