@@ -218,6 +218,13 @@ static size_t utf8_length(const unsigned char *s, size_t left)
     return n;
 }
 
+/* NEL, LS or PS: allowed in JSON as they are, but there are clients that end a line of a stream there (httpx). */
+static bool ends_line(const unsigned char *s, size_t n)
+{
+    return (n == 2 && s[0] == 0xC2 && s[1] == 0x85) ||
+           (n == 3 && s[0] == 0xE2 && s[1] == 0x80 && (s[2] == 0xA8 || s[2] == 0xA9));
+}
+
 void proa_json_write_string(const char *text, size_t length, proa_buf *out)
 {
     static const char *const escapes = "btn?fr"; /* for 8, 9, 10, 12, 13 */
@@ -236,6 +243,8 @@ void proa_json_write_string(const char *text, size_t length, proa_buf *out)
             proa_buf_append_char(out, escapes[s[i] - 8]);
         } else if (s[i] < 0x20) {
             proa_buf_append_format(out, "\\u%04x", s[i]);
+        } else if (ends_line(s + i, n)) {
+            proa_buf_append_format(out, "\\u%04x", n == 2 ? 0x85 : 0x2000 | (s[i + 2] & 0x3f));
         } else {
             proa_buf_append(out, s + i, n);
         }

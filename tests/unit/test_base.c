@@ -112,6 +112,9 @@ static void json_strings_are_escaped(void **state)
         {"\xff", "\"\xef\xbf\xbd\""},
         {"\xe6\xaf", "\"\xef\xbf\xbd\xef\xbf\xbd\""},
         {"\xed\xa0\x80", "\"\xef\xbf\xbd\xef\xbf\xbd\xef\xbf\xbd\""},
+        {"a\xc2\x85"
+         "b\xe2\x80\xa8\xe2\x80\xa9\xe2\x80\xa7",
+         "\"a\\u0085b\\u2028\\u2029\xe2\x80\xa7\""},
     };
     for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
         proa_buf buf = {0};
