@@ -11,6 +11,8 @@
 void proa_client_show(client_worker *worker)
 {
     proa_client *client = worker->client;
+    if (client->changed)
+        proa_client_publish(client); /* first: whoever sees a worker ready may send it a request */
     pthread_mutex_lock(&client->lock);
     client->shown[worker->number] = (client_shown){
         .used = true,

@@ -216,6 +216,8 @@ static void went_down(client_worker *worker, const proa_error *why)
     worker->load.stats.kv_blocks_used = worker->load.stats.kv_blocks_total = 0;
     worker->load.stats.kv_blocks_cached = worker->load.stats.kv_blocks_lent = 0;
     worker->load.rooms = worker->load.quarantined = 0;
+    if (was_ready)
+        proa_router_unready(client->router, worker->number);
     set_state(worker, CLIENT_WORKER_DOWN);
     proa_client_files_lost(worker);
     if (!was_ready) {
@@ -225,7 +227,6 @@ static void went_down(client_worker *worker, const proa_error *why)
     }
     worker->connected_us = now;
     client->counts.links_lost++;
-    proa_router_unready(client->router, worker->number);
     proa_router_failed(client->router, worker->number, now);
     proa_error_set(&lost, why->status, "the %s at %s was lost: %s", kind_of(worker), worker->instance.address,
                    why->text);

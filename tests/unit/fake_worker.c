@@ -38,8 +38,7 @@ struct fake_worker {
     pthread_t thread;
     bool alive;
     _Atomic int mood;
-    _Atomic bool hang_up, drain;
-    _Atomic int64_t stop_us;
+    _Atomic bool hang_up, drain, stop;
     fake_counts counts;
     proa_link *links[LINKS_MAX];
     fake_call *calls;
@@ -218,9 +217,8 @@ static void on_wake(void *context)
     fake_worker *w = context;
     if (atomic_exchange(&w->hang_up, false))
         hang_up(w);
-    int64_t us = atomic_exchange(&w->stop_us, 0);
-    if (us > 0)
-        usleep((useconds_t)us);
+    while (w->stop)
+        usleep(1000);
     for (int i = 0; i < LINKS_MAX && w->drain; i++) {
         if (w->links[i] != NULL)
             send_load(w, w->links[i]);
@@ -462,7 +460,7 @@ void fake_worker_kill(fake_worker *w)
 {
     if (!w->alive)
         return;
-    w->alive = false;
+    w->alive = w->stop = false;
     proa_loop_stop(w->loop);
     pthread_join(w->thread, NULL);
     hang_up(w);
@@ -496,9 +494,9 @@ void fake_worker_hang_up(fake_worker *w)
     proa_loop_wake(w->loop);
 }
 
-void fake_worker_stop(fake_worker *w, int64_t us)
+void fake_worker_stop(fake_worker *w, bool stop)
 {
-    w->stop_us = us;
+    w->stop = stop;
     proa_loop_wake(w->loop);
 }
 

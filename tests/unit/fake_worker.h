@@ -54,8 +54,8 @@ void fake_worker_free(fake_worker *worker);
 void fake_worker_unlist(fake_worker *worker);
 
 void fake_worker_set_mood(fake_worker *worker, fake_mood mood);
-void fake_worker_hang_up(fake_worker *worker);          /* breaks its links once */
-void fake_worker_stop(fake_worker *worker, int64_t us); /* its thread does nothing for so long */
+void fake_worker_hang_up(fake_worker *worker);         /* breaks its links once */
+void fake_worker_stop(fake_worker *worker, bool stop); /* its thread does nothing until it may go on */
 void fake_worker_drain(fake_worker *worker);
 
 uint64_t fake_worker_instance(const fake_worker *worker);
