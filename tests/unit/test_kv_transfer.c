@@ -477,6 +477,84 @@ static void test_foreign_descriptors(void **state)
     kv_close_pair(&p);
 }
 
+/* --- ucx: strangers --- */
+
+/* b's inbox, described with another token or as a larger cache than it is. */
+static proa_kv_peer *connect_falsely(kv_pair *p, size_t flip, int32_t blocks)
+{
+    proa_error err = {0};
+    proa_buf good = {0}, part = {0}, bad = {0};
+    proa_kv_inbox *inbox = NULL;
+    proa_kv_peer *peer = NULL;
+    proa_kv_descriptor d;
+    int32_t told = 0;
+    assert_int_equal(proa_kv_inbox_open(p->b.transfer, &good, &inbox, &err), PROA_OK);
+    assert_int_equal(proa_kv_descriptor_get(good.data, good.length, &d, &err), PROA_OK);
+    proa_buf_append(&part, d.backend, d.backend_bytes);
+    part.data[0] ^= (char)flip; /* the token stands first */
+    proa_kv_transfer larger = *p->b.transfer;
+    larger.layout.blocks = blocks;
+    proa_kv_descriptor_put(&bad, &larger, &part);
+    assert_int_equal(proa_kv_peer_connect(p->a.transfer, bad.data, bad.length, "b", &peer, &told, &err),
+                     PROA_OK);
+    assert_int_equal(told, blocks);
+    proa_buf_free(&good);
+    proa_buf_free(&part);
+    proa_buf_free(&bad);
+    return peer;
+}
+
+static void test_wrong_token(void **state)
+{
+    kv_pair p;
+    proa_error err = {0};
+    kv_outcome o = {0};
+    int32_t table[] = {1};
+    kv_open_pair(&p, *state, 2, 4096, 4, 6);
+    proa_kv_peer *stranger = connect_falsely(&p, 1, 6);
+    char *image = malloc(p.b.bytes);
+    assert_non_null(image);
+    memcpy(image, p.b.memory, p.b.bytes);
+    for (int32_t rows = 1; rows <= KV_ROWS; rows += 62) { /* within a message, and to be fetched */
+        proa_kv_write w = {table, table, 0, rows, kv_on_done, &o};
+        assert_int_equal(proa_kv_peer_write(stranger, &w, &err), PROA_OK);
+    }
+    for (int i = 0; i < 300; i++) {
+        proa_kv_transfer_progress(p.a.transfer);
+        proa_kv_transfer_progress(p.b.transfer);
+    }
+    assert_memory_equal(image, p.b.memory, p.b.bytes);
+    proa_kv_peer_close(stranger);
+    assert_int_equal(o.calls, 2);
+    assert_int_not_equal(o.result.status, PROA_OK);
+    free(image);
+    kv_close_pair(&p);
+}
+
+static void test_rows_beyond_the_cache(void **state)
+{
+    kv_pair p;
+    proa_error err = {0};
+    kv_open_pair(&p, *state, 2, 4096, 4, 6);
+    proa_kv_peer *liar = connect_falsely(&p, 0, 1000);
+    char *image = malloc(p.b.bytes);
+    assert_non_null(image);
+    memcpy(image, p.b.memory, p.b.bytes);
+    int32_t from[] = {1}, to[] = {999};
+    for (int32_t rows = 1; rows <= KV_ROWS; rows += 63) {
+        kv_outcome o = {0};
+        proa_kv_write w = {from, to, 0, rows, kv_on_done, &o};
+        assert_int_equal(proa_kv_peer_write(liar, &w, &err), PROA_OK);
+        kv_finish(&p, &o, 1);
+        assert_int_equal(o.result.status, PROA_ERR_UNREACHABLE);
+        assert_memory_equal(image, p.b.memory, p.b.bytes);
+        proa_kv_peer_close(liar);
+        liar = rows == 1 ? connect_falsely(&p, 0, 1000) : NULL;
+    }
+    free(image);
+    kv_close_pair(&p);
+}
+
 static void test_closed_local_inbox(void **state)
 {
     (void)state;
@@ -547,19 +625,22 @@ static void test_digest(void **state)
 typedef struct per_kind {
     const char *name;
     CMUnitTestFunction run;
+    bool ucx_alone;
 } per_kind;
 
 static const per_kind per_kinds[] = {
-    {"rows", test_rows},
-    {"many writes at once", test_many},
-    {"two threads", test_threads},
-    {"peer closed while writing", test_close_while_writing},
-    {"inbox closed while writing", test_inbox_closes_while_writing},
-    {"done writes and closes", test_done_writes_and_closes},
-    {"done closes what is being closed", test_done_closes_what_is_being_closed},
-    {"blocks out of range", test_blocks_out_of_range},
-    {"malformed descriptors", test_malformed_descriptors},
-    {"foreign descriptors", test_foreign_descriptors},
+    {"rows", test_rows, false},
+    {"many writes at once", test_many, false},
+    {"two threads", test_threads, false},
+    {"peer closed while writing", test_close_while_writing, false},
+    {"inbox closed while writing", test_inbox_closes_while_writing, false},
+    {"done writes and closes", test_done_writes_and_closes, false},
+    {"done closes what is being closed", test_done_closes_what_is_being_closed, false},
+    {"blocks out of range", test_blocks_out_of_range, false},
+    {"malformed descriptors", test_malformed_descriptors, false},
+    {"foreign descriptors", test_foreign_descriptors, false},
+    {"wrong token", test_wrong_token, true},
+    {"rows beyond the cache", test_rows_beyond_the_cache, true},
 };
 
 enum { PER_KIND = sizeof per_kinds / sizeof per_kinds[0] };
@@ -574,10 +655,13 @@ int main(void)
             printf("nixl: skipped, PROA_TEST_NIXL does not name a library (meson test sets it)\n");
             continue;
         }
-        for (size_t i = 0; i < PER_KIND; i++, count++) {
+        for (size_t i = 0; i < PER_KIND; i++) {
+            if (per_kinds[i].ucx_alone && kv_kinds[k].kind != PROA_KV_TRANSFER_UCX)
+                continue;
             snprintf(names[count], sizeof names[count], "%s: %s", kv_kinds[k].name, per_kinds[i].name);
             tests[count] = (struct CMUnitTest){
                 .name = names[count], .test_func = per_kinds[i].run, .initial_state = (void *)&kv_kinds[k]};
+            count++;
         }
     }
     tests[count++] = (struct CMUnitTest)cmocka_unit_test(test_closed_local_inbox);
