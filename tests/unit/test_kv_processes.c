@@ -167,10 +167,10 @@ static void test_receiver_killed(void **state)
         kv_turn(w.side.transfer);
         int64_t now = proa_clock_us();
         if (killed_us == 0 && done > 3 && o.calls == 0) {
-            killed_us = now;
             kill(c.pid, SIGKILL);
             waitpid(c.pid, NULL, 0); /* shared memory's keep-alive takes a zombie for alive */
             c.pid = -1;
+            killed_us = now = proa_clock_us();
         }
         if (now > (killed_us > 0 ? killed_us : start_us) + KV_DEADLINE_US)
             fail_msg("%s: no error %d s after %s", k->name, KV_DEADLINE_US / 1000000,
