@@ -207,7 +207,9 @@ static void link_over_socket(const uint8_t *data, size_t size)
     if (loop == NULL)
         require(proa_loop_create(NULL, NULL, &loop, NULL) == PROA_OK);
     s.loop = loop;
-    require(proa_link_terms_create(&(proa_link_security){.key = KEY}, &self, &s.terms, NULL) == PROA_OK);
+    require(proa_link_terms_create(
+                &(proa_link_security){.key = KEY, .silence_us = 600000000, .connect_us = 600000000}, &self,
+                &s.terms, NULL) == PROA_OK);
     require(socketpair(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0, fds) == 0);
     s.fd = fds[0];
     start(&s.peer, false, &s.out);
