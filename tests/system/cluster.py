@@ -11,8 +11,10 @@ Everything that a cluster has started ends with it; when the test fails, the end
 """
 import base64
 import collections
+import ctypes
 import dataclasses
 import json
+import os
 import pathlib
 import signal
 import sys
@@ -22,9 +24,10 @@ import time
 import httpx
 
 import proof
-from conftest import TOP
+from conftest import BUILD, TOP
 from places import Process
 
+STANDIN_NIXL = BUILD / "tests" / "fake" / "libnixl_standin.so"  # copies between processes of one host
 READY_SECONDS = 30
 STOP_SECONDS = 15
 TINY = TOP / "models" / "tiny-r1"
@@ -44,6 +47,21 @@ def wait_for(condition, seconds, what):
             seen = error
         time.sleep(0.03)
     raise AssertionError(f"{what} not after {seconds} s; last seen: {seen!r}")
+
+
+def real_nixl():
+    """NIXL's library, and why there is none: PROA_TEST_NIXL_LIBRARY, or where the loader finds it."""
+    path = os.environ.get("PROA_TEST_NIXL_LIBRARY", "libnixl_capi.so")
+    try:
+        ctypes.CDLL(path)
+    except OSError as why:
+        return None, f"set PROA_TEST_NIXL_LIBRARY to NIXL's libnixl_capi.so: {why}"
+    return path, None
+
+
+def nixl_environment(path):
+    """What workers need to use the library and the plugins that lie beside it."""
+    return {"PROA_NIXL_LIBRARY": str(path), "NIXL_PLUGIN_DIR": str(pathlib.Path(path).parent / "plugins")}
 
 
 @dataclasses.dataclass

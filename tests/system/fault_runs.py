@@ -21,7 +21,7 @@ import sys
 import tempfile
 import time
 
-from cluster import Cluster, LoadRun, Settings, wait_for
+from cluster import Cluster, LoadRun, Settings, nixl_environment, real_nixl, wait_for
 from conftest import BUILD
 from lab import Lab
 from proof import Load
@@ -226,8 +226,13 @@ def rows():
 def settings_of(row, options):
     more = {"request_plane": options.request_plane, "transfer": options.transfer} | row.settings
     flags = ("--threads", "1", "--max-total-tokens", "65536")
-    return Settings(discovery="etcd", load_format="proof", worker_flags=flags,
-                    environment={"UCX_NET_DEVICES": "eth0"}, **more)
+    environment = {"UCX_NET_DEVICES": "eth0"}
+    if options.transfer == "nixl":
+        library, missing = real_nixl()
+        if missing:
+            sys.exit(missing)
+        environment |= nixl_environment(library)
+    return Settings(discovery="etcd", load_format="proof", worker_flags=flags, environment=environment, **more)
 
 
 def build(row, lab, cluster):

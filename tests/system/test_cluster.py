@@ -10,7 +10,7 @@ import time
 import pytest
 
 import mixed
-from cluster import Cluster, Settings, wait_for
+from cluster import STANDIN_NIXL, Cluster, Settings, nixl_environment, wait_for
 from places import Loopback
 from proof import Load
 
@@ -66,9 +66,16 @@ def test_the_mixed_requests_are_good_ones(one_process):
     assert len({str(a) for a in one_process}) > len(MIXED) * 0.9
 
 
-@pytest.mark.parametrize("key, transfer", [(None, "ucx"), (Settings.key, "ucx")], ids=["no key", "with a key"])
-def test_a_pair_answers_as_one_process(proa, tmp_path, one_process, key, transfer):
-    with start_cluster(proa, tmp_path, Settings(key=key, transfer=transfer)) as cluster:
+PAIRS = {
+    "ucx": Settings(),
+    "ucx, no key": Settings(key=None),
+    "nixl's stand-in": Settings(transfer="nixl", environment=nixl_environment(STANDIN_NIXL)),
+}
+
+
+@pytest.mark.parametrize("settings", PAIRS.values(), ids=PAIRS)
+def test_a_pair_answers_as_one_process(proa, tmp_path, one_process, settings):
+    with start_cluster(proa, tmp_path, settings) as cluster:
         cluster.wait_ready()
         answers = asyncio.run(mixed.ask_all(cluster.frontends[0].url, MIXED))
         assert not mixed.differences(answers, one_process, MIXED)
