@@ -200,9 +200,8 @@ static proa_status check_options(proa_discovery_options *options, const proa_dis
     if (options->lease_s == 0)
         options->lease_s = lease_s_default;
     if (!(options->lease_s >= lease_s_min && options->lease_s <= lease_s_max))
-        return proa_error_set(err, PROA_ERR_INVALID,
-                              "the lease of discovery is %g s; it must be from %g to %g s", options->lease_s,
-                              lease_s_min, lease_s_max);
+        return proa_error_set(err, PROA_ERR_INVALID, "--discovery-lease is %g s; it must be from %g to %g s",
+                              options->lease_s, lease_s_min, lease_s_max);
     return PROA_OK;
 }
 

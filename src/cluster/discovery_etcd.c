@@ -16,7 +16,6 @@
 #include "base/clock.h"
 #include "base/log.h"
 
-#include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -55,9 +54,8 @@ void proa_etcd_fail_endpoint(proa_etcd *etcd, size_t endpoint, const char *cause
     if (endpoint != e->current) /* of a request that began before the change */
         return;
     e->failures++;
-    if (e->failures > e->endpoint_count &&
-        !e->lost) { /* each has failed, and one has again: no passing cut */
-        e->lost = true;
+    if (e->failures > e->endpoint_count && !e->lost) {
+        e->lost = true; /* each has failed, and one has again: no passing cut */
         e->lost_us = now;
         if (!e->closing)
             proa_log(PROA_LOG_WARN, "discovery",
@@ -173,6 +171,10 @@ static proa_status add_endpoint(proa_etcd *e, const char *text, size_t length, p
     if (length == 0 || length >= sizeof given || !web)
         return proa_error_set(err, PROA_ERR_INVALID,
                               "--etcd-endpoints: \"%.100s\" is no URL: write http://host:2379", given);
+    if (strchr(url, '@') != NULL) /* and it is not shown: a password may stand there */
+        return proa_error_set(err, PROA_ERR_INVALID,
+                              "--etcd-endpoints: a URL with a user name is not supported; etcd's own users "
+                              "are not either: protect etcd by its network");
     if (e->endpoint_count == PROA_ETCD_ENDPOINTS_MAX)
         return proa_error_set(err, PROA_ERR_INVALID, "--etcd-endpoints: at most %d endpoints are used",
                               PROA_ETCD_ENDPOINTS_MAX);

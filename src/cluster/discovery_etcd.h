@@ -71,8 +71,7 @@ typedef struct proa_etcd_watch {
     int64_t hold_until_us; /* until when absent keys are in doubt */
     int64_t list_revision; /* of the newest list */
     int64_t revision;      /* the newest that was seen of the store */
-    int64_t
-        asked_at; /* `revision` when the list was asked for: it is not older, unless etcd has lost its data */
+    int64_t asked_at;      /* `revision` when the list was asked for: an older list means lost data */
 } proa_etcd_watch;
 
 struct proa_etcd {
@@ -96,12 +95,13 @@ struct proa_etcd {
     int64_t lease;   /* 0: none */
     int64_t beat_us; /* when to keep it alive, or to probe etcd when there is none */
     int64_t beat_every_us;
-    proa_etcd_op beat;                               /* grant, keep-alive, probe, revoke */
-    proa_etcd_op look;                               /* at own keys */
-    uint64_t looked_at;                              /* `moves` when it was asked for */
-    uint64_t moves;                                  /* counts requests about own keys and their answers */
-    uint64_t versions;                               /* counts values of own keys */
-    proa_etcd_key keys[2 * PROA_DISCOVERY_KEYS_MAX]; /* wanted ones and graves */
+    proa_etcd_op beat;  /* grant, keep-alive, probe, revoke */
+    proa_etcd_op look;  /* at own keys */
+    uint64_t looked_at; /* `moves` when it was asked for */
+    uint64_t moves;     /* counts requests about own keys and their answers */
+    uint64_t versions;  /* counts values of own keys */
+    /* wanted ones and graves */
+    proa_etcd_key keys[2 * PROA_DISCOVERY_KEYS_MAX];
 
     proa_etcd_watch watches[PROA_DISCOVERY_WATCHES_MAX];
     size_t watch_count;

@@ -34,8 +34,7 @@
 
 enum {
     SCAN_US = 200000,
-    PAUSE_US =
-        1000000, /* a longer gap between looks means that this process stood still: it does not age files */
+    PAUSE_US = 1000000, /* a longer gap between looks: this process stood still, which does not age files */
     DEPTH_MAX = 16,
     FILES_MAX = 1 << 16,
     PART_BYTES_MAX = 200,
@@ -83,7 +82,6 @@ typedef struct folder {
     int64_t hold_until_us; /* until when absent keys are in doubt */
     bool away;             /* the folder cannot be read; logged */
     bool unwritable;       /* a key could not be written; logged */
-    bool closed;
 } folder;
 
 /* --- owner --- */

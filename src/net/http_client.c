@@ -12,6 +12,7 @@
 #include "base/clock.h"
 
 #include <curl/curl.h>
+#include <fcntl.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
 #include <pthread.h>
@@ -175,6 +176,7 @@ static int on_socket(void *context, curl_socket_t fd, curlsocktype purpose)
 {
     (void)context;
     (void)purpose;
+    fcntl(fd, F_SETFD, FD_CLOEXEC);
     const struct {
         int level;
         int name;

@@ -202,16 +202,31 @@ static inline void log_capture_free(log_capture *c)
     free(c);
 }
 
-/* A process that registers a key and lives until it is killed. */
+/* Starts this program again as a process that registers a key and lives until it is killed; its main calls be_owner. */
 static inline pid_t start_owner(const proa_discovery_options *options, const char *key, const char *value)
 {
+    const char *where = options->endpoints != NULL ? options->endpoints : options->path;
+    char lease[32];
+    snprintf(lease, sizeof lease, "%g", options->lease_s);
     pid_t parent = getpid(), child = fork();
     if (child != 0)
         return child;
     prctl(PR_SET_PDEATHSIG, SIGKILL);
+    if (getppid() == parent)
+        execl("/proc/self/exe", "owner", "owner", options->backend, where, lease, key, value, (char *)NULL);
+    _exit(127);
+}
+
+/* Returns when this process is no owner. */
+static inline void be_owner(int argc, char **argv)
+{
+    if (argc != 7 || strcmp(argv[1], "owner") != 0)
+        return;
+    const proa_discovery_options options = {
+        .backend = argv[2], .path = argv[3], .endpoints = argv[3], .lease_s = strtod(argv[4], NULL)};
     proa_discovery *d = NULL;
-    if (getppid() == parent && proa_discovery_create(options, &d, NULL) == PROA_OK &&
-        proa_discovery_register(d, key, value, NULL) == PROA_OK)
+    if (proa_discovery_create(&options, &d, NULL) == PROA_OK &&
+        proa_discovery_register(d, argv[5], argv[6], NULL) == PROA_OK)
         sleep(60);
     _exit(1);
 }

@@ -239,8 +239,9 @@ static void test_file_folder_vanishes(void **state)
     journal_free(j);
 }
 
-int main(void)
+int main(int argc, char **argv)
 {
+    be_owner(argc, argv);
     const struct CMUnitTest tests[] = {
         cmocka_unit_test_setup_teardown(test_mem_life, setup, teardown),
         cmocka_unit_test_setup_teardown(test_mem_many, setup, teardown),

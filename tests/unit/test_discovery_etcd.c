@@ -1,4 +1,6 @@
-/* test_discovery_etcd.c - discovery against a real etcd: owners and servers that are killed, stopped, wiped, cut off. */
+/* test_discovery_etcd.c - discovery against a real etcd: owners and servers that are killed, stopped, wiped, cut off.
+ *
+ * `test_discovery_etcd long` does it with three nodes. */
 #include "etcd_fixture.h"
 
 typedef struct world {
@@ -278,6 +280,7 @@ static void test_refused(void **state)
         {"ftp://a:2379", "ftp://a:2379"},
         {"http://a,/", "--etcd-endpoints: \"\""},
         {"a,b,c,d,e,f,g,h,i", "at most 8"},
+        {"http://user:secret@a:2379", "user name"},
     };
     for (size_t i = 0; i < sizeof table / sizeof table[0]; i++) {
         const proa_discovery_options options = {.backend = "etcd", .endpoints = table[i].endpoints};
@@ -286,11 +289,131 @@ static void test_refused(void **state)
         assert_int_equal(proa_discovery_create(&options, &d, &err), PROA_ERR_INVALID);
         if (strstr(err.text, table[i].names) == NULL)
             fail_msg("row %zu: \"%s\" does not name %s", i, err.text, table[i].names);
+        assert_null(strstr(err.text, "secret"));
     }
 }
 
-int main(void)
+/* --- three nodes --- */
+
+static int setup_three(void **state)
 {
+    world *w = calloc(1, sizeof *w);
+    *state = w;
+    if (etcd_is_installed()) {
+        w->etcd = etcd_create(3);
+        w->options = (proa_discovery_options){
+            .backend = "etcd", .endpoints = w->etcd->endpoints, .lease_s = (double)ETCD_LEASE_US / SECOND};
+    }
+    return 0;
+}
+
+/* A number that follows `name` in a node's status; 0: the node does not answer. */
+static unsigned long long status_of(const etcd_node *node, const char *name)
+{
+    proa_buf answer = {0};
+    unsigned long long value = 0;
+    if (node->pid != 0 && etcd_ask(node, "v3/maintenance/status", "{}", &answer) == 200) {
+        const char *at = strstr(proa_buf_text(&answer), name);
+        value = at != NULL ? strtoull(at + strlen(name), NULL, 10) : 0;
+    }
+    proa_buf_free(&answer);
+    return value;
+}
+
+static int leader_of(const etcd_cluster *c)
+{
+    int64_t until = proa_clock_us() + 10 * SECOND;
+    while (proa_clock_us() < until) {
+        for (int i = 0; i < c->count; i++) {
+            unsigned long long self = status_of(&c->nodes[i], "\"member_id\":\"");
+            if (self != 0 && self == status_of(&c->nodes[i], "\"leader\":\""))
+                return i;
+        }
+        usleep(50000);
+    }
+    fail_msg("no leader");
+    return -1;
+}
+
+/* A change by one discovery reaches the other in time, and the owner's keys are never told gone. */
+static void expect_change(proa_discovery *owner, journal *j, const char *value, int64_t within_us)
+{
+    char told[40];
+    must_register(owner, "v1/changes", value);
+    snprintf(told, sizeof told, "+v1/changes=%s; ", value);
+    int64_t start = proa_clock_us();
+    while (!journal_ends(j, told) && proa_clock_us() < start + within_us)
+        usleep(10000);
+    if (!journal_ends(j, told) || journal_has(j, "-v1/"))
+        fail_msg("after %.1f s the watch was told \"%s\"", (double)(proa_clock_us() - start) / 1e6,
+                 proa_buf_text(&j->text));
+    print_message("change %s seen after %.2f s\n", value, (double)(proa_clock_us() - start) / 1e6);
+}
+
+/* The leader, and then each member in turn, is killed or stopped and comes back; changes go on being seen. */
+static void test_three_nodes(void **state)
+{
+    world *w = needs_etcd(state);
+    char value[8];
+    int change = 0;
+    proa_discovery *owner = create(&w->options), *other = create(&w->options);
+    journal *j = journal_create();
+    watch(other, "v1/", j);
+    must_register(owner, "v1/stays", "1");
+    for (int round = 0; round < 4; round++) {
+        int node = round == 0 || round == 2 ? leader_of(w->etcd) : 0;
+        bool stop = round >= 2;
+        if (stop)
+            kill(w->etcd->nodes[node].pid, SIGSTOP);
+        else
+            etcd_kill(w->etcd, node);
+        snprintf(value, sizeof value, "%d", ++change);
+        expect_change(owner, j, value, 8 * SECOND);
+        usleep(2 * ETCD_LEASE_US);
+        snprintf(value, sizeof value, "%d", ++change);
+        expect_change(owner, j, value, 3 * SECOND);
+        if (stop)
+            kill(w->etcd->nodes[node].pid, SIGCONT);
+        else
+            etcd_start(w->etcd, node);
+        etcd_wait(&w->etcd->nodes[node]);
+        snprintf(value, sizeof value, "%d", ++change);
+        expect_change(owner, j, value, 5 * SECOND);
+    }
+    proa_discovery_free(owner);
+    proa_discovery_free(other);
+    journal_free(j);
+}
+
+/* Two of three are away for longer than the lease: the third answers nothing of use, nobody is reported gone. */
+static void test_no_quorum(void **state)
+{
+    world *w = needs_etcd(state);
+    proa_discovery *owner = create(&w->options), *other = create(&w->options);
+    journal *j = journal_create();
+    watch(other, "v1/", j);
+    must_register(owner, "v1/stays", "1");
+    expect_change(owner, j, "1", 5 * SECOND);
+    size_t before = journal_length(j);
+    for (int i = 0; i < 2; i++)
+        etcd_kill(w->etcd, i);
+    must_register(owner, "v1/changes", "2");
+    usleep(4 * ETCD_LEASE_US);
+    assert_int_equal(journal_length(j), before);
+    for (int i = 0; i < 2; i++)
+        etcd_start(w->etcd, i);
+    expect_change(owner, j, "2", 10 * SECOND);
+    usleep(2 * ETCD_LEASE_US);
+    assert_false(journal_has(j, "-v1/"));
+    proa_discovery_free(owner);
+    proa_discovery_free(other);
+    assert_int_equal(etcd_count(&w->etcd->nodes[0], "v1/", NULL), 0);
+    journal_free(j);
+}
+
+int main(int argc, char **argv)
+{
+    be_owner(argc, argv);
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_refused),
         cmocka_unit_test_setup_teardown(test_life, setup, teardown),
@@ -302,5 +425,11 @@ int main(void)
         cmocka_unit_test_setup_teardown(test_compaction, setup, teardown),
         cmocka_unit_test_setup_teardown(test_late_etcd, setup, teardown),
     };
+    const struct CMUnitTest long_tests[] = {
+        cmocka_unit_test_setup_teardown(test_three_nodes, setup_three, teardown),
+        cmocka_unit_test_setup_teardown(test_no_quorum, setup_three, teardown),
+    };
+    if (argc > 1 && strcmp(argv[1], "long") == 0)
+        return cmocka_run_group_tests(long_tests, NULL, NULL);
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
