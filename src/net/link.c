@@ -344,11 +344,20 @@ static void too_late(proa_link *link)
     proa_link_fail(link, &why);
 }
 
+/* This thread may have been held up in another link's hook, or stopped: what the peer has said meanwhile is in the socket. */
+static bool waits_unread(const proa_link *link)
+{
+    char byte;
+    return recv(bufferevent_getfd(link->stream), &byte, 1, MSG_PEEK | MSG_DONTWAIT) > 0;
+}
+
 /* The timer is set for when a heartbeat or silence would be due if nothing more happened; what did happen puts it off here,
  * so that a busy link costs no timer a message. */
 static void keep_alive(proa_link *link, int64_t now_us)
 {
     const proa_link_terms *t = link->terms;
+    if (now_us - link->heard_us >= t->silence_us && waits_unread(link))
+        link->heard_us = now_us;
     if (now_us - link->heard_us >= t->silence_us) {
         proa_error why;
         proa_error_set(&why, PROA_ERR_DEADLINE, "nothing was heard of it for %.2f s",

@@ -142,25 +142,6 @@ static void on_tick(void *context)
 
 /* ---- the socket ---- */
 
-static proa_status bind_one(const proa_address *address, int *fd_out)
-{
-    int fd = socket(address->any.sa_family, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
-    if (fd < 0)
-        return PROA_ERR_IO;
-    int on = 1, off = 0;
-    setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &on, sizeof on);
-    if (address->any.sa_family == AF_INET6) /* [::] is any address, of both families */
-        setsockopt(fd, IPPROTO_IPV6, IPV6_V6ONLY, &off, sizeof off);
-    if (bind(fd, &address->any, proa_address_length(address)) != 0 || listen(fd, LISTEN_BACKLOG) != 0) {
-        int saved = errno;
-        close(fd);
-        errno = saved;
-        return PROA_ERR_IO;
-    }
-    *fd_out = fd;
-    return PROA_OK;
-}
-
 static proa_status may_listen(const proa_link_terms *terms, const proa_addresses *found, proa_error *err)
 {
     for (int i = 0; i < found->count && terms->key == NULL; i++) {
@@ -182,15 +163,13 @@ static proa_status open_socket(const proa_link_terms *terms, const char *host, i
     proa_addresses found;
     if (port < 0 || port > 65535)
         return proa_error_set(err, PROA_ERR_INVALID, "there is no port %d", port);
-    proa_status status = proa_address_lookup(host, (uint16_t)port, true, &found, err);
+    proa_status status = proa_address_passive(host, (uint16_t)port, &found, err);
     if (status == PROA_OK)
         status = may_listen(terms, &found, err);
     if (status != PROA_OK)
         return status;
-    status = PROA_ERR_IO;
-    for (int i = 0; i < found.count && status != PROA_OK; i++)
-        status = bind_one(&found.list[i], fd);
-    if (status == PROA_OK)
+    *fd = proa_address_listen(&found, LISTEN_BACKLOG);
+    if (*fd >= 0)
         return PROA_OK;
     if (errno == EADDRINUSE)
         return proa_error_set(err, PROA_ERR_IO,
@@ -199,21 +178,12 @@ static proa_status open_socket(const proa_link_terms *terms, const char *host, i
                           strerror(errno));
 }
 
-static int bound_port(int fd)
-{
-    proa_address address = {0};
-    socklen_t length = sizeof address;
-    if (getsockname(fd, &address.any, &length) != 0)
-        return 0;
-    return ntohs(address.any.sa_family == AF_INET6 ? address.v6.sin6_port : address.v4.sin_port);
-}
-
 /* ---- life ---- */
 
 /* On failure the descriptor is still the caller's. */
 static bool start(proa_listener *l, int fd)
 {
-    l->port = bound_port(fd);
+    l->port = proa_socket_port(fd);
     l->timer = proa_loop_add_timer(l->loop, TICK_US, on_tick, l);
     if (l->timer == NULL)
         return false;

@@ -72,8 +72,10 @@ proa_status proa_link_terms_create(const proa_link_security *security, const pro
                                    proa_link_terms **terms, proa_error *err)
 {
     proa_status status = proa_handshake_check_identity(self, err);
-    if (status != PROA_OK)
-        return proa_error_prefix(err, "this process cannot be named to others");
+    if (status != PROA_OK) {
+        proa_error_prefix(err, "this process cannot be named to others");
+        return status;
+    }
     proa_link_terms *t = calloc(1, sizeof *t);
     if (t == NULL)
         return proa_error_set(err, PROA_ERR_MEMORY, "no memory for a link");

@@ -126,9 +126,9 @@ static int look_up(const char *host, uint16_t port, int flags, proa_addresses *f
     return found->count > 0 ? 0 : EAI_NONAME;
 }
 
-static proa_status lookup_failed(const char *host, int code, int cause, proa_error *err)
+static proa_status lookup_failed(proa_status status, const char *host, int code, int cause, proa_error *err)
 {
-    return proa_error_set(err, PROA_ERR_UNREACHABLE, "the host name %s has no address: %s", host,
+    return proa_error_set(err, status, "the host name %s has no address: %s", host,
                           code == EAI_SYSTEM ? strerror(cause) : gai_strerror(code));
 }
 
@@ -137,12 +137,47 @@ bool proa_address_numeric(const char *host, uint16_t port, proa_addresses *found
     return look_up(host, port, AI_NUMERICHOST | AI_NUMERICSERV, found) == 0;
 }
 
-proa_status proa_address_lookup(const char *host, uint16_t port, bool passive, proa_addresses *found,
-                                proa_error *err)
+proa_status proa_address_passive(const char *host, uint16_t port, proa_addresses *found, proa_error *err)
 {
-    int code = look_up(passive && host[0] == 0 ? NULL : host, port,
-                       AI_NUMERICSERV | (passive ? AI_PASSIVE : 0), found);
-    return code == 0 ? PROA_OK : lookup_failed(host, code, errno, err);
+    int code = look_up(host[0] == 0 ? NULL : host, port, AI_NUMERICSERV | AI_PASSIVE, found);
+    return code == 0 ? PROA_OK : lookup_failed(PROA_ERR_INVALID, host, code, errno, err);
+}
+
+/* ---- listening ---- */
+
+/* The socket, or -1 with errno. */
+static int listen_on(const proa_address *address, int backlog)
+{
+    int fd = socket(address->any.sa_family, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
+    if (fd < 0)
+        return -1;
+    int on = 1, off = 0;
+    setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &on, sizeof on);
+    if (address->any.sa_family == AF_INET6)
+        setsockopt(fd, IPPROTO_IPV6, IPV6_V6ONLY, &off, sizeof off);
+    if (bind(fd, &address->any, proa_address_length(address)) == 0 && listen(fd, backlog) == 0)
+        return fd;
+    int saved = errno;
+    close(fd);
+    errno = saved;
+    return -1;
+}
+
+int proa_address_listen(const proa_addresses *addresses, int backlog)
+{
+    int fd = -1;
+    for (int i = 0; i < addresses->count && fd < 0; i++)
+        fd = listen_on(&addresses->list[i], backlog);
+    return fd;
+}
+
+int proa_socket_port(int fd)
+{
+    proa_address address = {0};
+    socklen_t length = sizeof address;
+    if (getsockname(fd, &address.any, &length) != 0)
+        return 0;
+    return ntohs(address.any.sa_family == AF_INET6 ? address.v6.sin6_port : address.v4.sin_port);
 }
 
 /* ---- the resolver and its threads ---- */
@@ -272,7 +307,8 @@ proa_status proa_lookup_result(const proa_lookup *lookup, proa_addresses *found,
 {
     const lookup_job *job = lookup->job;
     *found = job->found;
-    return job->code == 0 ? PROA_OK : lookup_failed(job->host, job->code, job->cause, err);
+    return job->code == 0 ? PROA_OK
+                          : lookup_failed(PROA_ERR_UNREACHABLE, job->host, job->code, job->cause, err);
 }
 
 void proa_lookup_free(proa_lookup *lookup)

@@ -1,4 +1,4 @@
-/* resolve.h - addresses of a host, without holding up the loop.
+/* resolve.h - addresses: of a host, without holding up the loop, and to listen on.
  *
  * A numeric address is parsed at once. A name goes to getaddrinfo on a thread of its own, since the C library's look-up blocks for as
  * long as its servers are silent (10 s and more) and cannot be cancelled: who does not want to wait any longer lets go of it, and
@@ -44,9 +44,12 @@ socklen_t proa_address_length(const proa_address *address);
 /* "10.0.0.1:41000", "[::1]:41000". */
 void proa_address_write(const proa_address *address, char *text, size_t bytes);
 
-/* Blocks: for what happens once, before the loop runs. `passive`: to listen on; "" is then any address. */
-proa_status proa_address_lookup(const char *host, uint16_t port, bool passive, proa_addresses *found,
-                                proa_error *err);
+/* Addresses to listen on; "" is any address. Blocks on a name: for what happens once, before the loop runs. */
+proa_status proa_address_passive(const char *host, uint16_t port, proa_addresses *found, proa_error *err);
+/* A socket that listens on the first of the addresses that can be bound, not blocking, closed on exec; -1 with errno. [::] is any
+ * address, of both families. */
+int proa_address_listen(const proa_addresses *addresses, int backlog);
+int proa_socket_port(int fd); /* that it is bound to; 0: none */
 
 /* Begins to look up a name; `hook` is called once, on the loop's thread, unless the look-up is freed before. */
 proa_status proa_lookup_start(proa_loop *loop, const char *host, uint16_t port, proa_loop_hook hook,

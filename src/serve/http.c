@@ -6,10 +6,9 @@
 
 #include "base/clock.h"
 #include "base/log.h"
+#include "net/resolve.h"
 
 #include <errno.h>
-#include <netdb.h>
-#include <netinet/in.h>
 #include <signal.h>
 #include <stdatomic.h>
 #include <stdio.h>
@@ -119,39 +118,18 @@ static void on_accept_error(struct evconnlistener *listener, void *context)
     http->listener_paused = true;
 }
 
-static proa_status bind_one(const struct addrinfo *info, int *fd_out)
-{
-    int fd = socket(info->ai_family, info->ai_socktype | SOCK_NONBLOCK | SOCK_CLOEXEC, info->ai_protocol);
-    if (fd < 0)
-        return PROA_ERR_IO;
-    int on = 1;
-    setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &on, sizeof on);
-    if (bind(fd, info->ai_addr, info->ai_addrlen) != 0 || listen(fd, LISTEN_BACKLOG) != 0) {
-        int saved = errno;
-        close(fd);
-        errno = saved;
-        return PROA_ERR_IO;
-    }
-    *fd_out = fd;
-    return PROA_OK;
-}
-
 static proa_status listen_on(const proa_http_options *options, int *fd, proa_error *err)
 {
-    char port[16];
-    snprintf(port, sizeof port, "%d", options->port);
-    struct addrinfo hints = {.ai_family = AF_UNSPEC, .ai_socktype = SOCK_STREAM, .ai_flags = AI_PASSIVE};
-    struct addrinfo *list = NULL;
-    int rc = getaddrinfo(options->host, port, &hints, &list);
-    if (rc != 0)
-        return proa_error_set(err, PROA_ERR_INVALID, "--host %s: %s", options->host, gai_strerror(rc));
-    proa_status status = PROA_ERR_IO;
-    for (const struct addrinfo *i = list; i != NULL && status != PROA_OK; i = i->ai_next)
-        status = bind_one(i, fd);
-    int saved = errno;
-    freeaddrinfo(list);
-    if (status == PROA_OK)
+    proa_addresses found;
+    proa_status status = proa_address_passive(options->host, (uint16_t)options->port, &found, err);
+    if (status != PROA_OK) {
+        proa_error_prefix(err, "--host");
+        return status;
+    }
+    *fd = proa_address_listen(&found, LISTEN_BACKLOG);
+    if (*fd >= 0)
         return PROA_OK;
+    int saved = errno;
     if (saved == EADDRINUSE)
         return proa_error_set(err, PROA_ERR_IO,
                               "port %d of %s is in use by another program: choose another with --port, or "
@@ -162,20 +140,6 @@ static proa_status listen_on(const proa_http_options *options, int *fd, proa_err
 }
 
 /* --- life --- */
-
-static int bound_port(int fd)
-{
-    union {
-        struct sockaddr any;
-        struct sockaddr_in v4;
-        struct sockaddr_in6 v6;
-        struct sockaddr_storage space;
-    } address;
-    socklen_t length = sizeof address;
-    if (getsockname(fd, &address.any, &length) != 0)
-        return 0;
-    return ntohs(address.any.sa_family == AF_INET6 ? address.v6.sin6_port : address.v4.sin_port);
-}
 
 static bool add_event(proa_http *http, struct event **event, evutil_socket_t fd, short what,
                       event_callback_fn callback, const struct timeval *every)
@@ -247,7 +211,7 @@ proa_status proa_http_create(const proa_http_options *options, const proa_http_h
 
     h->options = *options;
     h->hooks = *hooks;
-    h->port = bound_port(fd);
+    h->port = proa_socket_port(fd);
     h->accepting = true;
     if (getrandom(h->id_key, sizeof h->id_key, 0) != (ssize_t)sizeof h->id_key || !create_events(h, fd)) {
         proa_http_free(h);
