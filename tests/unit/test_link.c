@@ -11,9 +11,12 @@
 #include <arpa/inet.h>
 #include <fcntl.h>
 #include <netinet/in.h>
+#include <pthread.h>
+#include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/eventfd.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
@@ -256,9 +259,9 @@ static void test_heartbeats(void **state)
 {
     (void)state;
     link_fixture f;
-    link_fixture_open(&f, &(proa_link_security){.key = LINK_KEY, .beat_us = 20000, .silence_us = 100000});
+    link_fixture_open(&f, &(proa_link_security){.key = LINK_KEY, .beat_us = 50000, .silence_us = 500000});
     link_fixture_connect(&f);
-    assert_false(link_fixture_run(&f, never, 0.6));
+    assert_false(link_fixture_run(&f, never, 1));
     link_fixture_close(&f);
 }
 
@@ -292,6 +295,65 @@ static void test_silence(void **state)
     (void)state;
     expect_silence(&(proa_link_security){.key = LINK_KEY, .beat_us = 30000, .silence_us = 200000}, 0.2);
     expect_silence(&KEYED, 2.5);
+}
+
+/* A raw end that does nothing but say that it lives, from a thread of its own. After each heartbeat it wakes the loop to something
+ * else. */
+typedef struct pulse {
+    int fd;
+    int wake_fd;      /* an eventfd */
+    atomic_bool over; /* relaxed: no data goes with it */
+} pulse;
+
+static void *beat(void *context)
+{
+    pulse *p = context;
+    uint64_t one = 1;
+    uint8_t frame[PROA_FRAME_HEADER_BYTES];
+    proa_frame_write(frame, PROA_FRAME_BEAT, 0);
+    while (!atomic_load_explicit(&p->over, memory_order_relaxed)) {
+        ssize_t n = send(p->fd, frame, sizeof frame, MSG_NOSIGNAL | MSG_DONTWAIT);
+        n += write(p->wake_fd, &one, sizeof one);
+        (void)n; /* whether the link lives is what the test looks at */
+        usleep(5000);
+    }
+    return NULL;
+}
+
+static void stall(void *context)
+{
+    pulse *p = context;
+    uint64_t count;
+    ssize_t n = read(p->wake_fd, &count, sizeof count);
+    (void)n;
+    usleep(450000);
+}
+
+/* A process that was held up itself does not blame its peers, whose heartbeats wait in its sockets: here after the link was read, before
+ * its timer runs. */
+static void test_a_stall_of_ones_own(void **state)
+{
+    (void)state;
+    link_fixture f;
+    proa_handshake handshake;
+    pthread_t thread;
+    proa_link_identity self = link_identity("decode");
+    link_fixture_open(&f, &(proa_link_security){.key = LINK_KEY, .beat_us = 10000, .silence_us = 300000});
+    link_fixture_listen(&f, "127.0.0.1");
+    pulse p = {.fd = link_raw_connect(&f), .wake_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK)};
+    assert_true(link_raw_handshake(&f, p.fd, &handshake, &self));
+    assert_int_equal(pthread_create(&thread, NULL, beat, &p), 0);
+    proa_watch *watch = proa_loop_add_watch(f.loop, p.wake_fd, stall, &p);
+    assert_non_null(watch);
+    bool lost = link_fixture_run(&f, link_accepted_down, 1.5);
+    atomic_store_explicit(&p.over, true, memory_order_relaxed);
+    pthread_join(thread, NULL);
+    if (lost)
+        fail_msg("%s", f.accepted.why.text);
+    proa_watch_free(watch);
+    close(p.wake_fd);
+    close(p.fd);
+    link_fixture_close(&f);
 }
 
 /* ---- limits ---- */
@@ -388,6 +450,7 @@ int main(void)
         cmocka_unit_test(test_close_inside_hooks),
         cmocka_unit_test(test_heartbeats),
         cmocka_unit_test(test_silence),
+        cmocka_unit_test(test_a_stall_of_ones_own),
         cmocka_unit_test(test_pending_limit),
         cmocka_unit_test(test_listener_goes),
         cmocka_unit_test(test_read_key),
