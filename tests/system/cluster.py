@@ -369,7 +369,7 @@ class Cluster:
 
     def _lists(self, frontend, wanted):
         for part in (frontend, *self.workers):
-            assert part.alive or part.process.popen.returncode < 0, f"{part.name} has ended:\n{part.process.log_tail()}"
+            assert part.alive or part.process.popen.returncode <= 0, f"{part.name} has ended:\n{part.process.log_tail()}"
         return frontend.health().status_code == 200 and frontend.instances() == wanted
 
     def leftovers(self):
