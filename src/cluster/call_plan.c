@@ -407,6 +407,7 @@ void proa_call_plan_tokens(proa_call_plan *p, uint32_t attempt, const proa_wire_
     for (uint32_t i = 0; i < tokens->count; i++)
         p->output[p->request.output_count++] = tokens->tokens[i].token;
     p->credit -= (int32_t)tokens->count;
+    PROA_ASSERT(p->credit >= 0); /* the sink's ring has no more places */
     p->stopped = tokens->stop;
     p->heard = true;
     todo->deliver = true;

@@ -84,6 +84,24 @@ static void send_scratch(fake_worker *w, proa_link *link, proa_wire_type type)
     proa_link_send(link, (uint16_t)type, w->scratch.data, w->scratch.length);
 }
 
+static void send_kv_events(fake_worker *w, const fake_call *c)
+{
+    enum { BLOCKS_MAX = 64 };
+    uint64_t hashes[BLOCKS_MAX], hash = 0;
+    bool stored[BLOCKS_MAX];
+    uint32_t count = 0;
+    for (; count < BLOCKS_MAX && (int32_t)(count + 1) * PROA_KV_BLOCK_TOKENS <= c->prompt_count; count++) {
+        hash = proa_digest(c->prompt + (size_t)count * PROA_KV_BLOCK_TOKENS,
+                           PROA_KV_BLOCK_TOKENS * sizeof *c->prompt, hash);
+        hashes[count] = hash;
+        stored[count] = true;
+    }
+    proa_buf_clear(&w->scratch);
+    proa_wire_put_kv_events(&w->scratch,
+                            &(proa_wire_kv_events){.count = count, .hashes = hashes, .stored = stored});
+    send_scratch(w, c->link, PROA_WIRE_KV_EVENTS);
+}
+
 static void finish(fake_worker *w, fake_call *c, proa_finish_reason reason, proa_status status,
                    uint64_t blame)
 {
@@ -93,6 +111,8 @@ static void finish(fake_worker *w, fake_call *c, proa_finish_reason reason, proa
     m.finish.usage.prompt_tokens = c->prompt_count;
     if (status != PROA_OK)
         proa_error_set(&m.finish.error, status, "the fake is in a mood");
+    if (w->options.kv_events && reason != PROA_FINISH_ABORT && c->leg != PROA_LEG_DECODE)
+        send_kv_events(w, c);
     proa_buf_clear(&w->scratch);
     proa_wire_put_finish(&w->scratch, &m);
     send_scratch(w, c->link, PROA_WIRE_FINISH);

@@ -41,6 +41,7 @@ typedef struct fake_options {
     bool unlisted;         /* not in discovery */
     int32_t token_us;      /* between two tokens of a request; 0: as fast as it can */
     fake_mood mood;
+    bool kv_events; /* tells of the blocks of prompts that it has computed */
     int32_t poison; /* a prompt that begins with this id ends the worker; 0: none */
 } fake_options;
 

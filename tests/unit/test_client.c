@@ -67,6 +67,34 @@ static void test_report(void **state)
     proa_buf_free(&out);
 }
 
+/* Mode kv, from events on the wire to the pick: a prompt goes where its blocks are. */
+static void test_cached_prefixes(void **state)
+{
+    world *w = *state;
+    for (int i = 0; i < 3; i++)
+        world_add(w, (fake_options){.leg = i < 2 ? PROA_LEG_PREFILL : PROA_LEG_DECODE, .kv_events = true});
+    world_start_with(w, (proa_client_options){.router_mode = PROA_ROUTER_KV, .kv_overlap_weight = 1});
+    WAIT_FOR(world_ready(w) == 3);
+    int went[24];                  /* 1: to the first worker */
+    for (int i = 0; i < 24; i++) { /* four prompts, six times each */
+        ask *a = &w->asks[i];
+        proa_error err = {0};
+        ask_fill(a, (uint64_t)(i % 4));
+        for (int32_t k = a->prompt_count; k < PROMPT_MAX; k++)
+            a->prompt[k] = k;
+        a->prompt_count = PROMPT_MAX;
+        int before = fake_worker_counts(w->workers[0])->submits;
+        assert_int_equal(ask_submit(w->client, a, &err), PROA_OK);
+        ask_check_whole(a);
+        world_check_idle(w);
+        went[i] = fake_worker_counts(w->workers[0])->submits - before;
+        if (i >= 4)
+            assert_int_equal(went[i], went[i - 4]); /* where it was the time before */
+    }
+    for (int i = 0; i < 2; i++)
+        assert_int_equal(fake_worker_counts(w->workers[i])->submits, 12); /* new ones had spread */
+}
+
 /* ---- refused at once ---- */
 
 static void refused(world *w, proa_status status, const char *says)
@@ -308,6 +336,7 @@ int main(void)
         TEST(test_combined),
         TEST(test_pairs),
         TEST(test_report),
+        TEST(test_cached_prefixes),
         TEST(test_refused_at_submit),
         TEST(test_drain),
         TEST(test_cancel),
