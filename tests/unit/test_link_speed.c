@@ -1,6 +1,6 @@
 /* test_link_speed.c - a link between two threads of this machine, each with its loop: round trips of 64 bytes, messages a second, bytes
- * a second; plain and with TLS. The floors are far below what an idle machine does: they catch a wait that should not be
- * there (Nagle's 40 ms, a poll's millisecond), not a slow day. */
+ * a second; plain and with TLS. The floors are far below what an idle machine does, and one try of some has to be over them: they
+ * catch a wait that should not be there (Nagle's 40 ms, a poll's millisecond), not a slow day. */
 #include "link_certificates.h"
 #include "link_fixture.h"
 
@@ -17,8 +17,9 @@
 #include <unistd.h>
 
 enum {
-    ROUND_TRIPS = 5000,
-    MESSAGES = 50000,
+    TRIES = 3,
+    ROUND_TRIPS = 2000,
+    MESSAGES = 20000,
     BULK_MESSAGES = 64,
     BULK_BYTES = 1 << 20,
     QUESTION = 1,
@@ -100,6 +101,18 @@ static double measure(side *s, int count, size_t bytes, bool one_way)
     return (double)(proa_clock_us() - start) / 1e6;
 }
 
+/* Whether it is faster than the floors. */
+static bool measure_once(const char *name, side *client)
+{
+    double trips = ROUND_TRIPS / measure(client, ROUND_TRIPS, 64, false);
+    double messages = MESSAGES / measure(client, MESSAGES, 64, true);
+    double mb = BULK_MESSAGES * (BULK_BYTES / 1e6) / measure(client, BULK_MESSAGES, BULK_BYTES, true);
+    print_message(
+        "%s: %.0f round trips/s of 64 bytes, %.0f messages/s of 64 bytes, %.0f MB/s in messages of 1 MiB\n",
+        name, trips, messages, mb);
+    return trips > 500 && messages > 10000 && mb > 20;
+}
+
 static void *serve(void *context)
 {
     proa_loop_run(context);
@@ -130,12 +143,9 @@ static void measure_all(const char *name, const proa_link_security *security)
     proa_loop_run(client.loop);
     assert_non_null(client.link);
 
-    double trips = ROUND_TRIPS / measure(&client, ROUND_TRIPS, 64, false);
-    double messages = MESSAGES / measure(&client, MESSAGES, 64, true);
-    double mb = BULK_MESSAGES * (BULK_BYTES / 1e6) / measure(&client, BULK_MESSAGES, BULK_BYTES, true);
-    print_message(
-        "%s: %.0f round trips/s of 64 bytes, %.0f messages/s of 64 bytes, %.0f MB/s in messages of 1 MiB\n",
-        name, trips, messages, mb);
+    bool fast = false;
+    for (int i = 0; i < TRIES && !fast; i++)
+        fast = measure_once(name, &client);
     proa_loop_stop(server.loop);
     pthread_join(thread, NULL);
     assert_int_equal(server.failed, PROA_OK);
@@ -145,9 +155,7 @@ static void measure_all(const char *name, const proa_link_security *security)
     proa_loop_free(client.loop);
     proa_loop_free(server.loop);
     free(client.body);
-    assert_true(trips > 200);
-    assert_true(messages > 10000);
-    assert_true(mb > 5);
+    assert_true(fast);
 }
 
 static void test_plain(void **state)
