@@ -5,10 +5,11 @@
  *                       falls back to loopback TCP. Who does not want shared memory says so by UCX_TLS.
  *   MEMORY_INVALIDATE   likewise for process_vm_readv (cma).
  *   RNDV_SCHEME         the receiver fetches large messages: kv_ucx.c says why no writer may put.
- *   MAX_CONN_RETRIES    TCP: an endpoint that is lost does not connect again by itself: after a cut of one direction, each that does
- *                       so in vain leaves a socket open (UCX 1.13). Who wants a new one makes it.
+ *   CONN_NB, MAX_CONN_RETRIES   TCP: no connect() waits on the loop's thread, and an endpoint that is lost does not connect again by
+ *                       itself: after a cut of one direction, each that does so in vain leaves a socket open (UCX 1.13). Who
+ *                       wants a new one makes it.
  *   KEEPALIVE_INTERVAL  shared memory learns of a dead peer by this alone: 0.5 s instead of 20 s. The environment's value wins.
- * The first four count whatever the environment says: UCX does not tell which of them are set there.
+ * All but the last count whatever the environment says: UCX does not tell which of them are set there.
  */
 #include "net/ucx.h"
 
@@ -112,6 +113,7 @@ static proa_status configure(const proa_ucx *ucx, const char *tls, const char *n
         {"MM_ERROR_HANDLING", lets_in(effective, queues) ? "y" : NULL},
         {"MEMORY_INVALIDATE", lets_in(effective, reads) ? "y" : NULL},
         {"RNDV_SCHEME", "get_zcopy"},
+        {"CONN_NB", lets_in(effective, sockets) ? "y" : NULL},
         {"MAX_CONN_RETRIES", lets_in(effective, sockets) ? "1" : NULL},
         {"KEEPALIVE_INTERVAL", strcmp(keepalive, "20000000.00us") == 0 ? "500ms" : NULL},
         {"TLS", tls},
