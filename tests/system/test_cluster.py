@@ -39,7 +39,7 @@ def two_of_each(proa, tmp_path):
 
 def load_of(cluster, **more):
     urls = [f.url for f in cluster.frontends]
-    return Load(**{"urls": urls, "clients": 8, "requests": 25, "prompt_tokens": (1, 600), "new_tokens": (8, 48)} | more)
+    return Load(**{"urls": urls, "clients": 8, "requests": 20, "prompt_tokens": (1, 400), "new_tokens": (8, 48)} | more)
 
 
 def judge(outcomes, load, allowed=("ok",)):
@@ -171,7 +171,7 @@ def test_clients_that_leave(two_of_each):
     judge(two_of_each.load(HERE, warm).wait(30), warm)
     assert_nothing_left(two_of_each)
     before = two_of_each.descriptors()
-    load = load_of(two_of_each, leave_share=0.5, prompt_tokens=(200, 2000))
+    load = load_of(two_of_each, requests=15, leave_share=0.5, prompt_tokens=(100, 1000))
     outcomes = two_of_each.load(HERE, load).wait(60)
     judge(outcomes, load, allowed=("ok", "left"))
     assert sum(o.kind == "left" for o in outcomes) > 20
