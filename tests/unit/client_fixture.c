@@ -28,6 +28,8 @@ static void on_finish(void *context, const proa_engine_finish *finish)
     ask *a = context;
     a->finish = *finish;
     a->finish_us = proa_clock_us();
+    if (a->then != NULL)
+        a->then_status = ask_submit(a->client, a->then, NULL);
     atomic_fetch_add(&a->finishes, 1);
 }
 
@@ -94,7 +96,7 @@ void ask_check_whole(ask *a)
     int32_t count = 0;
     bool stop = false;
     for (; count < a->max_new_tokens && !stop; count++) {
-        stop = fake_token_stops(a->prompt, a->prompt_count, count);
+        stop = fake_token_stop(a->prompt, a->prompt_count) == count;
         if (count >= a->count || a->output[count] != fake_token(a->prompt, a->prompt_count, a->output, count))
             fail_msg("token %d of %d is wrong or absent", count, a->count);
     }

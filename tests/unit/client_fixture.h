@@ -44,6 +44,8 @@ typedef struct ask {
     _Atomic int32_t credit;
     _Atomic int32_t count;
     _Atomic int finishes;
+    struct ask *then; /* asked by the sink's finish */
+    proa_status then_status;
     int64_t finish_us;
     proa_engine_finish finish;
 } ask;

@@ -71,10 +71,10 @@ int32_t fake_token(const int32_t *prompt, int32_t prompt_count, const int32_t *o
     return (int32_t)(h % FAKE_VOCAB);
 }
 
-bool fake_token_stops(const int32_t *prompt, int32_t prompt_count, int32_t output_count)
+int32_t fake_token_stop(const int32_t *prompt, int32_t prompt_count)
 {
     uint64_t h = proa_digest(prompt, (size_t)prompt_count * sizeof *prompt, 2);
-    return h % 2 == 0 && output_count == (int32_t)(h / 2 % 60);
+    return h % 2 == 0 ? (int32_t)(h / 2 % 60) : -1;
 }
 
 /* ---- answering ---- */
@@ -128,7 +128,7 @@ static void send_tokens(fake_worker *w, fake_call *c, int32_t count)
         tokens[i].token = fake_token(c->prompt, c->prompt_count, c->output, c->output_count);
         tokens[i].logprob = -(float)(tokens[i].token % 100) / 8;
         tokens[i].top_count = c->top > 0 ? c->top : 0;
-        stop = fake_token_stops(c->prompt, c->prompt_count, c->output_count);
+        stop = fake_token_stop(c->prompt, c->prompt_count) == c->output_count;
         c->output[c->output_count++] = tokens[i].token;
     }
     proa_wire_tokens m = {.id = c->id, .count = (uint32_t)count, .tokens = tokens, .stop = stop};
@@ -169,7 +169,7 @@ static bool misbehave(fake_worker *w, fake_call *c)
     case FAKE_OVERSPENDS:
         if (c->max_new_tokens - c->output_count > c->credit + 1 && c->credit < 1000) {
             while (!c->over && c->credit >= 0 &&
-                   !fake_token_stops(c->prompt, c->prompt_count, c->output_count))
+                   fake_token_stop(c->prompt, c->prompt_count) != c->output_count)
                 send_tokens(w, c, 1);
             return c->credit < 0; /* else the next token is the last */
         }
@@ -227,7 +227,7 @@ static void on_tick(void *context)
         step_call(w, c);
     sweep(w);
     for (int i = 0; i < LINKS_MAX && w->clock_us % 50000 == 0; i++) {
-        if (w->links[i] != NULL && w->mood != FAKE_NO_CARD)
+        if (w->links[i] != NULL)
             send_load(w, w->links[i]);
     }
 }
@@ -343,7 +343,8 @@ static void on_message(void *context, proa_link *link, uint16_t type, const uint
     case PROA_WIRE_SUBMIT: take_submit(w, link, body, length); break;
     case PROA_WIRE_CANCEL:
         must(proa_wire_get_cancel(body, length, &cancel, &err), "a bad CANCEL");
-        w->counts.cancels++;
+        if (w->counts.cancels++ == 0 && w->mood == FAKE_HARD_OF_HEARING)
+            break;
         c = find(w, link, cancel.id);
         if (c != NULL)
             finish(w, c, PROA_FINISH_ABORT, PROA_ERR_CANCELLED, 0);
@@ -369,8 +370,6 @@ static void on_up(void *context, proa_link *link)
             continue;
         w->links[i] = link;
         w->counts.links++;
-        if (w->mood == FAKE_NO_CARD)
-            return;
         w->card.draining = w->drain;
         proa_buf_clear(&w->scratch);
         proa_wire_put_card(&w->scratch, &w->card);

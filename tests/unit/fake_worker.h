@@ -18,17 +18,17 @@ typedef struct fake_worker fake_worker;
 
 typedef enum fake_mood {
     FAKE_WELL,
-    FAKE_REFUSES,      /* OVERLOADED to each SUBMIT */
-    FAKE_FAILS,        /* PROA_ERR_DEVICE after two tokens */
-    FAKE_BLAMES,       /* decode: UNREACHABLE, blaming the prefill worker */
-    FAKE_BABBLES,      /* sends a message that is not understood after two tokens */
-    FAKE_OVERSPENDS,   /* sends more tokens than it was granted */
-    FAKE_CUTS_SHORT,   /* a clean end after two tokens */
-    FAKE_HANGS_UP,     /* closes the link after two tokens of a request */
-    FAKE_HANGS_UP_NOW, /* closes the link on SUBMIT */
-    FAKE_SLOW_FILES,   /* sends half of the files and hangs up */
-    FAKE_WRONG_FILES,  /* sends more than its card said */
-    FAKE_NO_CARD,      /* says nothing */
+    FAKE_REFUSES,         /* OVERLOADED to each SUBMIT */
+    FAKE_FAILS,           /* PROA_ERR_DEVICE after two tokens */
+    FAKE_BLAMES,          /* decode: UNREACHABLE, blaming the prefill worker */
+    FAKE_BABBLES,         /* sends a message that is not understood after two tokens */
+    FAKE_OVERSPENDS,      /* sends more tokens than it was granted */
+    FAKE_CUTS_SHORT,      /* a clean end after two tokens */
+    FAKE_HANGS_UP,        /* closes the link after two tokens of a request */
+    FAKE_HANGS_UP_NOW,    /* closes the link on SUBMIT */
+    FAKE_SLOW_FILES,      /* sends half of the files and hangs up */
+    FAKE_WRONG_FILES,     /* sends more than its card said */
+    FAKE_HARD_OF_HEARING, /* misses the first CANCEL */
 } fake_mood;
 
 typedef struct fake_options {
@@ -78,7 +78,7 @@ uint8_t fake_file_byte(int file, size_t offset);
 
 /* What the model says after prompt and output: the oracle. */
 int32_t fake_token(const int32_t *prompt, int32_t prompt_count, const int32_t *output, int32_t output_count);
-/* Whether that token ends the sequence. */
-bool fake_token_stops(const int32_t *prompt, int32_t prompt_count, int32_t output_count);
+/* How many tokens come before the one that ends the sequence; -1: none ends it. */
+int32_t fake_token_stop(const int32_t *prompt, int32_t prompt_count);
 
 #endif

@@ -266,6 +266,17 @@ static void test_waits_for_a_worker(void **state)
     assert_true(todo.finished);
     assert_int_equal(todo.finish.error.status, PROA_ERR_OVERLOADED);
     proa_call_plan_free(plan);
+    /* those that refused a replay are asked again after a pause */
+    const uint64_t *refused;
+    plan = running(false);
+    proa_call_plan_lost(plan, 1, PROA_CALL_MAIN, &lost, 1000, &todo);
+    pick(plan, false);
+    end_leg(plan, PROA_CALL_MAIN, PROA_FINISH_ABORT, PROA_ERR_OVERLOADED, false, 1000, &todo);
+    assert_int_equal(proa_call_plan_refused(plan, &refused), 1);
+    assert_int_equal(refused[0], 22);
+    proa_call_plan_unpicked(plan, &full, 1000, &todo);
+    assert_int_equal(proa_call_plan_refused(plan, &refused), 0);
+    proa_call_plan_free(plan);
     /* a replay waits for either, to its deadline */
     plan = running(false);
     proa_call_plan_lost(plan, 1, PROA_CALL_MAIN, &lost, 1000, &todo);

@@ -139,6 +139,24 @@ static void test_refused_at_submit(void **state)
     world_check_idle(w);
 }
 
+/* The end of a request makes room for the next one, before its sink hears of it. */
+static void test_one_after_another(void **state)
+{
+    world *w = *state;
+    world_add(w, (fake_options){.leg = PROA_LEG_COMBINED, .running_max = 1});
+    world_start(w);
+    for (int i = 0; i < 20; i++) {
+        ask_fill(&w->asks[i], (uint64_t)i);
+        w->asks[i].then = i < 19 ? &w->asks[i + 1] : NULL;
+    }
+    proa_error err = {0};
+    assert_int_equal(ask_submit(w->client, &w->asks[0], &err), PROA_OK);
+    for (int i = 0; i < 20; i++) {
+        ask_check_whole(&w->asks[i]);
+        assert_int_equal(w->asks[i].then_status, PROA_OK);
+    }
+}
+
 static void test_drain(void **state)
 {
     world *w = *state;
@@ -180,6 +198,27 @@ static void test_cancel(void **state)
     world_check_idle(w);
     ask_begin(w->client, &w->asks[50], 1);
     ask_check_whole(&w->asks[50]);
+}
+
+/* A CANCEL that was missed is said again when tokens come all the same. */
+static void test_cancel_is_missed(void **state)
+{
+    world *w = *state;
+    world_add(w, (fake_options){.leg = PROA_LEG_COMBINED, .token_us = 5000, .mood = FAKE_HARD_OF_HEARING});
+    world_start(w);
+    ask *a = &w->asks[0];
+    for (uint64_t seed = 1; a->prompt_count == 0 || fake_token_stop(a->prompt, a->prompt_count) >= 0; seed++)
+        ask_fill(a, seed);
+    a->max_new_tokens = OUTPUT_MAX;
+    a->window = OUTPUT_MAX;
+    a->no_grants = true;
+    proa_error err = {0};
+    assert_int_equal(ask_submit(w->client, a, &err), PROA_OK);
+    WAIT_FOR(a->count > 0);
+    proa_client_cancel(w->client, a->id);
+    ask_check_error(a, PROA_ERR_CANCELLED, "cancelled");
+    world_check_idle(w);
+    assert_in_range(fake_worker_counts(w->workers[0])->cancels, 2, OUTPUT_MAX);
 }
 
 static void test_flush(void **state)
@@ -338,8 +377,10 @@ int main(void)
         TEST(test_report),
         TEST(test_cached_prefixes),
         TEST(test_refused_at_submit),
+        TEST(test_one_after_another),
         TEST(test_drain),
         TEST(test_cancel),
+        TEST(test_cancel_is_missed),
         TEST(test_flush),
         TEST(test_unlisted_and_connected),
         TEST(test_strange_records),

@@ -148,6 +148,8 @@ static void test_restart_with_another_epoch(void **state)
     ask *a = &w->asks[0];
     ask_begin_when_possible(w->client, a, 1);
     ask_check_whole(a);
+    WAIT_FOR(world_metric(w, "cluster_workers{leg=\"any\",status=\"down\"}") ==
+             0); /* the old one is forgotten */
 }
 
 /* A reader that does not read holds back its own request, also over a replay. */
