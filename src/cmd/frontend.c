@@ -108,12 +108,13 @@ static proa_status open_cluster(service *s, proa_error *err)
 
 static void close_service(service *s)
 {
+    proa_discovery_free(s->discovery); /* first: its hooks lead into the client */
     proa_client_free(s->client);
     if (atomic_load_explicit(&s->loading, memory_order_acquire))
         pthread_join(s->loader, NULL);
     proa_server_free(s->server);
     proa_language_close(&s->language);
-    proa_discovery_free(s->discovery);
+
     proa_cluster_flags_free(&s->flags);
 }
 

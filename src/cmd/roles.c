@@ -148,13 +148,15 @@ void proa_roles_stop(proa_roles *r)
 {
     if (r == NULL)
         return;
-    proa_client_free(r->client);
-    r->client = NULL;
-    for (int32_t i = 0; i < r->count; i++) {
+    for (int32_t i = 0; r->roles != NULL && i < r->count; i++) {
         if (r->roles[i].worker != NULL)
             proa_worker_stop(r->roles[i].worker);
     }
-    for (int32_t i = 0; i < r->count; i++)
+    proa_discovery_free(r->discovery); /* before the client, into which its hooks lead */
+    r->discovery = NULL;
+    proa_client_free(r->client);
+    r->client = NULL;
+    for (int32_t i = 0; r->roles != NULL && i < r->count; i++)
         proa_rank_stop(&r->roles[i].rank);
 }
 
@@ -162,12 +164,11 @@ void proa_roles_free(proa_roles *r)
 {
     if (r == NULL)
         return;
-    proa_client_free(r->client);
+    proa_roles_stop(r);
     for (int32_t i = 0; r->roles != NULL && i < r->count; i++) {
         proa_worker_free(r->roles[i].worker);
         proa_rank_close(&r->roles[i].rank);
     }
-    proa_discovery_free(r->discovery);
     proa_kv_local_registry_free(r->local);
     proa_registry_free(r->registry);
     free(r->roles);
