@@ -95,6 +95,8 @@ static void on_wake(void *context)
     proa_worker *w = context;
     proa_worker_take_events(w);
     proa_worker_take_nats(w);
+    if (w->transfer != NULL)
+        proa_kv_transfer_progress(w->transfer); /* what has begun need not wait for the timer */
     proa_worker_tick_sessions(w, proa_clock_us());
     proa_worker_send_files(w);
     take_orders(w);
