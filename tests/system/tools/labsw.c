@@ -103,17 +103,13 @@ static void order_counts(const lab *l, const long long *n)
            (unsigned long long)c->overflowed);
 }
 
-/* The TAP goes first, so that no farewell of the dying gets out. */
 static void order_off(lab *l, const long long *n)
 {
     if (!is_host(l, n[0]) || l->hosts[n[0]].pid == 0) {
         printf("error: no such host, or it is off\n");
         return;
     }
-    lab_host *host = &l->hosts[n[0]];
-    close(host->tap);
-    host->tap = -1;
-    lab_host_stop(host);
+    lab_host_power_off(&l->hosts[n[0]]);
     printf("ok\n");
 }
 

@@ -4,7 +4,7 @@
  *   labsw_host.c    hosts: namespaces and the TAP device that is a host's eth0
  *   labsw_fabric.c  the switch between TAPs: delay, jitter, rate, loss, duplication, corruption, partition
  *
- * One thread. Structs are owned by main() and live as long as the program.
+ * One thread, but for what lab_host_power_off leaves to others. Structs are owned by main() and live as long as the program.
  */
 #ifndef PROA_TESTS_LABSW_H
 #define PROA_TESTS_LABSW_H
@@ -36,8 +36,12 @@ typedef struct lab_host {
  * processes in it, when the last write end of `lifeline` is closed. False: `error` says what failed, errno why; nothing is left. */
 bool lab_host_start(int index, int count, const int lifeline[2], lab_host *host, char error[LAB_ERROR_BYTES]);
 
-/* Kills all its processes at once. Accepts one that is off. */
+/* Kills all its processes and waits until nothing is left. Accepts one that is off. */
 void lab_host_stop(lab_host *host);
+
+/* The same without waiting, for a host that is on: from now on nothing of it gets out. The kernel takes seconds at times to
+ * give up a TAP and its namespace, and the switch must not stand still meanwhile: a thread of its own does it. */
+void lab_host_power_off(lab_host *host);
 
 /* --- the switch --- */
 

@@ -13,9 +13,11 @@
 #include <linux/virtio_net.h>
 #include <net/if.h>
 #include <net/if_arp.h>
+#include <pthread.h>
 #include <sched.h>
 #include <signal.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/ioctl.h>
 #include <sys/mount.h>
@@ -277,4 +279,29 @@ void lab_host_stop(lab_host *host)
     if (host->tap >= 0)
         close(host->tap);
     *host = (lab_host){.tap = -1};
+}
+
+static void *bury(void *context)
+{
+    lab_host *host = context;
+    lab_host_stop(host);
+    free(host);
+    return NULL;
+}
+
+void lab_host_power_off(lab_host *host)
+{
+    lab_host *dead = malloc(sizeof *dead);
+    pthread_t thread;
+    if (dead == NULL) {
+        lab_host_stop(host);
+        return;
+    }
+    *dead = *host;
+    *host = (lab_host){.tap = -1};
+    kill(dead->pid, SIGKILL);
+    if (pthread_create(&thread, NULL, bury, dead) == 0)
+        pthread_detach(thread);
+    else
+        bury(dead);
 }
