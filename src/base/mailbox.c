@@ -1,10 +1,11 @@
 /* mailbox.c - a ring under a mutex; contention is one request or one token batch at a time, so a lock does. */
 #include "base/mailbox.h"
 
+#include "base/clock.h"
+
 #include <errno.h>
 #include <pthread.h>
 #include <stdlib.h>
-#include <time.h>
 
 struct proa_mailbox {
     pthread_mutex_t mutex;
@@ -24,12 +25,8 @@ proa_mailbox *proa_mailbox_create(size_t capacity, void (*wake)(void *context), 
     proa_mailbox *box = calloc(1, sizeof *box + capacity * sizeof(void *));
     if (box == NULL)
         return NULL;
-    pthread_condattr_t attributes;
-    pthread_condattr_init(&attributes);
-    pthread_condattr_setclock(&attributes, CLOCK_MONOTONIC);
     pthread_mutex_init(&box->mutex, NULL);
-    pthread_cond_init(&box->filled, &attributes);
-    pthread_condattr_destroy(&attributes);
+    proa_clock_cond_init(&box->filled);
     box->capacity = capacity;
     box->wake = wake;
     box->wake_context = context;
@@ -87,11 +84,7 @@ void *proa_mailbox_take(proa_mailbox *box)
 
 void *proa_mailbox_wait(proa_mailbox *box, int64_t timeout_us)
 {
-    struct timespec deadline;
-    clock_gettime(CLOCK_MONOTONIC, &deadline);
-    int64_t ns = deadline.tv_nsec + timeout_us % 1000000 * 1000;
-    deadline.tv_sec += timeout_us / 1000000 + ns / 1000000000;
-    deadline.tv_nsec = ns % 1000000000;
+    struct timespec deadline = proa_clock_deadline(timeout_us);
     pthread_mutex_lock(&box->mutex);
     while (box->count == 0 && !box->closed) {
         if (pthread_cond_timedwait(&box->filled, &box->mutex, &deadline) == ETIMEDOUT)

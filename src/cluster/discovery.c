@@ -14,7 +14,6 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/eventfd.h>
-#include <time.h>
 #include <unistd.h>
 
 enum {
@@ -207,12 +206,8 @@ static proa_status check_options(proa_discovery_options *options, const proa_dis
 
 static void init_lock(proa_discovery *d)
 {
-    pthread_condattr_t attributes;
-    pthread_condattr_init(&attributes);
-    pthread_condattr_setclock(&attributes, CLOCK_MONOTONIC);
     pthread_mutex_init(&d->lock, NULL);
-    pthread_cond_init(&d->let_go, &attributes);
-    pthread_condattr_destroy(&attributes);
+    proa_clock_cond_init(&d->let_go);
 }
 
 static void destroy_lock(proa_discovery *d)
@@ -370,20 +365,10 @@ proa_status proa_discovery_register(proa_discovery *discovery, const char *key, 
     return PROA_OK;
 }
 
-static struct timespec deadline_in(int64_t us)
-{
-    struct timespec at;
-    clock_gettime(CLOCK_MONOTONIC, &at);
-    int64_t ns = at.tv_nsec + us % 1000000 * 1000;
-    at.tv_sec += us / 1000000 + ns / 1000000000;
-    at.tv_nsec = ns % 1000000000;
-    return at;
-}
-
 /* Under the lock. */
 static void wait_until_gone(proa_discovery *d, const char *key)
 {
-    struct timespec deadline = deadline_in(LETTING_US);
+    struct timespec deadline = proa_clock_deadline(LETTING_US);
     waiter self = {.next = d->waiters, .key = key};
     d->waiters = &self;
     while (!self.done && pthread_cond_timedwait(&d->let_go, &d->lock, &deadline) != ETIMEDOUT)

@@ -11,7 +11,6 @@
 #include <net/if.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 #include <unistd.h>
 
 enum { TICK_US = 20000, TRANSFER_TICK_US = 1000, TRANSFER_TURNS = 8, LOAD_US = 100000 };
@@ -186,11 +185,7 @@ proa_status proa_worker_create(const proa_worker_options *options, proa_worker *
     proa_worker *w = calloc(1, sizeof *w);
     if (w == NULL)
         return proa_error_set(err, PROA_ERR_MEMORY, "no memory for the worker");
-    pthread_condattr_t attributes;
-    pthread_condattr_init(&attributes);
-    pthread_condattr_setclock(&attributes, CLOCK_MONOTONIC);
-    pthread_cond_init(&w->changed, &attributes);
-    pthread_condattr_destroy(&attributes);
+    proa_clock_cond_init(&w->changed);
     pthread_mutex_init(&w->lock, NULL);
     w->options = *options;
     identify(w);
@@ -264,11 +259,7 @@ proa_status proa_worker_start(proa_worker *w, const proa_worker_model *model, pr
 
 bool proa_worker_drain(proa_worker *w, double seconds)
 {
-    struct timespec deadline;
-    clock_gettime(CLOCK_MONOTONIC, &deadline);
-    int64_t ns = deadline.tv_nsec + (int64_t)(seconds * 1e9);
-    deadline.tv_sec += ns / 1000000000;
-    deadline.tv_nsec = ns % 1000000000;
+    struct timespec deadline = proa_clock_deadline((int64_t)(seconds * 1e6));
     proa_discovery_unregister(w->options.discovery, w->key);
     pthread_mutex_lock(&w->lock);
     w->drain_asked = true;

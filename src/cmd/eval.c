@@ -208,9 +208,7 @@ static proa_status wait_for_answers(evaluation *e, proa_error *err)
     int64_t last_progress_us = proa_clock_us(), last_step_us = 0;
     size_t done = 0;
     while (done < e->count) {
-        struct timespec deadline;
-        clock_gettime(CLOCK_REALTIME, &deadline);
-        deadline.tv_sec += 1;
+        struct timespec deadline = proa_clock_deadline(1000000);
         pthread_mutex_lock(&e->mutex);
         while (e->done < e->count && pthread_cond_timedwait(&e->changed, &e->mutex, &deadline) == 0)
             ;
@@ -317,7 +315,7 @@ int proa_cmd_eval(const proa_options *options)
     proa_eval_run run = {0};
     proa_log_set_level(proa_options_string(options, "log-level"));
     pthread_mutex_init(&e.mutex, NULL);
-    pthread_cond_init(&e.changed, NULL);
+    proa_clock_cond_init(&e.changed);
     bool elsewhere = proa_options_string(options, "url") != NULL;
     proa_status status = elsewhere ? ask_server(&e, &run, &err) : ask_here(&e, &run.seconds, &err);
     if (status == PROA_OK)

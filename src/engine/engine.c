@@ -1,10 +1,11 @@
 /* engine.c - the side of the engine that other threads call: start, stop, submit, cancel, grant, statistics. */
 #include "engine/engine_internal.h"
 
+#include "base/clock.h"
+
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 
 enum { FLUSH_SECONDS_MAX = 10 };
 
@@ -115,11 +116,7 @@ static void engine_free(proa_engine *engine)
 
 static void start_locks(proa_engine *engine)
 {
-    pthread_condattr_t attributes;
-    pthread_condattr_init(&attributes);
-    pthread_condattr_setclock(&attributes, CLOCK_MONOTONIC);
-    pthread_cond_init(&engine->changed, &attributes);
-    pthread_condattr_destroy(&attributes);
+    proa_clock_cond_init(&engine->changed);
     pthread_mutex_init(&engine->lock, NULL);
 }
 
@@ -316,9 +313,7 @@ void proa_engine_get_stats(proa_engine *engine, proa_engine_stats *stats)
 
 proa_status proa_engine_flush_cache(proa_engine *engine)
 {
-    struct timespec deadline;
-    clock_gettime(CLOCK_MONOTONIC, &deadline);
-    deadline.tv_sec += FLUSH_SECONDS_MAX;
+    struct timespec deadline = proa_clock_deadline((int64_t)FLUSH_SECONDS_MAX * 1000000);
     proa_status status = PROA_OK;
     pthread_mutex_lock(&engine->lock);
     if (engine->free_count + engine->lent_count < engine->limits.slots)
