@@ -166,7 +166,6 @@ typedef struct proa_decode_actions {
 void proa_decode_begin(proa_decode_room *room, int64_t now_us);
 void proa_decode_reserved(proa_decode_room *room, int64_t now_us, proa_decode_actions *actions);
 void proa_decode_linked(proa_decode_room *room, int64_t now_us, proa_decode_actions *actions);
-void proa_decode_progress(proa_decode_room *room, int64_t now_us); /* rows have arrived */
 /* DONE came; `intact`: all its digests are those of the rows here. */
 void proa_decode_done(proa_decode_room *room, bool intact, proa_decode_actions *actions);
 void proa_decode_fail(proa_decode_room *room, proa_status status, const char *why,

@@ -69,11 +69,6 @@ void proa_decode_linked(proa_decode_room *r, int64_t now_us, proa_decode_actions
     open_room(r, now_us, a);
 }
 
-void proa_decode_progress(proa_decode_room *r, int64_t now_us)
-{
-    r->since_us = now_us;
-}
-
 void proa_decode_done(proa_decode_room *r, bool intact, proa_decode_actions *a)
 {
     *a = (proa_decode_actions){0};

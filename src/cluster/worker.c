@@ -11,7 +11,6 @@
 #include <net/if.h>
 #include <stdlib.h>
 #include <string.h>
-#include <unistd.h>
 
 enum { TICK_US = 20000, TRANSFER_TICK_US = 1000, TRANSFER_TURNS = 8, LOAD_US = 100000 };
 
@@ -143,14 +142,7 @@ static void identify(proa_worker *w)
 {
     const proa_worker_options *o = &w->options;
     const char *component = o->leg == PROA_LEG_PREFILL ? "prefill" : "backend";
-    char host[40] = "";
-    gethostname(host, sizeof host - 1);
-    proa_random_bytes(&w->self.instance, sizeof w->self.instance);
-    proa_random_bytes(&w->self.epoch, sizeof w->self.epoch);
-    w->self.instance = (w->self.instance >> 11) | 1;
-    w->self.epoch |= 1;
-    snprintf(w->self.role, sizeof w->self.role, "%s", component);
-    snprintf(w->self.name, sizeof w->self.name, "%s:%d", host, (int)getpid());
+    w->self = proa_link_identity_draw(component);
     w->instance = (proa_instance){.endpoint = "generate", .id = w->self.instance, .epoch = w->self.epoch};
     snprintf(w->instance.namespace_name, sizeof w->instance.namespace_name, "%s", o->namespace_name);
     snprintf(w->instance.component, sizeof w->instance.component, "%s", component);
@@ -335,11 +327,6 @@ void proa_worker_free(proa_worker *w)
 const char *proa_worker_address(const proa_worker *w)
 {
     return w->instance.address;
-}
-
-uint64_t proa_worker_instance(const proa_worker *w)
-{
-    return w->self.instance;
 }
 
 int proa_worker_port(const proa_worker *w)

@@ -60,7 +60,6 @@ void proa_worker_stop(proa_worker *worker);
 void proa_worker_free(proa_worker *worker); /* after the engine has stopped; accepts NULL */
 
 const char *proa_worker_address(const proa_worker *worker); /* "host:port" of request links, as announced */
-uint64_t proa_worker_instance(const proa_worker *worker);
 int proa_worker_port(const proa_worker *worker);
 int proa_worker_bootstrap_port(const proa_worker *worker);
 

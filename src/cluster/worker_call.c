@@ -259,10 +259,8 @@ void proa_worker_decode_act(worker_call *call, const proa_decode_actions *a)
     proa_worker *w = call->worker;
     if (a->send_open)
         send_open(call);
-    if (a->adopt) {
-        call->adopted = true;
+    if (a->adopt)
         proa_engine_adopt(w->engine, call->engine_id, &call->first, call->cached_tokens);
-    }
     if (a->tell_ended)
         proa_worker_call_fail(call, a->status, a->why, a->blame ? call->peer_instance : 0);
     if (a->cancel && call->submitted && !call->finished)

@@ -134,16 +134,24 @@ static bool admit(proa_worker *w, worker_front *front, const proa_wire_submit *m
     else if ((m->leg == PROA_LEG_COMBINED) != (m->room == 0))
         proa_error_set(err, PROA_ERR_PROTOCOL, "a request of %s has room %016llx with leg %d", from,
                        (unsigned long long)m->room, m->leg);
-    else if (m->request.credit > WORKER_CREDIT_MAX)
+    else if (m->request.credit > PROA_WIRE_CREDIT_MAX)
         proa_error_set(err, PROA_ERR_PROTOCOL,
                        "a request of %s has a credit of %d tokens; at most %d are given", from,
-                       m->request.credit, WORKER_CREDIT_MAX);
+                       m->request.credit, PROA_WIRE_CREDIT_MAX);
     else if (w->load.draining)
         return proa_error_set(err, PROA_ERR_OVERLOADED, "the worker is shutting down") == PROA_OK;
     else
         return true;
     proa_log(PROA_LOG_WARN, "worker", "refused: %s", err->text);
     return false;
+}
+
+static proa_status submit(worker_call *call, proa_wire_submit *m, proa_error *err)
+{
+    m->request.sink = proa_worker_sink(call);
+    proa_status status = proa_engine_submit(call->worker->engine, &m->request, &call->engine_id, err);
+    call->submitted = status == PROA_OK;
+    return status;
 }
 
 static void submit_combined(proa_worker *w, worker_front *front, proa_wire_submit *m)
@@ -155,9 +163,7 @@ static void submit_combined(proa_worker *w, worker_front *front, proa_wire_submi
         refuse(front, m->id, &err);
         return;
     }
-    m->request.sink = proa_worker_sink(call);
-    proa_status status = proa_engine_submit(w->engine, &m->request, &call->engine_id, &err);
-    call->submitted = status == PROA_OK;
+    proa_status status = submit(call, m, &err);
     if (status != PROA_OK)
         proa_worker_call_fail(call, status, err.text, 0);
     proa_worker_call_settle(call);
@@ -176,24 +182,22 @@ static worker_call *room_call(proa_worker *w, worker_front *front, const proa_wi
         refuse(front, m->id, &err);
         return NULL;
     }
-    if (call != NULL && proa_table_put(&front->calls, m->id, call)) {
+    proa_error_set(&err, PROA_ERR_OVERLOADED, "out of memory for a request");
+    bool opened = call != NULL;
+    if (opened && proa_table_put(&front->calls, m->id, call)) {
         call->front = front;
         call->id = m->id;
         return call;
     }
-    if (call == NULL)
+    if (!opened)
         call = proa_worker_call_new(w, front, m->id);
-    else
-        call = NULL;
-    bool good = call != NULL && proa_worker_call_rows(call, rows) && proa_table_put(&w->rooms, m->room, call);
-    if (!good) {
-        proa_error_set(&err, PROA_ERR_OVERLOADED, "out of memory for a request");
-        if (call != NULL) {
-            proa_worker_call_fail(call, err.status, err.text, 0);
-            proa_worker_call_settle(call);
-        } else {
-            refuse(front, m->id, &err);
-        }
+    if (opened || call == NULL) {
+        refuse(front, m->id, &err);
+        return NULL;
+    }
+    if (!proa_worker_call_rows(call, rows) || !proa_table_put(&w->rooms, m->room, call)) {
+        proa_worker_call_fail(call, err.status, err.text, 0);
+        proa_worker_call_settle(call);
         return NULL;
     }
     call->room = m->room;
@@ -216,9 +220,7 @@ static void submit_prefill(proa_worker *w, worker_front *front, proa_wire_submit
         proa_prefill_asked(&call->prefill, rows, now);
     }
     if (!actions.forget) {
-        m->request.sink = proa_worker_sink(call);
-        proa_status status = proa_engine_submit(w->engine, &m->request, &call->engine_id, &err);
-        call->submitted = status == PROA_OK;
+        proa_status status = submit(call, m, &err);
         snprintf(call->why, sizeof call->why, "%s", err.text);
         if (status != PROA_OK)
             proa_prefill_engine_ended(&call->prefill, status, call->why, &actions);
@@ -239,9 +241,7 @@ static void submit_decode(proa_worker *w, worker_front *front, proa_wire_submit 
     call->peer_instance = m->peer_instance;
     call->peer_epoch = m->peer_epoch;
     proa_decode_begin(&call->decode, now);
-    m->request.sink = proa_worker_sink(call);
-    proa_status status = proa_engine_submit(w->engine, &m->request, &call->engine_id, &err);
-    call->submitted = status == PROA_OK;
+    proa_status status = submit(call, m, &err);
     call->session = status == PROA_OK ? proa_worker_session_of(w, m->bootstrap) : NULL;
     if (status != PROA_OK)
         proa_decode_engine_ended(&call->decode, status, err.text, now, &actions);
@@ -299,7 +299,7 @@ static void take_grant(worker_front *front, const void *body, size_t length, pro
     if (!proa_wire_get_grant(body, length, &m, err))
         return;
     const worker_call *call = proa_table_get(&front->calls, m.id);
-    if (call != NULL && call->submitted && !call->finished && m.tokens <= WORKER_CREDIT_MAX)
+    if (call != NULL && call->submitted && !call->finished && m.tokens <= PROA_WIRE_CREDIT_MAX)
         proa_engine_grant(front->worker->engine, call->engine_id, (int32_t)m.tokens);
 }
 

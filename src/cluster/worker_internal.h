@@ -61,7 +61,6 @@ struct worker_call {
     bool finished;  /* and has said its last */
     bool told;      /* the frontend has heard FINISH */
     bool has_room;  /* the machine below is not over */
-    bool adopted;
     uint64_t room;
     proa_prefill_room prefill;
     proa_decode_room decode;
@@ -126,7 +125,7 @@ struct proa_worker {
     int64_t sent_us;
 };
 
-enum { WORKER_ARENA_BYTES = 64 << 20, WORKER_CREDIT_MAX = PROA_WIRE_CREDIT_MAX, WORKER_GRAVES = 1 << 16 };
+enum { WORKER_ARENA_BYTES = 64 << 20, WORKER_GRAVES = 1 << 16 };
 
 /* ---- worker_events.c: from other threads to the loop's ---- */
 proa_engine_sink proa_worker_sink(worker_call *call);

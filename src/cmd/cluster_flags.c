@@ -85,20 +85,6 @@ void proa_cluster_flags_free(proa_cluster_flags *f)
     *f = (proa_cluster_flags){0};
 }
 
-proa_link_identity proa_cluster_identity(const char *role)
-{
-    proa_link_identity self = {0};
-    char host[40] = "";
-    gethostname(host, sizeof host - 1);
-    proa_random_bytes(&self.instance, sizeof self.instance);
-    proa_random_bytes(&self.epoch, sizeof self.epoch);
-    self.instance = (self.instance >> 11) | 1;
-    self.epoch |= 1;
-    snprintf(self.role, sizeof self.role, "%s", role);
-    snprintf(self.name, sizeof self.name, "%s:%d", host, (int)getpid());
-    return self;
-}
-
 static proa_router_mode router_mode(const char *name)
 {
     return strcmp(name, "random") == 0         ? PROA_ROUTER_RANDOM
@@ -114,7 +100,7 @@ proa_client_options proa_cluster_client_options(const proa_options *o, const pro
         .namespace_name = proa_options_string(o, "namespace"),
         .discovery = discovery,
         .security = f->security,
-        .identity = proa_cluster_identity("frontend"),
+        .identity = proa_link_identity_draw("frontend"),
         .router_mode = router_mode(proa_options_string(o, "router-mode")),
         .kv_overlap_weight = proa_options_real(o, "router-kv-overlap-score-weight"),
         .migration_limit = (int32_t)proa_options_int(o, "migration-limit"),

@@ -20,9 +20,6 @@ typedef struct proa_cluster_flags {
 proa_status proa_cluster_flags_read(const proa_options *options, proa_cluster_flags *flags, proa_error *err);
 void proa_cluster_flags_free(proa_cluster_flags *flags);
 
-/* Who this process is; instance and epoch are drawn. */
-proa_link_identity proa_cluster_identity(const char *role);
-
 /* The flags of a client (--router-mode, --migration-limit, ...); discovery is the caller's. */
 proa_client_options proa_cluster_client_options(const proa_options *options, const proa_cluster_flags *flags,
                                                 proa_discovery *discovery);

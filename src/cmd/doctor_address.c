@@ -70,7 +70,7 @@ static void on_tick(void *context)
 
 static proa_status dial(call *c, const proa_link_security *security, const char *address, proa_error *err)
 {
-    const proa_link_identity self = proa_cluster_identity("doctor");
+    const proa_link_identity self = proa_link_identity_draw("doctor");
     const proa_link_hooks hooks = {.up = on_up, .message = on_message, .down = on_down, .context = c};
     proa_status status = proa_loop_create(NULL, NULL, &c->loop, err);
     if (status != PROA_OK)

@@ -52,6 +52,9 @@ typedef struct proa_link_identity {
     char name[64];     /* for logs: host and process id */
 } proa_link_identity;
 
+/* A new process's: random ids (the instance of 53 bits, so that JSON readers keep it whole), name "<host>:<process id>". */
+proa_link_identity proa_link_identity_draw(const char *role);
+
 /* Copied by dial and listen; paths and key are read once. All zero: no key, no TLS. */
 typedef struct proa_link_security {
     const char *key;           /* the cluster key, any bytes without zero; NULL: none */

@@ -4,8 +4,10 @@
 #include "base/file.h"
 
 #include <ctype.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 enum { KEY_BYTES_MIN = 16, KEY_FILE_BYTES_MAX = 4096 };
 
@@ -66,6 +68,20 @@ static int64_t or_default(int64_t us, int64_t standard)
 {
     PROA_ASSERT(us >= 0);
     return us != 0 ? us : standard;
+}
+
+proa_link_identity proa_link_identity_draw(const char *role)
+{
+    proa_link_identity self = {0};
+    char host[40] = "";
+    gethostname(host, sizeof host - 1);
+    proa_random_bytes(&self.instance, sizeof self.instance);
+    proa_random_bytes(&self.epoch, sizeof self.epoch);
+    self.instance = (self.instance >> 11) | 1;
+    self.epoch |= 1;
+    snprintf(self.role, sizeof self.role, "%s", role);
+    snprintf(self.name, sizeof self.name, "%s:%d", host, (int)getpid());
+    return self;
 }
 
 proa_status proa_link_terms_create(const proa_link_security *security, const proa_link_identity *self,
