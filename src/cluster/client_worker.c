@@ -343,7 +343,7 @@ static void take_load(client_worker *worker, const uint8_t *body, size_t length,
     proa_wire_load load;
     if (!proa_wire_get_load(body, length, &load, err))
         return;
-    if (load.dead && !worker->load.dead)
+    if (load.stats.device_lost && !worker->load.stats.device_lost)
         proa_log(PROA_LOG_ERROR, "cluster", "the %s at %s is out of order: its engine has lost its device",
                  kind_of(worker), worker->instance.address);
     if (load.draining && !worker->load.draining)

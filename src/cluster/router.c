@@ -159,7 +159,7 @@ void proa_router_load(proa_router *router, int32_t worker, const proa_wire_load 
 {
     router_worker *w = worker_of(router, worker);
     w->draining = load->draining;
-    w->dead = load->dead;
+    w->dead = load->stats.device_lost;
     int64_t requests = (int64_t)load->stats.running + load->stats.queued;
     w->requests = requests < INT32_MAX / 2 ? (int32_t)requests : INT32_MAX / 2;
     w->blocks = load->stats.kv_blocks_used;

@@ -117,7 +117,6 @@ typedef struct proa_wire_file {
 /* worker -> frontend: every 100 ms while something changes, every second else. */
 typedef struct proa_wire_load {
     bool draining;
-    bool dead;          /* the engine has lost its device */
     uint64_t transfers; /* KV hand-offs done, and what they took */
     uint64_t transfer_bytes;
     uint64_t transfer_us;

@@ -105,12 +105,12 @@ static void put_stats(proa_buf *out, const proa_engine_stats *s)
     proa_put_u64(out, s->requests_aborted);
     proa_put_u64(out, s->step_us_total);
     proa_put_i64(out, s->last_step_us);
+    proa_wire_put_bool(out, s->device_lost);
 }
 
 void proa_wire_put_load(proa_buf *out, const proa_wire_load *m)
 {
     proa_wire_put_bool(out, m->draining);
-    proa_wire_put_bool(out, m->dead);
     proa_put_u64(out, m->transfers);
     proa_put_u64(out, m->transfer_bytes);
     proa_put_u64(out, m->transfer_us);
@@ -137,6 +137,7 @@ static void get_stats(proa_wire_in *in, proa_engine_stats *s)
     s->requests_aborted = proa_wire_in_u64(in, "stats.requests_aborted");
     s->step_us_total = proa_wire_in_u64(in, "stats.step_us_total");
     s->last_step_us = proa_wire_in_i64(in, "stats.last_step_us", 0);
+    s->device_lost = proa_wire_in_bool(in, "stats.device_lost");
 }
 
 bool proa_wire_get_load(const void *body, size_t length, proa_wire_load *m, proa_error *err)
@@ -144,7 +145,6 @@ bool proa_wire_get_load(const void *body, size_t length, proa_wire_load *m, proa
     proa_wire_in in = proa_wire_in_of(body, length, "LOAD", NULL, err);
     *m = (proa_wire_load){0};
     m->draining = proa_wire_in_bool(&in, "draining");
-    m->dead = proa_wire_in_bool(&in, "dead");
     m->transfers = proa_wire_in_u64(&in, "transfers");
     m->transfer_bytes = proa_wire_in_u64(&in, "transfer_bytes");
     m->transfer_us = proa_wire_in_u64(&in, "transfer_us");

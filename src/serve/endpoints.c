@@ -89,6 +89,9 @@ bool proa_server_check_health(const proa_server *server, proa_api_error *error)
         return proa_api_error_set(error, 503, NULL, NULL, "the server is shutting down");
     if (server->model == NULL)
         return proa_api_error_set(error, 503, NULL, NULL, "the model is loading: try again later");
+    if (server->device_lost)
+        return proa_api_error_set(error, 503, NULL, NULL,
+                                  "the engine has lost its device: start the server again");
     double stalled = (double)(proa_clock_us() - server->progress_us) / 1e6;
     if (stalled > server->options.stall_s)
         return proa_api_error_set(error, 503, NULL, NULL, "requests run, but no step was made for %.0f s",
@@ -96,13 +99,17 @@ bool proa_server_check_health(const proa_server *server, proa_api_error *error)
     return true;
 }
 
-/* As Dynamo's frontend says it, which scripts parse: {"status", "endpoints", "instances"}. */
+/* As Dynamo's frontend says it, which scripts parse: {"status", "endpoints", "instances"}. Scripts send requests once they count
+ * enough instances, so none is shown before the model's files are here. */
 static void reply_cluster_health(proa_server *server, proa_http_exchange *exchange)
 {
     proa_api_error error;
     proa_buf instances = {0}, body = {0};
-    bool healthy = server->cluster.write_instances(server->cluster.context, &instances) &&
-                   proa_server_check_health(server, &error);
+    bool healthy = proa_server_check_health(server, &error);
+    if (server->model != NULL)
+        healthy &= server->cluster.write_instances(server->cluster.context, &instances);
+    else
+        proa_buf_append_text(&instances, "[]");
     proa_buf_append_format(&body, "{\"status\":\"%s\",\"endpoints\":[\"generate\"],\"instances\":%s}",
                            healthy ? "healthy" : "unhealthy", proa_buf_text(&instances));
     proa_buf_free(&instances);

@@ -224,6 +224,7 @@ static void watch_progress(proa_server *server, int64_t now_us)
     proa_engine_stats stats;
     server->backend.get_stats(server->backend.context, &stats);
     proa_metrics_sample(&server->metrics, &stats, now_us);
+    server->device_lost = stats.device_lost;
     bool idle = stats.running == 0 && stats.queued == 0;
     if (idle || stats.steps != server->progress_steps) {
         server->progress_steps = stats.steps;

@@ -349,7 +349,7 @@ static void add_letter(proa_router *router, char letter)
                         : letter == 'd' || letter == 'D' || letter == 'x' ? D
                                                                           : C;
     int32_t worker = add(router, leg, 4);
-    proa_wire_load load = {.draining = letter == 'x', .dead = letter == 'X'};
+    proa_wire_load load = {.draining = letter == 'x', .stats.device_lost = letter == 'X'};
     if (letter == 'P' || letter == 'D' || letter == 'C')
         load.stats.running = load.stats.queued = 2;
     proa_router_load(router, worker, &load);

@@ -498,6 +498,9 @@ static void a_lost_device_ends_everything(void **state)
     assert_int_equal(send(&late, &err), PROA_ERR_DEVICE);
     assert_non_null(strstr(err.text, "pulled a cable"));
     assert_int_equal(proa_engine_flush_cache(b.engine), PROA_ERR_CANCELLED);
+    proa_engine_stats stats;
+    proa_engine_get_stats(b.engine, &stats);
+    assert_true(stats.device_lost);
     proa_engine_cancel(b.engine, clients[3].id);
     free_client(&late);
     tear_down(&b);

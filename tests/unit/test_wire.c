@@ -68,7 +68,7 @@ static proa_wire_card a_card(void)
 
 static proa_wire_load a_load(void)
 {
-    return (proa_wire_load){.dead = true,
+    return (proa_wire_load){.draining = true,
                             .transfers = 1,
                             .transfer_bytes = UINT64_MAX,
                             .transfer_us = 3,
@@ -89,7 +89,8 @@ static proa_wire_load a_load(void)
                                       .requests_finished = 11,
                                       .requests_aborted = 12,
                                       .step_us_total = UINT64_MAX,
-                                      .last_step_us = INT64_MAX}};
+                                      .last_step_us = INT64_MAX,
+                                      .device_lost = true}};
 }
 
 static proa_sample_result a_token(int32_t token, int32_t top_count)
@@ -258,13 +259,12 @@ static void test_load_fields(void **state)
     proa_error err;
     proa_wire_put_load(&body, &m);
     assert_true(proa_wire_get_load(body.data, body.length, &back, &err));
-    SAME(draining), SAME(dead), SAME(transfers), SAME(transfer_bytes), SAME(transfer_us),
-        SAME(transfers_failed);
+    SAME(draining), SAME(transfers), SAME(transfer_bytes), SAME(transfer_us), SAME(transfers_failed);
     SAME(rooms), SAME(quarantined), SAME(stats.running), SAME(stats.queued), SAME(stats.kv_blocks_total);
     SAME(stats.kv_blocks_used), SAME(stats.kv_blocks_cached), SAME(stats.kv_blocks_lent);
     SAME(stats.prompt_tokens), SAME(stats.cached_tokens), SAME(stats.output_tokens), SAME(stats.steps);
     SAME(stats.retractions), SAME(stats.requests_finished), SAME(stats.requests_aborted);
-    SAME(stats.step_us_total), SAME(stats.last_step_us);
+    SAME(stats.step_us_total), SAME(stats.last_step_us), SAME(stats.device_lost);
     proa_buf_free(&body);
 }
 
