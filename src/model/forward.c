@@ -101,6 +101,20 @@ static void carve_mlp(carver *c, const proa_model_config *m, int32_t rows, int32
     b->shared_out = carve_floats(c, rows, m->hidden_size);
 }
 
+static void carve_exchange(carver *c, const proa_model_config *m, const proa_exchange *x, int32_t slots,
+                           forward_buffers *b)
+{
+    int32_t local = x->local_experts;
+    int64_t most = m->num_experts_per_tok < local ? m->num_experts_per_tok : local;
+    b->physical = carve_ints(c, slots);
+    b->work_order = carve_ints(c, x->received_max * most);
+    b->work_row = carve_ints(c, x->received_max * most);
+    b->work_offsets = carve_ints(c, local + 1);
+    b->piece_offsets = carve_ints(c, local + 1);
+    b->place_in = carve_ints(c, local);
+    b->local = carve(c, (size_t)m->num_hidden_layers * 3 * (size_t)local, sizeof(proa_weight));
+}
+
 static size_t carve_buffers(proa_forward *f, unsigned char *base)
 {
     const proa_model_config *m = &f->config;
@@ -116,6 +130,8 @@ static size_t carve_buffers(proa_forward *f, unsigned char *base)
     carve_quantised(&c, m, l->rows_max, slots, &f->b);
     carve_attention(&c, m, l->rows_max, &f->b);
     carve_mlp(&c, m, mlp_rows, slots, &f->b);
+    if (f->shared_experts)
+        carve_exchange(&c, m, &f->exchange, slots, &f->b);
     f->b.last_hidden = carve_floats(&c, l->logit_rows_max, m->hidden_size);
     f->b.last_delta = carve_floats(&c, l->logit_rows_max, m->hidden_size);
     f->b.logits = carve_floats(&c, l->logit_rows_max, m->vocab_size);
@@ -178,6 +194,11 @@ proa_status proa_forward_create(const proa_model_config *config, const proa_weig
     f->weights = weights;
     f->device = device;
     f->limits = *limits;
+    f->shared_experts = limits->exchange != NULL;
+    if (f->shared_experts)
+        f->exchange = *limits->exchange;
+    f->limits.exchange = NULL;
+    PROA_ASSERT(f->exchange.rows_max <= MLP_ROWS);
     f->softmax_scale =
         (float)proa_rope_softmax_scale(&config->rope, config->qk_nope_head_dim + config->qk_rope_head_dim);
     device->host.ue8m0 = config->ue8m0;
@@ -234,6 +255,27 @@ void proa_forward_set_expert_tap(proa_forward *forward, proa_forward_expert_tap 
 {
     forward->expert_tap = tap;
     forward->expert_tap_context = context;
+}
+
+void proa_forward_set_experts(proa_forward *f, int32_t layer, const int32_t *logical)
+{
+    const proa_layer_weights *w = &f->weights->layers[layer];
+    int32_t local = f->exchange.local_experts;
+    proa_weight *to = f->b.local + (int64_t)layer * 3 * local;
+    PROA_ASSERT(f->shared_experts);
+    for (int32_t i = 0; i < local; i++) {
+        PROA_ASSERT(logical[i] >= 0);
+        PROA_ASSERT(logical[i] < f->config.n_routed_experts);
+        to[i] = w->expert_gate[logical[i]];
+        to[local + i] = w->expert_up[logical[i]];
+        to[2 * local + i] = w->expert_down[logical[i]];
+    }
+}
+
+void proa_forward_set_place(proa_forward *forward, proa_forward_place place, void *context)
+{
+    forward->place = place;
+    forward->place_context = context;
 }
 
 proa_rows proa_forward_rows(proa_forward *f, const float *x, int32_t rows, int32_t cols, const proa_weight *w,
@@ -293,8 +335,9 @@ static void gather_rows(proa_forward *f, const proa_step *step, const float *fro
 static void check_step(const proa_forward *f, const proa_step *step)
 {
     int32_t row = 0;
-    PROA_ASSERT(step->row_count > 0);
+    PROA_ASSERT(step->row_count > 0 || f->shared_experts);
     PROA_ASSERT(step->row_count <= f->limits.rows_max);
+    PROA_ASSERT(!f->shared_experts || step->windows >= proa_forward_windows(f, step->row_count));
     PROA_ASSERT(step->logit_count <= f->limits.logit_rows_max);
     for (int32_t i = 0; i < step->segment_count; i++) {
         const proa_segment *s = &step->segments[i];
@@ -344,11 +387,29 @@ static void finish_step(proa_forward *f, const proa_step *step, float *delta)
         });
 }
 
+int32_t proa_forward_windows(const proa_forward *f, int32_t rows)
+{
+    return f->shared_experts ? (rows + f->exchange.rows_max - 1) / f->exchange.rows_max : 0;
+}
+
+/* Other ranks have rows for the experts here. */
+static proa_status step_without_rows(proa_forward *f, const proa_step *step, proa_error *err)
+{
+    for (int32_t i = 0; i < f->config.num_hidden_layers; i++) {
+        proa_status status = proa_forward_mlp(f, i, 0, step->windows, err);
+        if (status != PROA_OK)
+            return status;
+    }
+    return PROA_OK;
+}
+
 proa_status proa_forward_step(proa_forward *forward, const proa_step *step, float **logits, proa_error *err)
 {
-    (void)err; /* host ops cannot fail; a CUDA device will */
     proa_forward *f = forward;
     check_step(f, step);
+    *logits = f->b.logits;
+    if (step->row_count == 0)
+        return step_without_rows(f, step, err);
     f->device->ops->embed(&f->device->host, &(proa_embed_args){.rows = step->row_count,
                                                                .ids = step->token_ids,
                                                                .table = &f->weights->embed_tokens,
@@ -360,11 +421,12 @@ proa_status proa_forward_step(proa_forward *forward, const proa_step *step, floa
         add_and_norm(f, step->row_count, f->b.hidden, delta, &w->input_layernorm, f->b.normed);
         proa_forward_attention(f, i, step);
         add_and_norm(f, step->row_count, f->b.hidden, f->b.delta, &w->post_attention_layernorm, f->b.normed);
-        proa_forward_mlp(f, i, step->row_count);
+        proa_status status = proa_forward_mlp(f, i, step->row_count, step->windows, err);
+        if (status != PROA_OK)
+            return status;
         delta = f->b.delta;
     }
     finish_step(f, step, delta);
-    *logits = f->b.logits;
     return PROA_OK;
 }
 

@@ -7,6 +7,7 @@
 #define PROA_MODEL_FORWARD_H
 
 #include "model/config.h"
+#include "model/exchange.h"
 #include "model/weights.h"
 #include "op/device.h"
 
@@ -17,6 +18,8 @@ typedef struct proa_forward_limits {
     int32_t logit_rows_max; /* rows of one step that need logits */
     int32_t positions_max;  /* context length */
     int32_t kv_blocks;      /* blocks of 64 tokens, for all sequences */
+    const proa_exchange
+        *exchange; /* with the ranks that share the experts; copied. NULL: all experts are here */
 } proa_forward_limits;
 
 /* Bytes of KV cache that one block of 64 tokens takes over all layers. */
@@ -36,10 +39,16 @@ typedef struct proa_step {
     int32_t segment_count;
     const int32_t *logit_rows; /* [logit_count] rows whose next-token logits are wanted */
     int32_t logit_count;
+    int32_t
+        windows; /* with an exchange: of each MoE layer, the same at all ranks, enough for the rows of each of them.
+                      * A rank without rows (row_count 0) takes part. */
 } proa_step;
 
+/* Windows of the exchange that so many rows need. */
+int32_t proa_forward_windows(const proa_forward *forward, int32_t rows);
+
 /* `logits` [logit_count, vocab] float32 belongs to the forward and stays valid (and writable: sampling overwrites
- * it) until the next step. */
+ * it) until the next step. Without an exchange it cannot fail on the host; exchange.h has the errors of one. */
 proa_status proa_forward_step(proa_forward *forward, const proa_step *step, float **logits, proa_error *err);
 
 /* Rows 0 .. tokens - 1 of block `from`, in every layer, go to block `to`: a prompt that shares the beginning of a
@@ -61,6 +70,14 @@ typedef struct proa_forward_kv {
     size_t layer_bytes;
 } proa_forward_kv;
 proa_forward_kv proa_forward_kv_memory(const proa_forward *forward);
+
+/* Which experts a rank of several holds, and where its rows go. Between steps, for all MoE layers before the first one.
+ * logical [exchange.local_experts]: what the physical experts of this rank are in this layer. `place` (the same for all layers)
+ * finds the physical expert for each slot: ids and physical are [rows, num_experts_per_tok]; first_row tells rows of a step apart. */
+void proa_forward_set_experts(proa_forward *forward, int32_t layer, const int32_t *logical);
+typedef void (*proa_forward_place)(void *context, int32_t layer, int32_t first_row, int32_t rows,
+                                   const int32_t *ids, int32_t *physical);
+void proa_forward_set_place(proa_forward *forward, proa_forward_place place, void *context);
 
 /* For comparison with a reference: called with hidden [rows, hidden] after the embedding (index 0), after each
  * layer (index i), the last one after the final norm (which is computed for all rows then). NULL: off. */

@@ -50,6 +50,14 @@ typedef struct forward_buffers {
     float *last_delta;     /* [logit_rows_max, H] */
     float *logits;         /* [logit_rows_max, vocab] */
     proa_segment *batch;   /* [A] segments of one absorbed batch */
+    /* with an exchange; L = local experts, Q = received_max * min(K, L) */
+    int32_t *physical;      /* [M, K] */
+    int32_t *work_order;    /* [Q] sorted place -> slot of the work */
+    int32_t *work_row;      /* [Q] sorted place -> row of the work */
+    int32_t *work_offsets;  /* [L + 1] */
+    int32_t *piece_offsets; /* [L + 1] */
+    int32_t *place_in;      /* [L] next place of each expert, while sorting */
+    proa_weight *local;     /* [layers, 3, L] gate, up and down of the experts that are here */
 } forward_buffers;
 
 struct proa_forward {
@@ -68,6 +76,10 @@ struct proa_forward {
     void *tap_context;
     proa_forward_expert_tap expert_tap;
     void *expert_tap_context;
+    bool shared_experts; /* there is an exchange */
+    proa_exchange exchange;
+    proa_forward_place place;
+    void *place_context;
 };
 
 /* x [rows, cols] as the linears of `w` and `w2` (which may be NULL) want it: quantised when one of them is FP8 and
@@ -81,8 +93,17 @@ void proa_forward_linear(proa_forward *f, proa_rows x, const proa_weight *w, flo
 /* From b.normed to b.delta, for all rows of the step. */
 void proa_forward_attention(proa_forward *f, int32_t layer, const proa_step *step);
 
-/* From b.normed to b.delta: dense MLP, or routed experts plus the shared one. */
-void proa_forward_mlp(proa_forward *f, int32_t layer, int32_t rows);
+/* From b.normed to b.delta: dense MLP, or routed experts plus the shared one; those in `windows` windows where ranks share them. */
+proa_status proa_forward_mlp(proa_forward *f, int32_t layer, int32_t rows, int32_t windows, proa_error *err);
+
+/* y [x.rows, hidden] = down(silu(gate(x)) * up(x)) */
+void proa_forward_run_mlp(proa_forward *f, const proa_mlp_weights *w, proa_rows x, float *y);
+
+/* y [rows, hidden] of routed experts plus the shared one (moe.c); all of them here. */
+void proa_forward_moe(proa_forward *f, int32_t layer, const float *x, int32_t rows, float *y);
+/* The same with experts at other ranks: one window, whose first row is `first` of the step. */
+proa_status proa_forward_moe_shared(proa_forward *f, int32_t layer, int32_t first, const float *x,
+                                    int32_t rows, float *y, proa_error *err);
 
 /* Scratch that these stages' ops may ask for. */
 size_t proa_forward_attention_scratch(const proa_forward *f);

@@ -39,8 +39,7 @@ proa_status proa_ucx_load(proa_ucx *ucx, proa_error *err)
     /* It is never unloaded: it hooks the memory functions of the process. */
     ucx->library = dlopen(LIBRARY, RTLD_NOW | RTLD_LOCAL | RTLD_NODELETE);
     if (ucx->library == NULL)
-        return proa_error_set(err, PROA_ERR_NOT_FOUND,
-                              "--disaggregation-transfer-backend ucx: %s: install UCX (Debian: libucx0)",
+        return proa_error_set(err, PROA_ERR_NOT_FOUND, "UCX is not here: %s: install it (Debian: libucx0)",
                               dlerror());
     for (size_t i = 0; i < sizeof names / sizeof names[0]; i++) {
         calls[i] = dlsym(ucx->library, names[i]);

@@ -1,0 +1,353 @@
+/* test_moe_ranks.c - law 2 over ranks, bit for bit: experts spread over ranks give each token the logits that one rank with all of
+ * them gives. Ranks are threads, on dummy weights of a small configuration; transports, widths, placements, windows and precisions
+ * vary, and some ranks have no rows. */
+#include "model/forward.h"
+#include "net/a2a.h"
+
+#include <pthread.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <cmocka.h>
+
+enum {
+    VOCAB = 300,
+    EXPERTS = 32,
+    TOP_K = 4,
+    LAYERS = 4,
+    RANKS_MAX = 32,
+    STEPS = 7,
+    CHUNK = 24,
+    CHUNKS = 2,
+    BLOCKS = 2
+};
+
+static const char *const config_text =
+    "{\"model_type\": \"deepseek_v3\", \"vocab_size\": 300, \"hidden_size\": 192, \"intermediate_size\": 320,"
+    " \"moe_intermediate_size\": 160, \"num_hidden_layers\": 4, \"num_nextn_predict_layers\": 0,"
+    " \"num_attention_heads\": 3, \"num_key_value_heads\": 3, \"n_shared_experts\": %d, "
+    "\"n_routed_experts\": 32,"
+    " \"routed_scaling_factor\": 2.5, \"kv_lora_rank\": 96, \"q_lora_rank\": 64, \"qk_rope_head_dim\": 32,"
+    " \"v_head_dim\": 40, \"qk_nope_head_dim\": 48, \"n_group\": 4, \"topk_group\": 2, "
+    "\"num_experts_per_tok\": 4,"
+    " \"moe_layer_freq\": 1, \"first_k_dense_replace\": 1, \"norm_topk_prob\": true,"
+    " \"scoring_func\": \"sigmoid\", \"topk_method\": \"noaux_tc\", \"hidden_act\": \"silu\","
+    " \"max_position_embeddings\": 512, \"rms_norm_eps\": 1e-6, \"rope_theta\": 10000.0,"
+    " \"rope_scaling\": {\"type\": \"yarn\", \"factor\": 4.0, \"original_max_position_embeddings\": 128,"
+    " \"beta_fast\": 32, \"beta_slow\": 1, \"mscale\": 1.0, \"mscale_all_dim\": 1.0},"
+    " \"attention_bias\": false, \"tie_word_embeddings\": false, \"bos_token_id\": 0, \"eos_token_id\": 1%s}";
+
+static const char *const fp8_text =
+    ", \"quantization_config\": {\"activation_scheme\": \"dynamic\", \"fmt\": "
+    "\"e4m3\", \"quant_method\": \"fp8\", \"weight_block_size\": [128, 128]}";
+
+/* ---- a model, once for all ranks ---- */
+
+typedef struct model {
+    proa_model_config config;
+    proa_precision precision;
+    proa_checkpoint *checkpoint;
+    float *
+        expected; /* [RANKS_MAX][STEPS][VOCAB] of each rank's sequence, computed with all experts in one place */
+} model;
+
+/* How a run is set up. */
+typedef struct setup {
+    int32_t ranks, redundant;
+    int32_t window; /* rows */
+    bool dynamic;
+    bool ucx;
+} setup;
+
+typedef struct group group;
+
+typedef struct rank {
+    group *g;
+    int32_t number;
+    proa_device *device;
+    proa_a2a *a2a;
+    proa_forward *forward;
+    pthread_t thread;
+    bool good;
+    char complaint[1200];
+} rank;
+
+struct group {
+    const model *m;
+    setup s;
+    int32_t local;
+    int32_t logical[EXPERTS * 2]; /* of a physical expert */
+    pthread_barrier_t barrier;
+    rank ranks[RANKS_MAX];
+};
+
+static int32_t token_at(int32_t sequence, int32_t position)
+{
+    return (position * 31 + sequence * 17 + position * position % 13) % VOCAB;
+}
+
+/* Rows of a rank in a step: two chunks of a prompt, whose lengths differ, then one token at a time. Every third rank of many is idle, and
+ * rank 1 begins late. */
+static int32_t rows_of(int32_t sequence, int32_t step)
+{
+    if (sequence % 3 == 2 || (sequence == 1 && step < 2))
+        return 0;
+    return step < CHUNKS ? 3 + (sequence * 5 + step * 3) % (CHUNK - 3) : 1;
+}
+
+/* One step of a rank's sequence; windows 0: alone. */
+static proa_status run_step(proa_forward *forward, int32_t sequence, int32_t step, int32_t windows,
+                            float *logits, proa_error *err)
+{
+    static const int32_t blocks[BLOCKS] = {0, 1};
+    int32_t ids[CHUNK], position = 0, count = rows_of(sequence, step), last = count - 1;
+    for (int32_t i = 0; i < step; i++)
+        position += rows_of(sequence, i);
+    for (int32_t i = 0; i < count; i++)
+        ids[i] = token_at(sequence, position + i);
+    const proa_segment segment = {
+        .row_count = count, .position_first = position, .blocks = blocks, .absorbed = step >= CHUNKS};
+    const proa_step args = {.row_count = count,
+                            .token_ids = ids,
+                            .segments = &segment,
+                            .segment_count = count > 0,
+                            .logit_rows = &last,
+                            .logit_count = count > 0,
+                            .windows = windows};
+    float *got = NULL;
+    if (count == 0 && windows == 0)
+        return PROA_OK;
+    proa_status status = proa_forward_step(forward, &args, &got, err);
+    if (status == PROA_OK && count > 0)
+        memcpy(logits, got, VOCAB * sizeof *got);
+    return status;
+}
+
+static const proa_forward_limits limits = {
+    .rows_max = CHUNK, .logit_rows_max = 2, .positions_max = 128, .kv_blocks = BLOCKS};
+
+static void model_open(model *m, proa_precision precision, bool fp8, int shared)
+{
+    char text[4096];
+    proa_error err = {0};
+    proa_device *device;
+    proa_forward *forward;
+    snprintf(text, sizeof text, config_text, shared, fp8 ? fp8_text : "");
+    proa_json *json = proa_json_parse(text, strlen(text), &err);
+    assert_non_null(json);
+    if (proa_model_config_parse(json, "test", &m->config, &err) != PROA_OK)
+        fail_msg("%s", err.text);
+    proa_json_free(json);
+    m->precision = precision;
+    assert_int_equal(
+        proa_checkpoint_load("test", PROA_LOAD_DUMMY, &m->config, precision, NULL, &m->checkpoint, &err),
+        PROA_OK);
+    assert_int_equal(proa_device_create("cpu", 1, precision, &device, &err), PROA_OK);
+    assert_int_equal(proa_forward_create(&m->config, proa_checkpoint_weights(m->checkpoint), device, &limits,
+                                         &forward, &err),
+                     PROA_OK);
+    m->expected = calloc((size_t)RANKS_MAX * STEPS * VOCAB, sizeof *m->expected);
+    for (int32_t sequence = 0; sequence < RANKS_MAX; sequence++) {
+        for (int32_t step = 0; step < STEPS; step++)
+            run_step(forward, sequence, step, 0, m->expected + (sequence * STEPS + step) * VOCAB, &err);
+    }
+    proa_forward_free(forward);
+    proa_device_free(device);
+}
+
+static void model_close(model *m)
+{
+    free(m->expected);
+    proa_checkpoint_free(m->checkpoint);
+}
+
+/* ---- ranks ---- */
+
+/* Static: the replica whose turn it is by the home's number. Dynamic: another one for each row and slot. */
+static void place(void *context, int32_t layer, int32_t first_row, int32_t rows, const int32_t *ids,
+                  int32_t *physical)
+{
+    const rank *r = context;
+    const group *g = r->g;
+    for (int32_t i = 0; i < rows * TOP_K; i++) {
+        int32_t found[EXPERTS * 2], count = 0;
+        for (int32_t p = 0; p < EXPERTS + g->s.redundant; p++) {
+            if (g->logical[p] == ids[i])
+                found[count++] = p;
+        }
+        int32_t turn = g->s.dynamic ? (first_row * TOP_K + i) * 7 + layer * 3 + r->number : r->number;
+        physical[i] = found[turn % count];
+    }
+}
+
+static bool fail_rank(rank *r, const char *text)
+{
+    snprintf(r->complaint, sizeof r->complaint, "%s", text);
+    return r->good = false;
+}
+
+static void open_rank(rank *r, proa_post_hub *hub)
+{
+    group *g = r->g;
+    proa_error err = {0};
+    bool fp8 = g->m->config.fp8 && g->m->precision == PROA_PRECISION_DEFAULT;
+    const proa_a2a_options options = {
+        .ranks = g->s.ranks,
+        .rank = r->number,
+        .local_experts = g->local,
+        .hidden = g->m->config.hidden_size,
+        .top_k = TOP_K,
+        .rows_max = g->s.window,
+        .lanes = 1,
+        .format = fp8                                       ? PROA_EXCHANGE_FP8
+                  : g->m->precision == PROA_PRECISION_EXACT ? PROA_EXCHANGE_F32
+                                                            : PROA_EXCHANGE_BF16,
+        .precision = g->m->precision,
+        .deadline_us = 20000000,
+    };
+    assert_int_equal(proa_device_create("cpu", 1, g->m->precision, &r->device, &err), PROA_OK);
+    if (proa_a2a_create(&options, hub, &r->a2a, &err) != PROA_OK)
+        fail_msg("%s", err.text);
+    proa_exchange exchange = proa_a2a_exchange(r->a2a);
+    proa_forward_limits with = limits;
+    with.exchange = &exchange;
+    assert_int_equal(proa_forward_create(&g->m->config, proa_checkpoint_weights(g->m->checkpoint), r->device,
+                                         &with, &r->forward, &err),
+                     PROA_OK);
+    for (int32_t layer = 1; layer < LAYERS; layer++)
+        proa_forward_set_experts(r->forward, layer, g->logical + r->number * g->local);
+    proa_forward_set_place(r->forward, place, r);
+}
+
+static void close_rank(rank *r)
+{
+    proa_forward_free(r->forward);
+    proa_a2a_free(r->a2a);
+    proa_device_free(r->device);
+}
+
+static int32_t windows_of(const group *g, int32_t step)
+{
+    int32_t windows = 0;
+    for (int32_t i = 0; i < g->s.ranks; i++) {
+        int32_t own = proa_forward_windows(g->ranks[0].forward, rows_of(i, step));
+        windows = own > windows ? own : windows;
+    }
+    return windows;
+}
+
+static void *run_rank(void *context)
+{
+    rank *r = context;
+    group *g = r->g;
+    bool live[RANKS_MAX];
+    float logits[VOCAB];
+    proa_error err = {0};
+    for (int32_t i = 0; i < g->s.ranks; i++) {
+        size_t bytes;
+        live[i] = true;
+        if (i == r->number)
+            continue;
+        const void *address = proa_post_address(proa_a2a_post(g->ranks[i].a2a), &bytes);
+        if (proa_post_connect(proa_a2a_post(r->a2a), i, address, bytes, &err) != PROA_OK)
+            fail_rank(r, err.text);
+    }
+    if (proa_a2a_begin(r->a2a, 77, live, &err) != PROA_OK)
+        fail_rank(r, err.text);
+    pthread_barrier_wait(&g->barrier); /* all have begun */
+    for (int32_t step = 0; step < STEPS && r->good; step++) {
+        if (run_step(r->forward, r->number, step, windows_of(g, step), logits, &err) != PROA_OK)
+            fail_rank(r, err.text);
+        else if (rows_of(r->number, step) > 0 &&
+                 memcmp(logits, g->m->expected + (r->number * STEPS + step) * VOCAB, sizeof logits) != 0)
+            fail_rank(r, "logits differ from those of one rank");
+    }
+    pthread_barrier_wait(&g->barrier); /* nobody is needed any more */
+    return NULL;
+}
+
+static void check_setup(const model *m, const setup *s)
+{
+    static group g;
+    proa_post_hub *hub = s->ucx ? NULL : proa_post_hub_create(s->ranks);
+    g = (group){.m = m, .s = *s, .local = (EXPERTS + s->redundant) / s->ranks};
+    for (int32_t p = 0; p < EXPERTS + s->redundant; p++)
+        g.logical[p] = (p * 5 + p / EXPERTS * 3) % EXPERTS;
+    pthread_barrier_init(&g.barrier, NULL, (unsigned)s->ranks);
+    for (int32_t i = 0; i < s->ranks; i++) {
+        g.ranks[i] = (rank){.g = &g, .number = i, .good = true};
+        open_rank(&g.ranks[i], hub);
+    }
+    for (int32_t i = 0; i < s->ranks; i++)
+        assert_int_equal(pthread_create(&g.ranks[i].thread, NULL, run_rank, &g.ranks[i]), 0);
+    for (int32_t i = 0; i < s->ranks; i++)
+        pthread_join(g.ranks[i].thread, NULL);
+    for (int32_t i = 0; i < s->ranks; i++)
+        close_rank(&g.ranks[i]);
+    pthread_barrier_destroy(&g.barrier);
+    proa_post_hub_free(hub);
+    for (int32_t i = 0; i < s->ranks; i++) {
+        if (!g.ranks[i].good)
+            fail_msg("%d ranks, %d redundant, windows of %d, %s, %s: rank %d: %s", s->ranks, s->redundant,
+                     s->window, s->dynamic ? "dynamic" : "static", s->ucx ? "ucx" : "local", i,
+                     g.ranks[i].complaint);
+    }
+}
+
+/* ---- tests ---- */
+
+static const setup setups[] = {
+    {1, 0, 8, false, false}, {2, 0, 32, false, false}, {2, 4, 5, true, false},
+    {4, 0, 8, false, false}, {4, 8, 8, true, false},   {8, 0, 8, false, false},
+    {8, 8, 3, true, false},  {32, 0, 8, false, false}, {32, 32, 16, true, false},
+};
+
+static void check_all(proa_precision precision, bool fp8, int shared, bool ucx)
+{
+    model m;
+    model_open(&m, precision, fp8, shared);
+    for (size_t i = 0; i < sizeof setups / sizeof setups[0]; i++) {
+        setup s = setups[i];
+        s.ucx = ucx;
+        if (!ucx || s.ranks <= 8)
+            check_setup(&m, &s);
+    }
+    model_close(&m);
+}
+
+static void fp8_recipe(void **state)
+{
+    (void)state;
+    check_all(PROA_PRECISION_DEFAULT, true, 1, false);
+}
+
+static void bf16(void **state)
+{
+    (void)state;
+    check_all(PROA_PRECISION_DEFAULT, false, 0, false);
+}
+
+static void exact(void **state)
+{
+    (void)state;
+    check_all(PROA_PRECISION_EXACT, true, 1, false);
+}
+
+static void over_ucx(void **state)
+{
+    (void)state;
+    check_all(PROA_PRECISION_DEFAULT, true, 1, true);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(fp8_recipe),
+        cmocka_unit_test(bf16),
+        cmocka_unit_test(exact),
+        cmocka_unit_test(over_ucx),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
