@@ -31,9 +31,9 @@ def lives(pid):
 class Node:
     """A running ranklab: the parent of `count` ranks."""
 
-    def __init__(self, path, *words, name="node", count=8):
-        self.count = count
-        self.process = Loopback().popen(name, [RANKLAB, "--count", count, *words], path / f"{name}.log")
+    def __init__(self, path, *words, name="node", count=8, place=None):
+        self.place = place
+        self.process = (place or Loopback()).popen(name, [RANKLAB, "--count", count, *words], path / f"{name}.log")
 
     def log(self):
         return self.process.log()
@@ -59,6 +59,8 @@ class Node:
         self.expect_nothing_left()
 
     def expect_nothing_left(self):
+        if self.place:  # a host of a lab, which has process numbers of its own, and takes all its processes with it
+            return
         wait_for(lambda: not any(lives(p) for p in self.all_pids()), 5, f"no rank is left of {self.all_pids()}")
 
 
@@ -259,6 +261,27 @@ def test_nodes_find_each_other(node):
     for n in (again, second):
         n.process.kill(signal.SIGTERM)
         n.expect_end(0)
+
+
+def test_a_network_that_is_cut_and_heals(node, lab):
+    """Ranks on two hosts: each side sees the other go within the links' silence, and come back as the same processes."""
+    hosts = lab(2)
+    words = ["--mesh", f"{hosts.host(0).address}:29500", "--key", "0123456789abcdef", "--world", 4]
+    a = node(*words, "--first", 0, count=2, name="a", place=hosts.host(0))
+    b = node(*words, "--first", 2, count=2, name="b", place=hosts.host(1))
+    sides = [(n.wait_until_ready(), r) for n, r in ((a, 0), (a, 1), (b, 2), (b, 3))]
+    assert all(peers_of(n, r) == {0, 1, 2, 3} - {r} for n, r in sides)
+    hosts.partition(0, 1)
+    cut = time.monotonic()
+    wait_for(lambda: all(peers_of(n, r) == {r ^ 1} for n, r in sides), 10, "each side has only itself")
+    assert 2 < time.monotonic() - cut < 5
+    time.sleep(1)
+    hosts.heal()
+    wait_for(lambda: all(peers_of(n, r) == {0, 1, 2, 3} - {r} for n, r in sides), 10, f"all are linked again:\n{a.log()}\n{b.log()}")
+    assert all(n.lives_of(r) == 1 for n, r in sides)
+    for n in (a, b):
+        n.process.kill(signal.SIGTERM)
+        assert n.process.wait(20) == 0, n.log()
 
 
 def test_a_rendezvous_that_fails_ends_the_worker(node):
