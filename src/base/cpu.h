@@ -2,6 +2,8 @@
 #ifndef PROA_BASE_CPU_H
 #define PROA_BASE_CPU_H
 
+#include <stdbool.h>
+
 /* Instruction sets that kernels are written for, weakest first: each includes the ones before it. */
 typedef enum proa_isa {
     PROA_ISA_PORTABLE,    /* plain C */
@@ -17,6 +19,14 @@ const char *proa_isa_name(proa_isa isa);
 
 /* Physical cores that this process is allowed to run on; at least 1. The default of --threads. */
 int proa_cpu_core_count(void);
+
+/* The cores that this process may run on, split evenly among `count` processes, neighbours together. NULL when there are fewer cores than
+ * processes, or memory is out. Immutable. */
+typedef struct proa_cpu_shares proa_cpu_shares;
+proa_cpu_shares *proa_cpu_shares_create(int count);
+void proa_cpu_shares_free(proa_cpu_shares *shares); /* accepts NULL */
+/* Binds the calling thread, and threads and programs that it starts, to share `index`: one system call, also between fork and exec. */
+bool proa_cpu_shares_take(const proa_cpu_shares *shares, int index);
 
 /* NUMA nodes of the machine; at least 1. */
 int proa_cpu_node_count(void);

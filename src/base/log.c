@@ -1,4 +1,4 @@
-/* log.c - one line, one write. The level is the only state of the process that this module keeps. */
+/* log.c - one line, one write. The level and the rank are the only state of the process that this module keeps. */
 #include "base/log.h"
 
 #include <stdarg.h>
@@ -10,6 +10,8 @@
 
 /* relaxed: a changed level may be seen a few lines late, nothing depends on it */
 static _Atomic int log_level = PROA_LOG_INFO;
+/* -1: this process is no rank; relaxed: set before there are threads */
+static _Atomic int log_rank = -1;
 
 static const char *const level_names[] = {"error", "warn", "info", "debug", "trace"};
 static const char *const level_colours[] = {"\033[31m", "\033[33m", "\033[32m", "\033[36m", "\033[90m"};
@@ -30,6 +32,11 @@ proa_log_level proa_log_get_level(void)
     return (proa_log_level)atomic_load_explicit(&log_level, memory_order_relaxed);
 }
 
+void proa_log_set_rank(int rank)
+{
+    atomic_store_explicit(&log_rank, rank, memory_order_relaxed);
+}
+
 void proa_log(proa_log_level level, const char *area, const char *format, ...)
 {
     if (level > proa_log_get_level())
@@ -39,10 +46,13 @@ void proa_log(proa_log_level level, const char *area, const char *format, ...)
     clock_gettime(CLOCK_REALTIME, &now);
     localtime_r(&now.tv_sec, &local);
     int colour = isatty(STDERR_FILENO);
-    char line[2048];
-    int n = snprintf(line, sizeof line, "%02d:%02d:%02d.%03ld %s%-5s%s %s: ", local.tm_hour, local.tm_min,
+    char line[2048], tag[24] = "";
+    int rank = atomic_load_explicit(&log_rank, memory_order_relaxed);
+    if (rank >= 0)
+        snprintf(tag, sizeof tag, "rank %d ", rank);
+    int n = snprintf(line, sizeof line, "%02d:%02d:%02d.%03ld %s%-5s%s %s%s: ", local.tm_hour, local.tm_min,
                      local.tm_sec, now.tv_nsec / 1000000, colour ? level_colours[level] : "",
-                     level_names[level], colour ? "\033[0m" : "", area);
+                     level_names[level], colour ? "\033[0m" : "", tag, area);
     va_list args;
     va_start(args, format);
     int m = vsnprintf(line + n, sizeof line - (size_t)n - 1, format, args);

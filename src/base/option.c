@@ -38,6 +38,8 @@ struct proa_options {
     value *values; /* [program->option_count] */
     const char **arguments;
     int argument_count;
+    char *const *words; /* the caller's */
+    int word_count;
 };
 
 /* --- the table --- */
@@ -179,7 +181,7 @@ static proa_status unknown_flag(const proa_program *program, const proa_command 
     nearest best = nearest_begin(name);
     for (int i = 0; i < program->option_count; i++) {
         const proa_option *option = &program->options[i];
-        if (!knows(command, option))
+        if (!knows(command, option) || option->internal)
             continue;
         consider(&best, option->name);
         const char *aliases = option->aliases;
@@ -323,7 +325,7 @@ static proa_status set_from_environment(proa_options *options, proa_error *err)
     proa_buf where = {0};
     for (int i = 0; i < options->program->option_count && status == PROA_OK; i++) {
         const proa_option *option = &options->program->options[i];
-        if (options->values[i].given || !knows(options->command, option))
+        if (options->values[i].given || option->internal || !knows(options->command, option))
             continue;
         proa_buf_clear(&where);
         proa_option_environment(option, &where);
@@ -450,6 +452,7 @@ static struct argp_option *make_argp_options(const proa_program *program, const 
         *row++ = (struct argp_option){.name = option->name,
                                       .key = KEY_FIRST + i,
                                       .group = group_number,
+                                      .flags = option->internal ? OPTION_HIDDEN : 0,
                                       .arg = proa_option_metavar(option),
                                       .doc = describe(option, arena)};
         const char *aliases = option->aliases;
@@ -508,6 +511,8 @@ proa_status proa_options_parse(const proa_program *program, const proa_command *
         return proa_error_set(err, status, "no memory for the command line");
     options->program = program;
     options->command = command;
+    options->words = argv;
+    options->word_count = argc;
     options->arena = proa_arena_create(0);
     if (options->arena != NULL) {
         options->values =
@@ -596,6 +601,12 @@ bool proa_options_given(const proa_options *options, const char *name)
 const char *proa_options_argument(const proa_options *options, int index)
 {
     return index >= 0 && index < options->argument_count ? options->arguments[index] : NULL;
+}
+
+char *const *proa_options_words(const proa_options *options, int *count)
+{
+    *count = options->word_count;
+    return options->words;
 }
 
 const proa_program *proa_options_program(const proa_options *options)

@@ -41,7 +41,9 @@ typedef struct proa_option {
     const char *unit;        /* "seconds"; or NULL */
     const char *environment; /* the variable when it is not PROA_...; or NULL */
     const char *ignored; /* not NULL: has nothing to do here, is accepted, and this sentence says so once */
-    const char *help;    /* one paragraph without the default, range and unit, which are added */
+    bool
+        internal; /* what the program tells a process that it starts: in no document, and not in the environment */
+    const char *help; /* one paragraph without the default, range and unit, which are added */
 } proa_option;
 
 typedef struct proa_options proa_options;
@@ -69,7 +71,7 @@ typedef struct proa_program {
 /* NULL with a filled error, which suggests the nearest name. */
 const proa_command *proa_program_find(const proa_program *program, const char *name, proa_error *err);
 
-/* argv[0] is the command's name. Errors name flag, value and range, or the nearest flag. PROA_END: --help was asked for,
+/* argv[0] is the command's name; the array and its words outlive the options. Errors name flag, value and range, or the nearest flag. PROA_END: --help was asked for,
  * and *options is NULL. */
 proa_status proa_options_parse(const proa_program *program, const proa_command *command, int argc,
                                char **argv, proa_options **options, proa_error *err);
@@ -86,6 +88,9 @@ bool proa_options_given(const proa_options *options, const char *name);
 
 /* What followed the options; NULL past the end. */
 const char *proa_options_argument(const proa_options *options, int index);
+
+/* The words that were parsed, the command's name first, and a NULL after the last one; *count is without that. */
+char *const *proa_options_words(const proa_options *options, int *count);
 
 const proa_program *proa_options_program(const proa_options *options);
 

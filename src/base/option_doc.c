@@ -11,9 +11,10 @@ void proa_program_help(const proa_program *program, FILE *out)
     fprintf(out, "\n`%s COMMAND --help` lists a command's options.\n", program->name);
 }
 
+/* Internal ones are known, and not documented. */
 static bool known_to(const proa_option *option, const proa_command *command)
 {
-    return proa_option_list_has(option->commands, ' ', command->name);
+    return !option->internal && proa_option_list_has(option->commands, ' ', command->name);
 }
 
 /* "--model-path DIR, --model DIR" */

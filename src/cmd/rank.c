@@ -26,16 +26,29 @@ static proa_status choose_context(const proa_options *o, const proa_model_config
     return PROA_OK;
 }
 
+/* Limits that are flags of the whole worker, of which this rank has its share. */
+static int32_t running_requests(const proa_options *o, const proa_rank_use *use)
+{
+    bool shared = use->world != NULL && use->world->max_running_requests > 0;
+    return shared ? use->world->max_running_requests : (int32_t)proa_options_int(o, "max-running-requests");
+}
+
+static int32_t prefill_chunk(const proa_options *o, const proa_rank_use *use)
+{
+    return use->world != NULL ? use->world->chunked_prefill_size
+                              : (int32_t)proa_options_int(o, "chunked-prefill-size");
+}
+
 static proa_engine_options engine_options(const proa_options *o, const proa_rank_use *use, int32_t kv_tokens,
                                           int32_t context)
 {
     const char *policy = proa_options_string(o, "schedule-policy");
     bool decodes = use->role == PROA_ENGINE_DECODE;
     return (proa_engine_options){
-        .max_running_requests = (int32_t)proa_options_int(o, "max-running-requests"),
+        .max_running_requests = running_requests(o, use),
         .max_queued_requests = (int32_t)proa_options_int(o, "max-queued-requests"),
         .max_total_tokens = kv_tokens,
-        .chunked_prefill_size = (int32_t)proa_options_int(o, "chunked-prefill-size"),
+        .chunked_prefill_size = prefill_chunk(o, use),
         .context_length = context,
         .page_size = (int32_t)proa_options_int(o, "page-size"),
         .disable_radix_cache = decodes || proa_options_bool(o, "disable-radix-cache"),
@@ -57,7 +70,7 @@ static uint64_t allocated_bytes(void)
 static proa_status plan_memory(const proa_options *o, const proa_rank_use *use, const proa_rank *r,
                                uint64_t available, int32_t context, proa_memory_plan *plan, proa_error *err)
 {
-    int32_t running = (int32_t)proa_options_int(o, "max-running-requests");
+    int32_t running = running_requests(o, use);
     int64_t wanted = proa_options_given(o, "max-total-tokens") ? proa_options_int(o, "max-total-tokens") : 0;
     double share = use->memory_share > 0 ? use->memory_share : 1;
     *plan = (proa_memory_plan){

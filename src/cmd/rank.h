@@ -8,6 +8,7 @@
 #include "cluster/worker.h"
 #include "engine/engine.h"
 #include "engine/proof.h"
+#include "model/rank_world.h"
 
 typedef struct proa_rank {
     proa_loaded loaded;
@@ -27,7 +28,8 @@ typedef struct proa_rank_use {
     proa_engine_role role;
     proa_kv_event_hook kv_event;
     void *kv_event_context;
-    double memory_share; /* of --mem-fraction-static that this rank may take; 0 counts as 1 */
+    double memory_share;          /* of --mem-fraction-static that this rank may take; 0 counts as 1 */
+    const proa_rank_world *world; /* NULL: the only rank */
 } proa_rank_use;
 
 /* Reads the flags of groups "Model", "Device" and "Memory and scheduling"; logs what takes how much memory. */

@@ -1,12 +1,14 @@
 /* worker.c - `proa worker`: a prefill, decode or combined worker of a cluster.
  *
  * The main thread loads the model, starts the engine and the worker's thread (cluster/worker.h), and then waits for signals: the
- * first SIGTERM or SIGINT drains, a second one ends at once.
+ * first SIGTERM or SIGINT drains, a second one ends at once. With several ranks, this process is the parent of the node's ranks or one
+ * of them (worker_ranks.h); a rank's links come up while it loads.
  */
 #include "base/log.h"
 #include "cmd/cluster_flags.h"
 #include "cmd/cmd.h"
 #include "cmd/rank.h"
+#include "cmd/worker_ranks.h"
 
 #include <signal.h>
 #include <stdio.h>
@@ -16,6 +18,8 @@
 
 typedef struct service {
     const proa_options *options;
+    proa_rank_world world;
+    proa_rank_mesh *mesh; /* NULL: the only rank */
     proa_cluster_flags flags;
     proa_discovery *discovery;
     proa_worker *worker;
@@ -29,32 +33,23 @@ static proa_wire_leg leg_of(const char *mode)
                                          : PROA_LEG_COMBINED;
 }
 
-/* What several ranks would be for is checked as SGLang does, and refused until they are there. */
-static proa_status check_topology(const proa_options *o, proa_error *err)
+/* What several ranks would be for is checked as SGLang does, and refused until they step together. */
+static proa_status check_topology(const proa_options *o, proa_rank_world *world, proa_error *err)
 {
-    int64_t tp = proa_options_int(o, "tp-size"), dp = proa_options_int(o, "dp-size"),
-            nodes = proa_options_int(o, "nnodes"), rank = proa_options_int(o, "node-rank");
-    if (rank >= nodes)
-        return proa_error_set(err, PROA_ERR_INVALID, "--node-rank %lld is not below --nnodes %lld",
-                              (long long)rank, (long long)nodes);
-    if (tp % nodes != 0 || tp % dp != 0)
-        return proa_error_set(err, PROA_ERR_INVALID,
-                              "--tp-size %lld must be a multiple of --nnodes %lld and of "
-                              "--dp-size %lld",
-                              (long long)tp, (long long)nodes, (long long)dp);
-    if (tp > 1)
-        return proa_error_set(
+    proa_status status = proa_worker_ranks_world(o, world, err);
+    if (status == PROA_OK && world->world > 1)
+        status = proa_error_set(
             err, PROA_ERR_UNSUPPORTED,
-            "--tp-size %lld: a worker has one rank today; give --tp-size 1 --dp-size 1 --nnodes 1",
-            (long long)tp);
-    return PROA_OK;
+            "--tp-size %d: a worker has one rank today; give --tp-size 1 --dp-size 1 --nnodes 1",
+            world->world);
+    return status;
 }
 
-/* The host of --dist-init-addr is this worker's first node: what others dial. */
-static void advertise(const proa_options *o, proa_worker_options *w, char *host, size_t bytes)
+/* The host of --dist-init-addr is this worker's first node: what others dial, if this is it. */
+static void advertise(const service *s, proa_worker_options *w, char *host, size_t bytes)
 {
-    const char *given = proa_options_string(o, "advertise-host");
-    const char *init = proa_options_string(o, "dist-init-addr");
+    const char *given = proa_options_string(s->options, "advertise-host");
+    const char *init = s->world.node == 0 ? proa_options_string(s->options, "dist-init-addr") : NULL;
     const char *colon = init != NULL ? strrchr(init, ':') : NULL;
     if (given != NULL)
         w->advertise_host = given;
@@ -65,13 +60,18 @@ static void advertise(const proa_options *o, proa_worker_options *w, char *host,
     }
 }
 
+/* The ranks of a node have ports side by side. */
+static int port_of(const service *s, const char *flag)
+{
+    int port = (int)proa_options_int(s->options, flag);
+    return port > 0 ? port + s->world.local_rank : 0;
+}
+
 static proa_status open_worker(service *s, proa_error *err)
 {
     const proa_options *o = s->options;
     char host[128];
-    proa_status status = check_topology(o, err);
-    if (status == PROA_OK)
-        status = proa_cluster_flags_read(o, &s->flags, err);
+    proa_status status = proa_cluster_flags_read(o, &s->flags, err);
     if (status == PROA_OK)
         status = proa_discovery_create(&s->flags.discovery, &s->discovery, err);
     if (status != PROA_OK)
@@ -84,13 +84,13 @@ static proa_status open_worker(service *s, proa_error *err)
             "--disaggregation-transfer-backend local is for the workers of one process, which `proa "
             "serve` starts: give ucx or nixl here");
     options.host = proa_options_string(o, "host");
-    options.port = (int)proa_options_int(o, "port");
-    options.bootstrap_port = (int)proa_options_int(o, "disaggregation-bootstrap-port");
-    advertise(o, &options, host, sizeof host);
+    options.port = port_of(s, "port");
+    options.bootstrap_port = port_of(s, "disaggregation-bootstrap-port");
+    advertise(s, &options, host, sizeof host);
     return proa_worker_create(&options, &s->worker, err);
 }
 
-static proa_status start(service *s, proa_error *err)
+static proa_status load(service *s, proa_error *err)
 {
     const proa_options *o = s->options;
     proa_wire_leg leg = leg_of(proa_options_string(o, "disaggregation-mode"));
@@ -100,12 +100,22 @@ static proa_status start(service *s, proa_error *err)
                                          : PROA_ENGINE_COMBINED,
         .kv_event = leg != PROA_LEG_DECODE ? proa_worker_kv_event : NULL,
         .kv_event_context = s->worker,
+        .memory_share = 1.0 / s->world.local_size,
+        .world = &s->world,
     };
+    proa_status status = PROA_OK;
+    if (s->world.world > 1)
+        status =
+            proa_worker_ranks_join(o, &s->flags.security, &s->world, &(proa_mesh_hooks){0}, &s->mesh, err);
+    return status == PROA_OK ? proa_rank_open(o, &use, &s->rank, err) : status;
+}
+
+static proa_status start(service *s, proa_error *err)
+{
+    const proa_options *o = s->options;
     proa_worker_model model = {.layout = &s->rank.layout};
-    proa_status status = proa_rank_open(o, &use, &s->rank, err);
-    if (status == PROA_OK)
-        status = proa_cluster_card(o, s->rank.loaded.dir, proa_served_model_name(o, s->rank.loaded.dir),
-                                   &model.card, err);
+    proa_status status = proa_cluster_card(o, s->rank.loaded.dir,
+                                           proa_served_model_name(o, s->rank.loaded.dir), &model.card, err);
     if (status != PROA_OK)
         return status;
     proa_rank_describe(&s->rank, &model);
@@ -123,17 +133,59 @@ static bool wait_signal(const sigset_t *signals, double seconds)
     return got > 0;
 }
 
-static void run(service *s, const sigset_t *signals)
+/* Until the other ranks are linked; false: a signal came first. */
+static bool wait_for_ranks(service *s, const sigset_t *signals, proa_status *status, proa_error *err)
+{
+    *status = PROA_OK;
+    while (s->mesh != NULL && (*status = proa_rank_mesh_wait(s->mesh, 0.1, err)) == PROA_BUSY) {
+        if (wait_signal(signals, 1e-6))
+            return false;
+    }
+    return true;
+}
+
+/* Until a signal comes, or other ranks no longer take this one as theirs. */
+static proa_status serve(service *s, const sigset_t *signals, proa_error *err)
+{
+    enum { LOOK_S = 1 };
+    if (s->mesh == NULL) {
+        wait_signal(signals, 0);
+        return PROA_OK;
+    }
+    proa_status status = PROA_OK;
+    while (status == PROA_OK && !wait_signal(signals, LOOK_S))
+        status = proa_rank_mesh_wait(s->mesh, 0, err);
+    return status;
+}
+
+static void drain(service *s, const sigset_t *signals)
 {
     enum { STEPS_A_SECOND = 10 };
     double timeout = proa_options_real(s->options, "shutdown-timeout");
-    wait_signal(signals, 0);
     proa_log(PROA_LOG_INFO, "worker",
              "stopping: requests in flight may take %.0f s; a second signal ends them", timeout);
     for (int i = 0; i < timeout * STEPS_A_SECOND; i++) {
         if (proa_worker_drain(s->worker, 1.0 / STEPS_A_SECOND) || wait_signal(signals, 1e-6))
             break;
     }
+}
+
+/* From a loaded model to the end. */
+static proa_status run(service *s, const sigset_t *signals, proa_error *err)
+{
+    proa_status status;
+    if (!wait_for_ranks(s, signals, &status, err) || status != PROA_OK)
+        return status == PROA_BUSY ? PROA_OK : status;
+    status = start(s, err);
+    if (status != PROA_OK)
+        return status;
+    printf("proa: %s worker ready on %s\n", proa_options_string(s->options, "disaggregation-mode"),
+           proa_worker_address(s->worker));
+    fflush(stdout);
+    proa_worker_ranks_tell_ready(s->options);
+    status = serve(s, signals, err);
+    drain(s, signals);
+    return status;
 }
 
 static void close_service(service *s)
@@ -143,35 +195,47 @@ static void close_service(service *s)
     proa_rank_stop(&s->rank);
     proa_worker_free(s->worker);
     proa_rank_close(&s->rank);
+    proa_rank_mesh_close(s->mesh);
     proa_discovery_free(s->discovery);
     proa_cluster_flags_free(&s->flags);
 }
 
-int proa_cmd_worker(const proa_options *options)
+static int work(service *s)
 {
-    service s = {.options = options};
+    const proa_options *o = s->options;
     proa_error err = {0};
     sigset_t signals;
     sigemptyset(&signals);
     sigaddset(&signals, SIGTERM);
     sigaddset(&signals, SIGINT);
     pthread_sigmask(SIG_BLOCK, &signals, NULL); /* in all threads that follow: the main one asks for them */
-    proa_log_set_level(proa_options_string(options, "log-level"));
-    proa_status status = open_worker(&s, &err);
+    proa_status status = open_worker(s, &err);
     if (status == PROA_OK)
-        status = start(&s, &err);
-    if (status == PROA_OK) {
-        printf("proa: %s worker ready on %s\n", proa_options_string(options, "disaggregation-mode"),
-               proa_worker_address(s.worker));
-        fflush(stdout);
-        run(&s, &signals);
-    }
-    close_service(&s);
+        status = load(s, &err);
+    if (status == PROA_OK)
+        status = run(s, &signals, &err);
+    close_service(s);
+    if (s->world.world > 1)
+        proa_error_prefix(&err, "rank %d", s->world.rank);
     int exit_status = status == PROA_OK ? PROA_EXIT_OK : proa_cmd_fail(&err);
-    if (strcmp(proa_options_string(options, "disaggregation-transfer-backend"), "nixl") == 0) {
+    if (strcmp(proa_options_string(o, "disaggregation-transfer-backend"), "nixl") == 0) {
         /* NIXL's wheel brings libraries that this system has too (libnl), and their destructors crash on each other. */
         fflush(NULL);
         _exit(exit_status);
     }
     return exit_status;
+}
+
+int proa_cmd_worker(const proa_options *options)
+{
+    service s = {.options = options};
+    proa_error err = {0};
+    proa_log_set_level(proa_options_string(options, "log-level"));
+    if (check_topology(options, &s.world, &err) != PROA_OK)
+        return proa_cmd_fail(&err);
+    if (proa_worker_ranks_is_parent(options, &s.world))
+        return proa_worker_ranks_run(options, &s.world);
+    if (s.world.world > 1)
+        proa_log_set_rank(s.world.rank);
+    return work(&s);
 }

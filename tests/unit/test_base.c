@@ -2,6 +2,7 @@
 #include "base/arena.h"
 #include "base/buf.h"
 #include "base/json.h"
+#include "base/log.h"
 #include "base/mailbox.h"
 #include "base/number.h"
 #include "base/pool.h"
@@ -12,7 +13,9 @@
 #include <stdarg.h>
 #include <stdint.h>
 #include <stdatomic.h>
+#include <stdio.h>
 #include <string.h>
+#include <unistd.h>
 #include <cmocka.h>
 
 static void e4m3_round_trips_every_code(void **state)
@@ -196,6 +199,33 @@ static void progress_lines_are_scaled(void **state)
     assert_string_equal(proa_format_bytes(688.57e9, text), "689 GB");
 }
 
+/* What one line of the log is, in `text`. */
+static void logged_line(char *text, size_t bytes)
+{
+    int ends[2], saved = dup(STDERR_FILENO);
+    assert_int_equal(pipe(ends), 0);
+    dup2(ends[1], STDERR_FILENO);
+    proa_log(PROA_LOG_WARN, "area", "%d things", 3);
+    dup2(saved, STDERR_FILENO);
+    ssize_t n = read(ends[0], text, bytes - 1);
+    assert_true(n > 0);
+    text[n] = '\0';
+    close(ends[0]);
+    close(ends[1]);
+    close(saved);
+}
+
+static void log_lines_name_the_rank(void **state)
+{
+    char text[200];
+    (void)state;
+    logged_line(text, sizeof text);
+    assert_string_equal(text + strlen("12:31:07.123 "), "warn  area: 3 things\n");
+    proa_log_set_rank(31);
+    logged_line(text, sizeof text);
+    assert_string_equal(text + strlen("12:31:07.123 "), "warn  rank 31 area: 3 things\n");
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -204,6 +234,7 @@ int main(void)
         cmocka_unit_test(buffer_stops_at_its_limit),      cmocka_unit_test(arena_stops_at_its_limit),
         cmocka_unit_test(json_strings_are_escaped),       cmocka_unit_test(pool_runs_every_task_once),
         cmocka_unit_test(mailbox_is_bounded_and_ordered), cmocka_unit_test(progress_lines_are_scaled),
+        cmocka_unit_test(log_lines_name_the_rank),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -67,6 +67,12 @@ static const proa_option options[] = {
      .type = PROA_OPTION_STRING,
      .environment = "ETCD_ENDPOINTS",
      .help = "Servers"},
+    {.name = "seat",
+     .commands = "serve",
+     .group = "Server",
+     .type = PROA_OPTION_INT,
+     .internal = true,
+     .help = "Seat"},
     {.name = "shape", .commands = "bench", .group = "Bench", .type = PROA_OPTION_STRING, .help = "a|b"},
 };
 
@@ -196,6 +202,30 @@ static void environment_is_between(void **state)
     unsetenv("ETCD_ENDPOINTS");
 }
 
+/* Between processes of the program alone: a user's environment does not set it, and no document tells of it. */
+static void internal_options_are_for_the_program(void **state)
+{
+    char *words[] = {"serve", "--seat=7", "--port=3", NULL};
+    (void)state;
+    proa_options *o = parse_well("serve --seat 7");
+    assert_true(proa_options_given(o, "seat"));
+    assert_int_equal(proa_options_int(o, "seat"), 7);
+    proa_options_free(o);
+    setenv("PROA_SEAT", "5", 1);
+    o = parse_well("serve");
+    assert_false(proa_options_given(o, "seat"));
+    proa_options_free(o);
+    unsetenv("PROA_SEAT");
+    proa_error err = {0};
+    assert_int_equal(parse("serve --seatt 7", &o, &err), PROA_ERR_INVALID);
+    assert_null(strstr(err.text, "did you mean --seat"));
+    int count;
+    assert_int_equal(proa_options_parse(&program, &commands[0], 3, words, &o, &err), PROA_OK);
+    assert_ptr_equal(proa_options_words(o, &count), words);
+    assert_int_equal(count, 3);
+    proa_options_free(o);
+}
+
 static void bad_lines_are_explained(void **state)
 {
     (void)state;
@@ -277,9 +307,10 @@ static void documents_name_every_option(void **state)
     proa_program_markdown(&program, &markdown);
     proa_program_manual(&program, &manual);
     for (int i = 0; i < program.option_count; i++) {
-        assert_non_null(strstr(help, options[i].name));
-        assert_non_null(strstr(proa_buf_text(&markdown), options[i].name));
+        assert_true((strstr(help, options[i].name) != NULL) != options[i].internal);
+        assert_true((strstr(proa_buf_text(&markdown), options[i].name) != NULL) != options[i].internal);
     }
+    assert_null(strstr(proa_buf_text(&manual), "seat"));
     assert_non_null(strstr(help, "(from 1 to 65535; default 8000)"));
     assert_non_null(
         strstr(proa_buf_text(&markdown),
@@ -297,10 +328,15 @@ static void documents_name_every_option(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(defaults_hold),           cmocka_unit_test(command_line_sets_values),
-        cmocka_unit_test(sizes_have_suffixes),     cmocka_unit_test(environment_is_between),
-        cmocka_unit_test(bad_lines_are_explained), cmocka_unit_test(help_is_an_end),
-        cmocka_unit_test(commands_are_found),      cmocka_unit_test(documents_name_every_option),
+        cmocka_unit_test(defaults_hold),
+        cmocka_unit_test(command_line_sets_values),
+        cmocka_unit_test(sizes_have_suffixes),
+        cmocka_unit_test(environment_is_between),
+        cmocka_unit_test(bad_lines_are_explained),
+        cmocka_unit_test(help_is_an_end),
+        cmocka_unit_test(internal_options_are_for_the_program),
+        cmocka_unit_test(commands_are_found),
+        cmocka_unit_test(documents_name_every_option),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -6,7 +6,7 @@ import subprocess
 
 from common import finish, root
 
-MUTABLE = {"log_level"}  # the level of log lines: one a process, atomic
+MUTABLE = {"log_level", "log_rank"}  # of log lines: one a process, atomic
 
 build = root() / "build"
 problems = []

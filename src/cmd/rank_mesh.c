@@ -1,0 +1,132 @@
+/* rank_mesh.c - see rank_mesh.h. */
+#include "cmd/rank_mesh.h"
+
+#include "base/clock.h"
+
+#include <pthread.h>
+#include <stdlib.h>
+
+struct proa_rank_mesh {
+    proa_mesh_hooks hooks; /* the caller's */
+    proa_loop *loop;
+    proa_mesh *mesh;
+    pthread_t thread;
+    bool started;
+    pthread_mutex_t lock;
+    pthread_cond_t changed;
+    bool ready;       /* under the lock */
+    proa_error error; /* under the lock; its status is PROA_OK until the mesh fails */
+};
+
+/* ---- the mesh's thread ---- */
+
+static void on_peer_up(void *context, int rank, uint64_t incarnation, const uint8_t *blob, size_t blob_bytes)
+{
+    const proa_mesh_hooks *hooks = &((proa_rank_mesh *)context)->hooks;
+    if (hooks->peer_up != NULL)
+        hooks->peer_up(hooks->context, rank, incarnation, blob, blob_bytes);
+}
+
+static void on_peer_down(void *context, int rank, const proa_error *why)
+{
+    const proa_mesh_hooks *hooks = &((proa_rank_mesh *)context)->hooks;
+    if (hooks->peer_down != NULL)
+        hooks->peer_down(hooks->context, rank, why);
+}
+
+static void on_message(void *context, int rank, uint16_t type, const uint8_t *body, size_t length)
+{
+    const proa_mesh_hooks *hooks = &((proa_rank_mesh *)context)->hooks;
+    if (hooks->message != NULL)
+        hooks->message(hooks->context, rank, type, body, length);
+}
+
+static void change(proa_rank_mesh *m, bool ready, const proa_error *error)
+{
+    pthread_mutex_lock(&m->lock);
+    m->ready |= ready;
+    if (error != NULL)
+        m->error = *error;
+    pthread_cond_broadcast(&m->changed);
+    pthread_mutex_unlock(&m->lock);
+}
+
+static void on_ready(void *context)
+{
+    proa_rank_mesh *m = context;
+    if (m->hooks.ready != NULL)
+        m->hooks.ready(m->hooks.context);
+    change(m, true, NULL);
+}
+
+static void on_failed(void *context, const proa_error *why)
+{
+    proa_rank_mesh *m = context;
+    if (m->hooks.failed != NULL)
+        m->hooks.failed(m->hooks.context, why);
+    change(m, false, why);
+}
+
+static void *run(void *context)
+{
+    proa_rank_mesh *m = context;
+    proa_loop_run(m->loop);
+    return NULL;
+}
+
+/* ---- the caller's ---- */
+
+proa_status proa_rank_mesh_open(const proa_mesh_options *options, proa_rank_mesh **out, proa_error *err)
+{
+    proa_mesh_options o = *options;
+    proa_rank_mesh *m = calloc(1, sizeof *m);
+    if (m == NULL)
+        return proa_error_set(err, PROA_ERR_MEMORY, "no memory for a mesh");
+    m->hooks = options->hooks;
+    pthread_mutex_init(&m->lock, NULL);
+    proa_clock_cond_init(&m->changed);
+    o.hooks = (proa_mesh_hooks){on_peer_up, on_peer_down, on_message, on_ready, on_failed, m};
+    proa_status status = proa_loop_create(NULL, NULL, &m->loop, err);
+    if (status == PROA_OK)
+        status = proa_mesh_create(m->loop, &o, &m->mesh, err);
+    if (status == PROA_OK) {
+        m->started = pthread_create(&m->thread, NULL, run, m) == 0;
+        if (!m->started)
+            status = proa_error_set(err, PROA_ERR_MEMORY, "no memory for the mesh's thread");
+    }
+    if (status != PROA_OK) {
+        proa_rank_mesh_close(m);
+        return status;
+    }
+    *out = m;
+    return PROA_OK;
+}
+
+proa_status proa_rank_mesh_wait(proa_rank_mesh *m, double seconds, proa_error *err)
+{
+    struct timespec until = proa_clock_deadline((int64_t)(seconds * 1e6));
+    pthread_mutex_lock(&m->lock);
+    while (!m->ready && m->error.status == PROA_OK &&
+           pthread_cond_timedwait(&m->changed, &m->lock, &until) == 0) {
+    }
+    proa_status status = m->error.status != PROA_OK ? m->error.status : m->ready ? PROA_OK : PROA_BUSY;
+    if (m->error.status != PROA_OK)
+        *err = m->error;
+    pthread_mutex_unlock(&m->lock);
+    return status;
+}
+
+void proa_rank_mesh_close(proa_rank_mesh *m)
+{
+    if (m == NULL)
+        return;
+    if (m->started) {
+        proa_loop_stop(m->loop);
+        pthread_join(m->thread, NULL);
+    }
+    proa_mesh_free(m->mesh);
+    proa_loop_free(m->loop);
+    pthread_cond_destroy(&m->changed);
+    pthread_mutex_destroy(&m->lock);
+    free(m);
+}

@@ -1,0 +1,18 @@
+/* rank_mesh.h - a rank's links to the other ranks (net/mesh.h), on a thread of their own.
+ *
+ * opened, waited for and closed by one thread; the hooks of the options run on the mesh's.
+ */
+#ifndef PROA_CMD_RANK_MESH_H
+#define PROA_CMD_RANK_MESH_H
+
+#include "net/mesh.h"
+
+typedef struct proa_rank_mesh proa_rank_mesh;
+
+/* Hooks may be NULL. Returns when the own port is bound. */
+proa_status proa_rank_mesh_open(const proa_mesh_options *options, proa_rank_mesh **mesh, proa_error *err);
+/* PROA_OK: ready. PROA_BUSY: not within `seconds`. Otherwise the mesh has failed, which may happen after it was ready. */
+proa_status proa_rank_mesh_wait(proa_rank_mesh *mesh, double seconds, proa_error *err);
+void proa_rank_mesh_close(proa_rank_mesh *mesh); /* no hook is called after it; accepts NULL */
+
+#endif

@@ -1,0 +1,215 @@
+/* worker_ranks.c - see worker_ranks.h. */
+#include "cmd/worker_ranks.h"
+
+#include "base/log.h"
+#include "cmd/cluster_flags.h"
+#include "cmd/cmd.h"
+#include "cmd/load.h"
+#include "cmd/ranks.h"
+
+#include <inttypes.h>
+#include <netinet/in.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+/* ---- the place ---- */
+
+proa_status proa_worker_ranks_world(const proa_options *o, proa_rank_world *world, proa_error *err)
+{
+    bool running_given = proa_options_given(o, "max-running-requests");
+    const proa_rank_flags flags = {
+        .tp_size = proa_options_int(o, "tp-size"),
+        .dp_size = proa_options_int(o, "dp-size"),
+        .nnodes = proa_options_int(o, "nnodes"),
+        .node_rank = proa_options_int(o, "node-rank"),
+        .enable_dp_attention = proa_options_bool(o, "enable-dp-attention"),
+        .chunked_prefill_size = proa_options_int(o, "chunked-prefill-size"),
+        .max_running_requests = running_given ? proa_options_int(o, "max-running-requests") : 0,
+    };
+    int64_t rank = proa_options_given(o, "rank") ? proa_options_int(o, "rank") : -1;
+    proa_status status = proa_rank_world_make(&flags, rank, world, err);
+    if (status == PROA_OK && world->nnodes > 1 && proa_options_string(o, "dist-init-addr") == NULL)
+        return proa_error_set(
+            err, PROA_ERR_INVALID,
+            "--nnodes %d needs --dist-init-addr HOST:PORT, the first node's address, where the "
+            "ranks meet",
+            world->nnodes);
+    if (status == PROA_OK && world->world > PROA_MESH_RANKS_MAX)
+        return proa_error_set(err, PROA_ERR_TOO_LONG, "--tp-size %d: a worker has at most %d ranks",
+                              world->world, PROA_MESH_RANKS_MAX);
+    return status;
+}
+
+/* ---- the parent ---- */
+
+/* Where the ranks of one node meet when nobody has said where: on loopback, at a port below those that the system gives to
+ * connections, so that rank 0 gets it again when it is started anew. */
+static bool choose_address(char *text, size_t bytes)
+{
+    enum { FIRST = 20000, COUNT = 12000, TRIES = 100 };
+    struct sockaddr_in at = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
+    for (int i = 0; i < TRIES; i++) {
+        int port = FIRST + (int)(((int64_t)getpid() * 7 + i) % COUNT);
+        int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+        at.sin_port = htons((uint16_t)port);
+        bool is_free = fd >= 0 && bind(fd, (struct sockaddr *)&at, sizeof at) == 0;
+        if (fd >= 0)
+            close(fd);
+        if (is_free) {
+            snprintf(text, bytes, "--dist-init-addr=127.0.0.1:%d", port);
+            return true;
+        }
+    }
+    return false;
+}
+
+bool proa_worker_ranks_is_parent(const proa_options *o, const proa_rank_world *world)
+{
+    return world->world > 1 && !proa_options_given(o, "rank");
+}
+
+typedef struct announcement {
+    const proa_options *options;
+    const proa_rank_world *world;
+} announcement;
+
+static void announce(void *context)
+{
+    const announcement *a = context;
+    printf("proa: %s worker ready, ranks %d to %d of %d\n",
+           proa_options_string(a->options, "disaggregation-mode"), a->world->rank,
+           a->world->rank + a->world->local_size - 1, a->world->world);
+    fflush(stdout);
+}
+
+int proa_worker_ranks_run(const proa_options *o, const proa_rank_world *world)
+{
+    announcement told = {.options = o, .world = world};
+    proa_error err = {0};
+    char address[64];
+    int word_count, exit_status = PROA_EXIT_FAILED;
+    proa_ranks_options ranks = {
+        .first = world->rank,
+        .count = world->local_size,
+        .name = "proa",
+        .words = proa_options_words(o, &word_count),
+        .words_before = 1, /* "worker" */
+        .crowded_word = proa_options_given(o, "threads") ? NULL : "--threads=1",
+        .restart = strcmp(proa_options_string(o, "rank-restart"), "on") == 0,
+        .shutdown_s = proa_options_real(o, "shutdown-timeout"),
+        .ready = announce,
+        .context = &told,
+    };
+    if (proa_options_string(o, "dist-init-addr") == NULL) {
+        if (!choose_address(address, sizeof address)) {
+            proa_error_set(&err, PROA_ERR_IO, "no port is free for the ranks to meet: give --dist-init-addr");
+            return proa_cmd_fail(&err);
+        }
+        ranks.more_words[0] = address;
+    }
+    if (proa_ranks_run(&ranks, &exit_status, &err) != PROA_OK)
+        return proa_cmd_fail(&err);
+    return exit_status;
+}
+
+/* ---- a rank ---- */
+
+/* Flags that change what a rank computes, or how much of it is agreed upon with others. */
+static const char *const int_terms[] = {"dp-size",
+                                        "nnodes",
+                                        "page-size",
+                                        "chunked-prefill-size",
+                                        "max-running-requests",
+                                        "max-total-tokens",
+                                        "context-length",
+                                        "moe-dense-tp-size",
+                                        "ep-num-redundant-experts"};
+static const char *const text_terms[] = {"disaggregation-mode", "load-format",     "activation-dtype",
+                                         "schedule-policy",     "moe-a2a-backend", "ep-dispatch-algorithm"};
+static const char *const bool_terms[] = {"enable-dp-attention", "enable-dp-lm-head", "disable-radix-cache",
+                                         "enable-two-batch-overlap"};
+
+#define COUNT(array) ((int)(sizeof(array) / sizeof *(array)))
+
+enum { TERMS = COUNT(int_terms) + COUNT(text_terms) + COUNT(bool_terms) + 2 };
+_Static_assert((int)TERMS <= (int)PROA_MESH_TERMS_MAX, "a greeting has room for all terms");
+
+typedef struct terms {
+    proa_mesh_term list[TERMS];
+    int count;
+    char names[TERMS][PROA_MESH_TERM_NAME_BYTES];
+    char values[TERMS][PROA_MESH_TERM_VALUE_BYTES];
+} terms;
+
+static void add_term(terms *t, const char *dashes, const char *name, const char *value)
+{
+    PROA_ASSERT(t->count < (int)TERMS);
+    snprintf(t->names[t->count], sizeof t->names[0], "%s%s", dashes, name);
+    snprintf(t->values[t->count], sizeof t->values[0], "%s", value);
+    t->list[t->count] = (proa_mesh_term){.name = t->names[t->count], .value = t->values[t->count]};
+    t->count++;
+}
+
+static proa_status make_terms(const proa_options *o, terms *t, proa_error *err)
+{
+    char dir[4096], text[32];
+    proa_wire_card card;
+    proa_status status = proa_model_dir(o, dir, sizeof dir, err);
+    if (status == PROA_OK)
+        status = proa_cluster_card(o, dir, "", &card, err);
+    if (status != PROA_OK)
+        return status;
+    snprintf(text, sizeof text, "%016" PRIx64, card.model_digest);
+    add_term(t, "", "the version of proa", proa_options_program(o)->version);
+    add_term(t, "", "the digest of --model-path", text);
+    for (int i = 0; i < COUNT(int_terms); i++) {
+        snprintf(text, sizeof text, "%" PRId64, proa_options_int(o, int_terms[i]));
+        add_term(t, "--", int_terms[i], text);
+    }
+    for (int i = 0; i < COUNT(text_terms); i++) {
+        const char *value = proa_options_string(o, text_terms[i]);
+        add_term(t, "--", text_terms[i], value != NULL ? value : "not given");
+    }
+    for (int i = 0; i < COUNT(bool_terms); i++)
+        add_term(t, "--", bool_terms[i], proa_options_bool(o, bool_terms[i]) ? "on" : "off");
+    return PROA_OK;
+}
+
+proa_status proa_worker_ranks_join(const proa_options *o, const proa_link_security *security,
+                                   const proa_rank_world *world, const proa_mesh_hooks *hooks,
+                                   proa_rank_mesh **mesh, proa_error *err)
+{
+    terms t = {0};
+    proa_status status = make_terms(o, &t, err);
+    if (status != PROA_OK)
+        return status;
+    const char *init_address = proa_options_string(o, "dist-init-addr");
+    if (init_address == NULL)
+        return proa_error_set(err, PROA_ERR_INVALID, "--rank %d needs --dist-init-addr", world->rank);
+    bool binds_host = world->rank > 0 && security->key != NULL && proa_options_given(o, "host");
+    const proa_mesh_options options = {
+        .rank = world->rank,
+        .world = world->world,
+        .init_address = init_address,
+        .listen_host = binds_host ? proa_options_string(o, "host") : NULL,
+        .advertise_host = proa_options_string(o, "advertise-host"),
+        .security = *security,
+        .terms = t.list,
+        .term_count = t.count,
+        .rendezvous_us = (int64_t)(proa_options_real(o, "dist-timeout") * 1e6),
+        .hooks = *hooks,
+    };
+    return proa_rank_mesh_open(&options, mesh, err);
+}
+
+void proa_worker_ranks_tell_ready(const proa_options *o)
+{
+    if (!proa_options_given(o, "rank-ready-fd"))
+        return;
+    int fd = (int)proa_options_int(o, "rank-ready-fd");
+    if (write(fd, "r", 1) != 1)
+        proa_log(PROA_LOG_WARN, "worker", "the parent does not hear that this rank is ready");
+    close(fd);
+}

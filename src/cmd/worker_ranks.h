@@ -1,0 +1,31 @@
+/* worker_ranks.h - what `proa worker` does so that it is several ranks: the flags of group "Ranks" as a place in the worker, the
+ * parent of this node's ranks, and a rank's way to the others.
+ *
+ *   proa worker --tp-size 8 --nnodes 2 --node-rank 1       the parent (ranks.h)
+ *     ├── proa worker --rank 4 --rank-ready-fd 5 ...        a rank: links to the others (rank_mesh.h), then the model, then serving
+ *     ├── proa worker --rank 5 ...
+ */
+#ifndef PROA_CMD_WORKER_RANKS_H
+#define PROA_CMD_WORKER_RANKS_H
+
+#include "base/option.h"
+#include "cmd/rank_mesh.h"
+#include "model/rank_world.h"
+
+/* Of --rank, or of the node's first rank. */
+proa_status proa_worker_ranks_world(const proa_options *options, proa_rank_world *world, proa_error *err);
+
+/* Whether this process is to be the parent: several ranks, and no --rank. */
+bool proa_worker_ranks_is_parent(const proa_options *options, const proa_rank_world *world);
+/* Runs the node's ranks to their end; returns the exit status. Called before there are threads. */
+int proa_worker_ranks_run(const proa_options *options, const proa_rank_world *world);
+
+/* A rank's: opens its links. The terms are the model and the flags on which a step or an answer depends. `hooks` may be all NULL;
+ * `security` stays until the mesh is closed. */
+proa_status proa_worker_ranks_join(const proa_options *options, const proa_link_security *security,
+                                   const proa_rank_world *world, const proa_mesh_hooks *hooks,
+                                   proa_rank_mesh **mesh, proa_error *err);
+/* Tells the parent, if there is one, that this rank serves. */
+void proa_worker_ranks_tell_ready(const proa_options *options);
+
+#endif
