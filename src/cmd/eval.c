@@ -11,6 +11,7 @@
 #include "base/progress.h"
 #include "cmd/cmd.h"
 #include "cmd/load.h"
+#include "cmd/record.h"
 #include "engine/engine.h"
 #include "serve/prepare.h"
 
@@ -40,6 +41,7 @@ struct evaluation {
     proa_chat_format *chat;
     proa_forward *forward;
     proa_engine *engine;
+    proa_recording recording;
     proa_serve_model model;
     proa_arena *arena;
     proa_question *questions;
@@ -149,6 +151,8 @@ static proa_status start_engine(evaluation *e, proa_error *err)
     if (status == PROA_OK)
         status = proa_forward_create(&e->loaded.config, proa_checkpoint_weights(e->loaded.checkpoint),
                                      e->loaded.device, &limits, &e->forward, err);
+    if (status == PROA_OK)
+        status = proa_recording_start(&e->recording, e->options, &e->loaded.config, e->forward, err);
     if (status == PROA_OK)
         status =
             proa_engine_start(&options, &e->loaded.config, e->forward, e->loaded.device, &e->engine, err);
@@ -261,12 +265,20 @@ static proa_status ask_here(evaluation *e, double *seconds, proa_error *err)
     if (status == PROA_OK)
         status = wait_for_answers(e, err);
     *seconds = proa_progress_finish(&e->progress);
+    if (status != PROA_OK)
+        return status;
+    proa_engine_stop(e->engine); /* nothing steps while the record is written */
+    e->engine = NULL;
+    status = proa_recording_write(&e->recording, err);
     return status == PROA_OK ? judge(e, err) : status;
 }
 
 static proa_status ask_server(evaluation *e, proa_eval_run *run, proa_error *err)
 {
     char dir[4096];
+    if (proa_options_string(e->options, "expert-load") != NULL)
+        return proa_error_set(err, PROA_ERR_INVALID,
+                              "--expert-load records a model that runs here; leave --url away");
     proa_status status = proa_model_dir(e->options, dir, sizeof dir, err);
     if (status == PROA_OK)
         status = read_questions(e, dir, err);
@@ -279,6 +291,7 @@ static void release(evaluation *e)
 {
     proa_engine_stop(e->engine); /* first: its callbacks use the rest */
     proa_forward_free(e->forward);
+    proa_recording_free(&e->recording);
     proa_encoder_free(e->encoder);
     proa_chat_format_free(e->chat);
     proa_tokenizer_free(e->tokenizer);
