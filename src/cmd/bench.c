@@ -164,13 +164,15 @@ int proa_cmd_bench(const proa_options *options)
         return proa_cmd_bench_tokenizer(options);
     if (what != NULL && strcmp(what, "model") == 0)
         return proa_cmd_bench_model(options);
+    if (what != NULL && strcmp(what, "a2a") == 0)
+        return proa_cmd_bench_a2a(options);
     if (what != NULL && strcmp(what, "load") == 0)
         return proa_cmd_bench_load(options);
     if (what != NULL && strcmp(what, "transfer") == 0)
         return proa_cmd_bench_transfer(options);
     if (what == NULL || strcmp(what, "op") != 0) {
         proa_error_set(&err, PROA_ERR_INVALID,
-                       "bench %s: say what to measure: op, model, tokenizer, transfer or load",
+                       "bench %s: say what to measure: op, model, tokenizer, transfer, a2a or load",
                        what != NULL ? what : "");
         proa_cmd_fail(&err);
         return PROA_EXIT_USAGE;

@@ -25,6 +25,7 @@ int proa_cmd_fail(const proa_error *err);
 int proa_cmd_open_tokenizer(const proa_options *options, proa_tokenizer **tokenizer);
 
 int proa_cmd_bench(const proa_options *options);
+int proa_cmd_bench_a2a(const proa_options *options);       /* `bench a2a` */
 int proa_cmd_bench_load(const proa_options *options);      /* `bench load` */
 int proa_cmd_bench_model(const proa_options *options);     /* `bench model` */
 int proa_cmd_bench_tokenizer(const proa_options *options); /* `bench tokenizer` */

@@ -14,8 +14,8 @@
 
 /* clang-format off */
 static const proa_command commands[] = {
-    {"bench", "op|model|tokenizer|transfer|load", 1,
-     "Measure ops, the layer graph or transfers of KV rows beside the bounds of this machine; the tokenizer; a running server", proa_cmd_bench},
+    {"bench", "op|model|tokenizer|transfer|a2a|load", 1,
+     "Measure ops, the layer graph, transfers of KV rows or all-to-alls beside the bounds of this machine; the tokenizer; a running server", proa_cmd_bench},
     {"detokenize", NULL, 0, "Turn JSON lines {\"ids\": [...]} into {\"text\": ...}", proa_cmd_detokenize},
     {"doctor", NULL, 0, "Look at this machine, its links and the servers of a cluster, and say what stands in the way", proa_cmd_doctor},
     {"frontend", NULL, 0, "Take requests over HTTP and route them to the workers of a cluster", proa_cmd_frontend},
@@ -31,7 +31,6 @@ static const proa_command commands[] = {
 #define MODEL_COMMANDS "serve worker logits eval"
 #define TEXT_COMMANDS  "tokenize detokenize"
 #define CLUSTER        "frontend worker"
-#define RANKS          "a worker has one rank today, and one has nothing to spread"
 
 static const proa_option options[] = {
     {.name = "model-path", .aliases = "model", .commands = MODEL_COMMANDS " bench " TEXT_COMMANDS, .group = "Model",
@@ -201,7 +200,7 @@ static const proa_option options[] = {
 
     {.name = "tp-size", .aliases = "tp tensor-parallel-size", .commands = "worker", .group = "Ranks",
      .type = PROA_OPTION_INT, .low = 1, .high = 65536, .fallback = "1", .unit = "ranks",
-     .help = "Ranks of the worker; more than one is not served yet"},
+     .help = "Ranks of the worker, one process each; the experts of every MoE layer are spread over them"},
     {.name = "dp-size", .aliases = "dp data-parallel-size", .commands = "worker", .group = "Ranks",
      .type = PROA_OPTION_INT, .low = 1, .high = 65536, .fallback = "1", .unit = "groups",
      .help = "Groups of ranks with attention of their own"},
@@ -224,31 +223,37 @@ static const proa_option options[] = {
      .type = PROA_OPTION_INT, .low = 0, .high = 65535, .help = "This process is that rank, not the parent of its node's ranks"},
     {.name = "rank-ready-fd", .commands = "worker", .group = "Ranks", .internal = true,
      .type = PROA_OPTION_INT, .low = 0, .high = INT32_MAX, .help = "Descriptor where the rank tells its parent that it serves"},
-    {.name = "enable-dp-attention", .commands = "worker", .group = "Ranks", .type = PROA_OPTION_FLAG, .ignored = RANKS,
-     .help = "Accepted for SGLang's command lines"},
-    {.name = "enable-dp-lm-head", .commands = "worker", .group = "Ranks", .type = PROA_OPTION_FLAG, .ignored = RANKS,
-     .help = "Accepted for SGLang's command lines"},
+    {.name = "enable-dp-attention", .commands = "worker", .group = "Ranks", .type = PROA_OPTION_FLAG,
+     .help = "Each of the --dp-size groups of ranks has requests and a KV cache of its own; experts are spread over all ranks. Limits of "
+             "the worker are divided by --dp-size, as SGLang does"},
+    {.name = "enable-dp-lm-head", .commands = "worker", .group = "Ranks", .type = PROA_OPTION_FLAG,
+     .ignored = "the LM head is whole at every rank", .help = "Accepted for SGLang's command lines"},
     {.name = "moe-dense-tp-size", .commands = "worker", .group = "Ranks",
-     .type = PROA_OPTION_INT, .low = 1, .high = 1, .ignored = RANKS, .help = "Accepted for SGLang's command lines"},
+     .type = PROA_OPTION_INT, .low = 1, .high = 1, .ignored = "dense layers are whole at every rank",
+     .help = "Accepted for SGLang's command lines"},
     {.name = "moe-a2a-backend", .commands = "worker", .group = "Ranks",
-     .type = PROA_OPTION_CHOICE, .choices = "none|deepep", .fallback = "none", .ignored = RANKS,
-     .help = "Accepted for SGLang's command lines"},
+     .type = PROA_OPTION_CHOICE, .choices = "none|deepep", .fallback = "none",
+     .ignored = "with several ranks, rows always go to the ranks of their experts, by UCX", .help = "Accepted for SGLang's command lines"},
     {.name = "deepep-mode", .commands = "worker", .group = "Ranks",
-     .type = PROA_OPTION_CHOICE, .choices = "auto|normal|low_latency", .fallback = "auto", .ignored = RANKS,
-     .help = "Accepted for SGLang's command lines"},
+     .type = PROA_OPTION_CHOICE, .choices = "auto|normal|low_latency", .fallback = "auto",
+     .help = "low_latency passes a step through each MoE layer at once, with buffers for all its tokens; normal, in windows as large as "
+             "the buffers allow; auto does what normal does, which is at once where it fits"},
     {.name = "deepep-config", .commands = "worker", .group = "Ranks", .type = PROA_OPTION_STRING, .metavar = "FILE",
-     .ignored = RANKS, .help = "Accepted for SGLang's command lines"},
+     .ignored = "the all-to-all has no SMs to share out", .help = "Accepted for SGLang's command lines"},
     {.name = "ep-num-redundant-experts", .commands = "worker", .group = "Ranks",
-     .type = PROA_OPTION_INT, .low = 0, .high = 65536, .fallback = "0", .ignored = RANKS,
-     .help = "Accepted for SGLang's command lines"},
+     .type = PROA_OPTION_INT, .low = 0, .high = 65536, .fallback = "0", .unit = "experts",
+     .help = "Copies of experts beyond the model's own, over all ranks of the worker: the loads are more even, and less has to be read "
+             "anew when a rank dies. Experts and copies must divide among the ranks"},
     {.name = "ep-dispatch-algorithm", .commands = "worker", .group = "Ranks",
-     .type = PROA_OPTION_CHOICE, .choices = "static|dynamic|fake", .ignored = RANKS,
-     .help = "Accepted for SGLang's command lines"},
+     .type = PROA_OPTION_CHOICE, .choices = "static|dynamic|fake", .fallback = "static",
+     .help = "Which copy of an expert a token goes to: static, one for each rank and expert, the nearest; dynamic, another for each token. "
+             "fake is SGLang's for measurements, and refused"},
     {.name = "eplb-algorithm", .commands = "worker", .group = "Ranks",
-     .type = PROA_OPTION_CHOICE, .choices = "auto|deepseek|deepseek_hierarchical", .fallback = "auto", .ignored = RANKS,
-     .help = "Accepted for SGLang's command lines"},
+     .type = PROA_OPTION_CHOICE, .choices = "auto|deepseek|deepseek_hierarchical", .fallback = "auto",
+     .help = "How experts and their copies are placed on the ranks"},
     {.name = "enable-two-batch-overlap", .commands = "worker", .group = "Ranks", .type = PROA_OPTION_FLAG,
-     .ignored = RANKS, .help = "Accepted for SGLang's command lines"},
+     .ignored = "a step is not halved yet; the shared expert alone hides what travels", .help = "Accepted for SGLang's command lines"},
+
     {.name = "cuda-graph-bs", .commands = "worker", .group = "Ranks",
      .type = PROA_OPTION_INT, .low = 1, .high = 65536, .ignored = "the device has no graphs",
      .help = "Accepted for SGLang's command lines"},

@@ -83,11 +83,29 @@ static proa_status plan_memory(const proa_options *o, const proa_rank_use *use, 
                                context, err);
 }
 
-static proa_status start_forward(proa_rank *r, const proa_engine_options *options,
-                                 const proa_forward_limits *limits, proa_error *err)
+/* With other ranks, if there are any, `limits` gets what the forward needs of them. */
+static proa_status make_forward(proa_rank *r, const proa_options *o, const proa_rank_use *use,
+                                const proa_forward_limits *limits, proa_error *err)
 {
-    proa_status status = proa_forward_create(&r->loaded.config, proa_checkpoint_weights(r->loaded.checkpoint),
-                                             r->loaded.device, limits, &r->forward, err);
+    proa_forward_limits with = *limits;
+    proa_exchange exchange;
+    if (use->world != NULL && use->world->world > 1) {
+        proa_status status = proa_rank_group_create(o, use->world, &r->loaded.config, r->precision,
+                                                    limits->rows_max, &r->group, err);
+        if (status != PROA_OK)
+            return status;
+        exchange = proa_ep_group_exchange(proa_rank_group_ep(r->group));
+        with.exchange = &exchange;
+    }
+    return proa_forward_create(&r->loaded.config, proa_checkpoint_weights(r->loaded.checkpoint),
+                               r->loaded.device, &with, &r->forward, err);
+}
+
+static proa_status start_forward(proa_rank *r, const proa_options *o, const proa_rank_use *use,
+                                 const proa_engine_options *options, const proa_forward_limits *limits,
+                                 proa_error *err)
+{
+    proa_status status = make_forward(r, o, use, limits, err);
     if (status != PROA_OK)
         return status;
     proa_forward_kv kv = proa_forward_kv_memory(r->forward);
@@ -99,7 +117,13 @@ static proa_status start_forward(proa_rank *r, const proa_engine_options *option
         .block_bytes = kv.row_bytes * PROA_KV_BLOCK_TOKENS,
         .layer_bytes = kv.layer_bytes,
     };
-    return proa_engine_start(options, &r->loaded.config, r->forward, r->loaded.device, &r->engine, err);
+    if (r->group == NULL)
+        return proa_engine_start(options, &r->loaded.config, r->forward, r->loaded.device, &r->engine, err);
+    status = proa_engine_start_ranks(options, &r->loaded.config, r->forward, r->loaded.device,
+                                     proa_rank_group_ep(r->group), &r->engine, err);
+    if (status == PROA_OK)
+        proa_rank_group_set_engine(r->group, r->engine);
+    return status;
 }
 
 static proa_status start_proof(proa_rank *r, const proa_engine_options *options,
@@ -127,7 +151,7 @@ static proa_status start_engine(proa_rank *r, const proa_options *o, const proa_
     uint64_t before = allocated_bytes();
     status = proa_engine_forward_limits(&options, &limits, err);
     if (status == PROA_OK)
-        status = r->loaded.checkpoint != NULL ? start_forward(r, &options, &limits, err)
+        status = r->loaded.checkpoint != NULL ? start_forward(r, o, use, &options, &limits, err)
                                               : start_proof(r, &options, &limits, err);
     if (status != PROA_OK)
         return status;
@@ -172,6 +196,7 @@ void proa_rank_describe(const proa_rank *r, proa_worker_model *model)
 
 void proa_rank_stop(proa_rank *r)
 {
+    proa_rank_group_stop(r->group);
     proa_engine_stop(r->engine);
     r->engine = NULL;
 }
@@ -180,6 +205,7 @@ void proa_rank_close(proa_rank *r)
 {
     proa_rank_stop(r);
     proa_forward_free(r->forward);
+    proa_rank_group_close(r->group);
     proa_proof_free(r->proof);
     proa_loaded_close(&r->loaded);
     *r = (proa_rank){0};

@@ -6,6 +6,7 @@
 
 #include "cmd/load.h"
 #include "cluster/worker.h"
+#include "cmd/rank_group.h"
 #include "engine/engine.h"
 #include "engine/proof.h"
 #include "model/rank_world.h"
@@ -15,6 +16,7 @@ typedef struct proa_rank {
     proa_forward *forward; /* NULL with proof */
     proa_proof *proof;     /* NULL without */
     proa_engine *engine;
+    proa_rank_group *group; /* NULL: the only rank */
     proa_kv_layout layout;
     proa_precision precision;
     int32_t context_length; /* prompt and output of a request, as far as memory allows */

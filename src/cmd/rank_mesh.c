@@ -2,6 +2,8 @@
 #include "cmd/rank_mesh.h"
 
 #include "base/clock.h"
+#include "base/log.h"
+#include "net/bytes.h"
 
 #include <pthread.h>
 #include <stdlib.h>
@@ -15,6 +17,8 @@ struct proa_rank_mesh {
     pthread_mutex_t lock;
     pthread_cond_t changed;
     bool ready;       /* under the lock */
+    proa_buf posted;  /* under the lock: rank, type, length, body, one after another */
+    proa_buf sending; /* the mesh's thread */
     proa_error error; /* under the lock; its status is PROA_OK until the mesh fails */
 };
 
@@ -67,6 +71,28 @@ static void on_failed(void *context, const proa_error *why)
     change(m, false, why);
 }
 
+/* What other threads have posted. */
+static void on_wake(void *context)
+{
+    proa_rank_mesh *m = context;
+    pthread_mutex_lock(&m->lock);
+    proa_buf taken = m->posted;
+    m->posted = m->sending;
+    pthread_mutex_unlock(&m->lock);
+    proa_reader r = proa_reader_of(taken.data, taken.length);
+    while (proa_reader_left(&r) > 0 && m->mesh != NULL) {
+        int rank = proa_get_i32(&r);
+        uint16_t type = proa_get_u16(&r);
+        uint32_t length = proa_get_u32(&r);
+        const uint8_t *body = proa_get_bytes(&r, length);
+        PROA_ASSERT(!r.failed);
+        if (proa_mesh_send(m->mesh, rank, type, body, length) == PROA_BUSY)
+            proa_log(PROA_LOG_WARN, "ranks", "rank %d takes nothing: a message to it is dropped", rank);
+    }
+    proa_buf_clear(&taken);
+    m->sending = taken;
+}
+
 static void *run(void *context)
 {
     proa_rank_mesh *m = context;
@@ -76,8 +102,10 @@ static void *run(void *context)
 
 /* ---- the caller's ---- */
 
-proa_status proa_rank_mesh_open(const proa_mesh_options *options, proa_rank_mesh **out, proa_error *err)
+proa_status proa_rank_mesh_open(const proa_mesh_options *options, void (*tick)(void *context),
+                                proa_rank_mesh **out, proa_error *err)
 {
+    enum { TICK_US = 20000 };
     proa_mesh_options o = *options;
     proa_rank_mesh *m = calloc(1, sizeof *m);
     if (m == NULL)
@@ -86,7 +114,10 @@ proa_status proa_rank_mesh_open(const proa_mesh_options *options, proa_rank_mesh
     pthread_mutex_init(&m->lock, NULL);
     proa_clock_cond_init(&m->changed);
     o.hooks = (proa_mesh_hooks){on_peer_up, on_peer_down, on_message, on_ready, on_failed, m};
-    proa_status status = proa_loop_create(NULL, NULL, &m->loop, err);
+    proa_status status = proa_loop_create(on_wake, m, &m->loop, err);
+    if (status == PROA_OK && tick != NULL &&
+        proa_loop_add_timer(m->loop, TICK_US, tick, options->hooks.context) == NULL)
+        status = proa_error_set(err, PROA_ERR_MEMORY, "no memory for the mesh's timer");
     if (status == PROA_OK)
         status = proa_mesh_create(m->loop, &o, &m->mesh, err);
     if (status == PROA_OK) {
@@ -100,6 +131,21 @@ proa_status proa_rank_mesh_open(const proa_mesh_options *options, proa_rank_mesh
     }
     *out = m;
     return PROA_OK;
+}
+
+bool proa_rank_mesh_post(proa_rank_mesh *m, int rank, uint16_t type, const void *body, size_t length)
+{
+    pthread_mutex_lock(&m->lock);
+    size_t before = m->posted.length;
+    proa_put_i32(&m->posted, rank);
+    proa_put_u16(&m->posted, type);
+    proa_put_u32(&m->posted, (uint32_t)length);
+    proa_buf_append(&m->posted, body, length);
+    bool good = !m->posted.failed;
+    pthread_mutex_unlock(&m->lock);
+    if (before == 0)
+        proa_loop_wake(m->loop);
+    return good;
 }
 
 proa_status proa_rank_mesh_wait(proa_rank_mesh *m, double seconds, proa_error *err)
@@ -126,6 +172,8 @@ void proa_rank_mesh_close(proa_rank_mesh *m)
     }
     proa_mesh_free(m->mesh);
     proa_loop_free(m->loop);
+    proa_buf_free(&m->posted);
+    proa_buf_free(&m->sending);
     pthread_cond_destroy(&m->changed);
     pthread_mutex_destroy(&m->lock);
     free(m);

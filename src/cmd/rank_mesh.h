@@ -9,8 +9,12 @@
 
 typedef struct proa_rank_mesh proa_rank_mesh;
 
-/* Hooks may be NULL. Returns when the own port is bound. */
-proa_status proa_rank_mesh_open(const proa_mesh_options *options, proa_rank_mesh **mesh, proa_error *err);
+/* Hooks may be NULL. `tick` (may be NULL) is called every 20 ms with their context, on the same thread. Returns when the own port is
+ * bound. */
+proa_status proa_rank_mesh_open(const proa_mesh_options *options, void (*tick)(void *context),
+                                proa_rank_mesh **mesh, proa_error *err);
+/* As proa_mesh_send, from any thread: sent soon, in order, if the rank is up then. False: out of memory. */
+bool proa_rank_mesh_post(proa_rank_mesh *mesh, int rank, uint16_t type, const void *body, size_t length);
 /* PROA_OK: ready. PROA_BUSY: not within `seconds`. Otherwise the mesh has failed, which may happen after it was ready. */
 proa_status proa_rank_mesh_wait(proa_rank_mesh *mesh, double seconds, proa_error *err);
 void proa_rank_mesh_close(proa_rank_mesh *mesh); /* no hook is called after it; accepts NULL */

@@ -2,7 +2,7 @@
  *
  * The main thread loads the model, starts the engine and the worker's thread (cluster/worker.h), and then waits for signals: the
  * first SIGTERM or SIGINT drains, a second one ends at once. With several ranks, this process is the parent of the node's ranks or one
- * of them (worker_ranks.h); a rank's links come up while it loads.
+ * of them (worker_ranks.h); a rank serves once it has made a step with the others (rank_group.h).
  */
 #include "base/log.h"
 #include "cmd/cluster_flags.h"
@@ -19,7 +19,6 @@
 typedef struct service {
     const proa_options *options;
     proa_rank_world world;
-    proa_rank_mesh *mesh; /* NULL: the only rank */
     proa_cluster_flags flags;
     proa_discovery *discovery;
     proa_worker *worker;
@@ -31,18 +30,6 @@ static proa_wire_leg leg_of(const char *mode)
     return strcmp(mode, "prefill") == 0  ? PROA_LEG_PREFILL
            : strcmp(mode, "decode") == 0 ? PROA_LEG_DECODE
                                          : PROA_LEG_COMBINED;
-}
-
-/* What several ranks would be for is checked as SGLang does, and refused until they step together. */
-static proa_status check_topology(const proa_options *o, proa_rank_world *world, proa_error *err)
-{
-    proa_status status = proa_worker_ranks_world(o, world, err);
-    if (status == PROA_OK && world->world > 1)
-        status = proa_error_set(
-            err, PROA_ERR_UNSUPPORTED,
-            "--tp-size %d: a worker has one rank today; give --tp-size 1 --dp-size 1 --nnodes 1",
-            world->world);
-    return status;
 }
 
 /* The host of --dist-init-addr is this worker's first node: what others dial, if this is it. */
@@ -103,11 +90,10 @@ static proa_status load(service *s, proa_error *err)
         .memory_share = 1.0 / s->world.local_size,
         .world = &s->world,
     };
-    proa_status status = PROA_OK;
-    if (s->world.world > 1)
-        status =
-            proa_worker_ranks_join(o, &s->flags.security, &s->world, &(proa_mesh_hooks){0}, &s->mesh, err);
-    return status == PROA_OK ? proa_rank_open(o, &use, &s->rank, err) : status;
+    proa_status status = proa_rank_open(o, &use, &s->rank, err);
+    if (status == PROA_OK && s->rank.group != NULL)
+        status = proa_rank_group_join(s->rank.group, &s->flags.security, err);
+    return status;
 }
 
 static proa_status start(service *s, proa_error *err)
@@ -133,11 +119,11 @@ static bool wait_signal(const sigset_t *signals, double seconds)
     return got > 0;
 }
 
-/* Until the other ranks are linked; false: a signal came first. */
+/* Until a step was made with the other ranks; false: a signal came first. */
 static bool wait_for_ranks(service *s, const sigset_t *signals, proa_status *status, proa_error *err)
 {
     *status = PROA_OK;
-    while (s->mesh != NULL && (*status = proa_rank_mesh_wait(s->mesh, 0.1, err)) == PROA_BUSY) {
+    while (s->rank.group != NULL && (*status = proa_rank_group_wait(s->rank.group, 0.1, err)) == PROA_BUSY) {
         if (wait_signal(signals, 1e-6))
             return false;
     }
@@ -148,13 +134,13 @@ static bool wait_for_ranks(service *s, const sigset_t *signals, proa_status *sta
 static proa_status serve(service *s, const sigset_t *signals, proa_error *err)
 {
     enum { LOOK_S = 1 };
-    if (s->mesh == NULL) {
+    if (s->rank.group == NULL) {
         wait_signal(signals, 0);
         return PROA_OK;
     }
     proa_status status = PROA_OK;
     while (status == PROA_OK && !wait_signal(signals, LOOK_S))
-        status = proa_rank_mesh_wait(s->mesh, 0, err);
+        status = proa_rank_group_wait(s->rank.group, 0, err);
     return status;
 }
 
@@ -195,7 +181,6 @@ static void close_service(service *s)
     proa_rank_stop(&s->rank);
     proa_worker_free(s->worker);
     proa_rank_close(&s->rank);
-    proa_rank_mesh_close(s->mesh);
     proa_discovery_free(s->discovery);
     proa_cluster_flags_free(&s->flags);
 }
@@ -231,7 +216,7 @@ int proa_cmd_worker(const proa_options *options)
     service s = {.options = options};
     proa_error err = {0};
     proa_log_set_level(proa_options_string(options, "log-level"));
-    if (check_topology(options, &s.world, &err) != PROA_OK)
+    if (proa_worker_ranks_world(options, &s.world, &err) != PROA_OK)
         return proa_cmd_fail(&err);
     if (proa_worker_ranks_is_parent(options, &s.world))
         return proa_worker_ranks_run(options, &s.world);

@@ -127,7 +127,8 @@ static const char *const int_terms[] = {"dp-size",
                                         "moe-dense-tp-size",
                                         "ep-num-redundant-experts"};
 static const char *const text_terms[] = {"disaggregation-mode", "load-format",     "activation-dtype",
-                                         "schedule-policy",     "moe-a2a-backend", "ep-dispatch-algorithm"};
+                                         "schedule-policy",     "moe-a2a-backend", "ep-dispatch-algorithm",
+                                         "deepep-mode",         "eplb-algorithm"};
 static const char *const bool_terms[] = {"enable-dp-attention", "enable-dp-lm-head", "disable-radix-cache",
                                          "enable-two-batch-overlap"};
 
@@ -178,7 +179,8 @@ static proa_status make_terms(const proa_options *o, terms *t, proa_error *err)
 }
 
 proa_status proa_worker_ranks_join(const proa_options *o, const proa_link_security *security,
-                                   const proa_rank_world *world, const proa_mesh_hooks *hooks,
+                                   const proa_rank_world *world, const proa_buf *blob,
+                                   const proa_mesh_hooks *hooks, void (*tick)(void *context),
                                    proa_rank_mesh **mesh, proa_error *err)
 {
     terms t = {0};
@@ -199,9 +201,11 @@ proa_status proa_worker_ranks_join(const proa_options *o, const proa_link_securi
         .terms = t.list,
         .term_count = t.count,
         .rendezvous_us = (int64_t)(proa_options_real(o, "dist-timeout") * 1e6),
+        .blob = blob->data,
+        .blob_bytes = blob->length,
         .hooks = *hooks,
     };
-    return proa_rank_mesh_open(&options, mesh, err);
+    return proa_rank_mesh_open(&options, tick, mesh, err);
 }
 
 void proa_worker_ranks_tell_ready(const proa_options *o)

@@ -81,7 +81,7 @@ static bool allocate(proa_engine *engine, const proa_forward_limits *forward)
     engine->slots = calloc(slots, sizeof *engine->slots);
     engine->free_slots = calloc(slots, sizeof *engine->free_slots);
     engine->kv_changes = calloc(2 * (size_t)engine->limits.kv_blocks, sizeof *engine->kv_changes);
-    engine->mailbox = proa_mailbox_create(slots + 1, NULL, NULL);
+    engine->mailbox = proa_mailbox_create(slots + 2, NULL, NULL);
     engine->scheduler = proa_scheduler_create(&engine->limits);
     if (engine->slots == NULL || engine->free_slots == NULL || engine->kv_changes == NULL ||
         engine->mailbox == NULL || engine->scheduler == NULL || !allocate_step(engine, forward))
@@ -309,6 +309,14 @@ void proa_engine_get_stats(proa_engine *engine, proa_engine_stats *stats)
     *stats = engine->published;
     stats->device_lost = engine->state == PROA_ENGINE_DEAD;
     stats->queued = engine->limits.slots - engine->free_count - engine->lent_count - stats->running;
+    pthread_mutex_unlock(&engine->lock);
+}
+
+void proa_engine_nudge(proa_engine *engine)
+{
+    pthread_mutex_lock(&engine->lock);
+    if (!engine->nudged)
+        engine->nudged = proa_mailbox_send(engine->mailbox, &engine->nudge_bell) == PROA_OK;
     pthread_mutex_unlock(&engine->lock);
 }
 

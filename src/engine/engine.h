@@ -145,6 +145,14 @@ proa_status proa_engine_start(const proa_engine_options *options, const proa_mod
                               proa_forward *forward, proa_device *device, proa_engine **engine,
                               proa_error *err);
 
+struct proa_ep_group;
+
+/* The same for one of several ranks: steps go through `ranks`, to which the forward is attached here. Also borrowed. What
+ * proa_ep_group_hooks.nudge is called with must lead to proa_engine_nudge; before this has returned it need not. */
+proa_status proa_engine_start_ranks(const proa_engine_options *options, const proa_model_config *config,
+                                    proa_forward *forward, proa_device *device, struct proa_ep_group *ranks,
+                                    proa_engine **engine, proa_error *err);
+
 /* Cancels what runs (each request finishes with ABORT), joins the thread, frees the engine; waits for no release. The KV
  * memory is the forward's: it must outlive what peers still read or write. Accepts NULL. */
 void proa_engine_stop(proa_engine *engine);
@@ -191,6 +199,9 @@ typedef struct proa_engine_stats {
 } proa_engine_stats;
 void proa_engine_get_stats(proa_engine *engine,
                            proa_engine_stats *stats); /* thread-safe, a consistent snapshot */
+
+/* Wakes the engine thread, so that it looks for what other ranks want of it (proa_engine_start_ranks). Thread-safe. */
+void proa_engine_nudge(proa_engine *engine);
 
 /* Drops what the prefix cache holds and no request uses. PROA_BUSY while requests run or wait. Thread-safe; waits for
  * the engine thread, 10 s at most (PROA_ERR_DEADLINE). PROA_ERR_CANCELLED: the engine stops or has stopped. */

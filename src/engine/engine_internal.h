@@ -26,6 +26,8 @@ typedef struct proa_engine_model {
     void *sample_context;
     void (*sample)(void *sample_context, const proa_sample_args *args);
     void (*guard)(void *context, bool inside); /* may be NULL */
+    /* When there is nothing to compute: what else there is to do, on behalf of other ranks. False: nothing. May be NULL. */
+    bool (*idle)(void *context);
 } proa_engine_model;
 
 typedef enum proa_engine_state {
@@ -89,7 +91,7 @@ struct proa_engine {
     proa_model_config config;
     proa_engine_model model;
     pthread_t thread;
-    proa_mailbox *mailbox; /* of slots, and `flush_bell` */
+    proa_mailbox *mailbox; /* of slots, and the bells */
 
     pthread_mutex_t lock;
     pthread_cond_t changed; /* a flush was done, or the state changed */
@@ -103,6 +105,8 @@ struct proa_engine {
     proa_engine_stats published;
     bool blocked;    /* as of the last step, requests waited for slots or blocks */
     char flush_bell; /* its address is the message */
+    char nudge_bell; /* likewise: look whether model.idle has anything to do */
+    bool nudged;     /* it stands in the mailbox */
 
     proa_scheduler *scheduler;
     proa_engine_stats stats;

@@ -216,10 +216,19 @@ static void flush_cache(proa_engine *engine)
     pthread_mutex_unlock(&engine->lock);
 }
 
+static void take_nudge(proa_engine *engine)
+{
+    pthread_mutex_lock(&engine->lock);
+    engine->nudged = false;
+    pthread_mutex_unlock(&engine->lock);
+}
+
 static void take_message(proa_engine *engine, void *message)
 {
     if (message == &engine->flush_bell)
         flush_cache(engine);
+    else if (message == &engine->nudge_bell)
+        take_nudge(engine);
     else
         take_slot(engine, message);
 }
@@ -328,6 +337,8 @@ void *proa_engine_run(void *context)
         proa_status status = turn(engine, &err);
         if (status == PROA_BUSY) {
             proa_engine_publish(engine);
+            if (engine->model.idle != NULL && engine->model.idle(engine->model.context))
+                continue;
             void *message = proa_mailbox_wait(engine->mailbox, SLEEP_US);
             if (message != NULL)
                 take_message(engine, message);

@@ -1,5 +1,6 @@
 /* engine_start.c - binds the engine to the real forward and device; apart, so that tests link without them. */
 #include "engine/engine_internal.h"
+#include "engine/ep_group.h"
 
 static proa_status copy(void *context, const proa_kv_copy *copies, int32_t count, proa_error *err)
 {
@@ -17,9 +18,25 @@ static void sample(void *context, const proa_sample_args *args)
     device->ops->sample(&device->host, args);
 }
 
-proa_status proa_engine_start(const proa_engine_options *options, const proa_model_config *config,
-                              proa_forward *forward, proa_device *device, proa_engine **engine,
-                              proa_error *err)
+/* A forward among those of other ranks. */
+static proa_status step_ranks(void *context, const proa_step *rows, float **logits, proa_error *err)
+{
+    return proa_ep_group_step(context, rows, logits, err);
+}
+
+static proa_status copy_ranks(void *context, const proa_kv_copy *copies, int32_t count, proa_error *err)
+{
+    return proa_forward_kv_copy(proa_ep_group_forward(context), copies, count, err);
+}
+
+static bool idle_ranks(void *context)
+{
+    return proa_ep_group_idle(context);
+}
+
+static proa_status start(const proa_engine_options *options, const proa_model_config *config,
+                         const proa_engine_model *model, proa_device *device, proa_engine **engine,
+                         proa_error *err)
 {
     proa_forward_limits limits;
     proa_status status = proa_engine_forward_limits(options, &limits, err);
@@ -27,9 +44,32 @@ proa_status proa_engine_start(const proa_engine_options *options, const proa_mod
         return status;
     size_t scratch = proa_sample_scratch_bytes(&device->host, limits.logit_rows_max, config->vocab_size);
     status = proa_device_reserve(device, scratch, err);
+    return status == PROA_OK ? proa_engine_start_with(options, config, model, engine, err) : status;
+}
+
+proa_status proa_engine_start_ranks(const proa_engine_options *options, const proa_model_config *config,
+                                    proa_forward *forward, proa_device *device, proa_ep_group *ranks,
+                                    proa_engine **engine, proa_error *err)
+{
+    proa_forward_limits limits;
+    proa_status status = proa_engine_forward_limits(options, &limits, err);
     if (status != PROA_OK)
         return status;
+    proa_ep_group_attach(ranks, forward, limits.rows_max);
+    const proa_engine_model model = {.context = ranks,
+                                     .copy = copy_ranks,
+                                     .step = step_ranks,
+                                     .idle = idle_ranks,
+                                     .sample_context = device,
+                                     .sample = sample};
+    return start(options, config, &model, device, engine, err);
+}
+
+proa_status proa_engine_start(const proa_engine_options *options, const proa_model_config *config,
+                              proa_forward *forward, proa_device *device, proa_engine **engine,
+                              proa_error *err)
+{
     const proa_engine_model model = {
         .context = forward, .copy = copy, .step = step, .sample_context = device, .sample = sample};
-    return proa_engine_start_with(options, config, &model, engine, err);
+    return start(options, config, &model, device, engine, err);
 }

@@ -188,6 +188,14 @@ proa_status proa_a2a_wait(proa_a2a *a, a2a_lane *lane,
     return status;
 }
 
+bool proa_a2a_progress(proa_a2a *a)
+{
+    bool any = false;
+    while (proa_post_progress(a->post))
+        any = true;
+    return any;
+}
+
 void proa_a2a_abandon(proa_a2a *a)
 {
     atomic_store_explicit(&a->abandoned, true, memory_order_release);
@@ -218,10 +226,10 @@ static void reset_lane(const proa_a2a *a, a2a_lane *lane)
     }
 }
 
-/* Until nothing of a broken step is under way to or from the rank; false when the deadline comes first. */
-static bool settle(proa_a2a *a, int32_t rank, bool outwards, int64_t deadline)
+/* Until nothing of a broken step is being written here by the rank; false when the deadline comes first. */
+static bool settle(proa_a2a *a, int32_t rank, int64_t deadline)
 {
-    while (proa_post_landing(a->post, rank) > 0 || (outwards && proa_post_pending(a->post, rank) > 0)) {
+    while (proa_post_landing(a->post, rank) > 0) {
         if (proa_clock_us() >= deadline)
             return false;
         if (!proa_post_progress(a->post))
@@ -235,12 +243,13 @@ proa_status proa_a2a_begin(proa_a2a *a, uint64_t epoch, const bool *live, proa_e
     int64_t deadline = proa_clock_us() + a->options.deadline_us;
     PROA_ASSERT(live[a->options.rank]);
     a->epoch = 0; /* nothing fits meanwhile */
+    proa_a2a_progress(a);
     for (int32_t i = 0; i < a->options.ranks; i++) {
         if (i == a->options.rank)
             continue;
-        if (!live[i] || !settle(a, i, true, deadline))
+        if (!live[i])
             proa_post_disconnect(a->post, i);
-        if (!settle(a, i, false, deadline))
+        if (!settle(a, i, deadline))
             return proa_error_set(err, PROA_ERR_DEADLINE,
                                   "a payload of rank %d is still under way after %.1f s", i,
                                   (double)a->options.deadline_us / 1e6);

@@ -47,10 +47,13 @@ void proa_a2a_free(proa_a2a *a2a); /* accepts NULL */
 proa_post *proa_a2a_post(proa_a2a *a2a);
 proa_exchange proa_a2a_exchange(proa_a2a *a2a);
 
-/* From now on these ranks take part (live [ranks], the own one included), all from turn 0 of this epoch. Not during a step. What a step
- * that was broken off has left to send is waited for, to the deadline; a rank that keeps it is disconnected. PROA_ERR_DEADLINE: a payload
- * of a rank that is gone is still being written here; the process must not go on with these buffers. */
+/* From now on these ranks take part (live [ranks], the own one included), all from turn 0 of this epoch. Not during a step. What is being
+ * written here by a step that was broken off is waited for. PROA_ERR_DEADLINE: it does not end; the process must not go on with these
+ * buffers. What such a step has left to send is waited for by the next dispatch, when its receivers wait too and so take it. */
 proa_status proa_a2a_begin(proa_a2a *a2a, uint64_t epoch, const bool *live, proa_error *err);
+
+/* Between steps of a group that is not whole: lets others get rid of what a broken step has left. True when anything was done. */
+bool proa_a2a_progress(proa_a2a *a2a);
 
 /* Waits of the current step end with PROA_ERR_CANCELLED, until the next begin. Any thread. */
 void proa_a2a_abandon(proa_a2a *a2a);

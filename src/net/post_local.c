@@ -120,17 +120,15 @@ static proa_status local_connect(proa_post *post, int32_t rank, const void *addr
     return PROA_OK;
 }
 
-/* Takes back what that rank has not read; waits while it copies (a memcpy, no more). */
+/* Takes back what that rank has not read; waits while it copies (a memcpy, no more). Nothing is pending there afterwards. */
 static void withdraw(proa_post *post, int32_t rank)
 {
-    box *b = box_of(post, rank);
-    int32_t kept = 0, withdrawn = 0;
+    box *b = box_of(post, rank), *own = box_of(post, post->rank);
+    int32_t kept = 0;
     pthread_mutex_lock(&b->lock);
     for (int32_t i = 0; i < b->count; i++) {
         letter l = b->letters[(b->first + i) % b->capacity];
-        if (l.from == post->rank)
-            withdrawn++;
-        else
+        if (l.from != post->rank)
             b->letters[(b->first + kept++) % b->capacity] = l;
     }
     b->count = kept;
@@ -139,7 +137,10 @@ static void withdraw(proa_post *post, int32_t rank)
         pthread_cond_timedwait(&b->changed, &b->lock, &soon);
     }
     pthread_mutex_unlock(&b->lock);
-    post->pending[rank] -= withdrawn;
+    pthread_mutex_lock(&own->lock);
+    own->taken[rank] = 0;
+    pthread_mutex_unlock(&own->lock);
+    post->pending[rank] = 0;
 }
 
 static void local_disconnect(proa_post *post, int32_t rank)
@@ -205,11 +206,12 @@ static bool read_letter(proa_post *post, box *own)
     void *to = wanted ? post->hooks.land(post->hooks.context, l.from, l.header, l.bytes) : NULL;
     if (to != NULL && l.bytes > 0)
         memcpy(to, l.data, l.bytes);
+    give_back(post, l.from,
+              post->rank); /* before `reading` ends: who withdraws knows that all has come back */
     pthread_mutex_lock(&own->lock);
     own->reading = -1;
     pthread_cond_broadcast(&own->changed);
     pthread_mutex_unlock(&own->lock);
-    give_back(post, l.from, post->rank);
     if (to != NULL)
         post->hooks.landed(post->hooks.context, l.from, l.header, l.bytes);
     return true;

@@ -249,9 +249,10 @@ class Frontend(Role):
 
 
 class Worker(Role):
-    def __init__(self, name, place, cluster, mode, flags):
+    def __init__(self, name, place, cluster, mode, flags, ranks=1):
         super().__init__(name, place, cluster, flags)
         self.mode = mode
+        self.ranks = ranks  # that this process is the parent of, when there are several
         self.port, self.bootstrap_port = place.free_port(), place.free_port()
 
     def command(self):
@@ -355,14 +356,17 @@ class Cluster:
         self.frontends[-1].start()
         return self.frontends[-1]
 
-    def worker(self, place, mode, *flags):
-        self.workers.append(Worker(self._name(mode), place, self, mode, flags))
+    def worker(self, place, mode, *flags, ranks=1):
+        self.workers.append(Worker(self._name(mode), place, self, mode, flags, ranks))
         self.workers[-1].start()
         return self.workers[-1]
 
     def wait_ready(self, seconds=READY_SECONDS):
         """Until every frontend that lives lists every worker that lives, and no other."""
-        wanted = collections.Counter(COMPONENTS[w.mode] for w in self.workers if w.alive)
+        wanted = collections.Counter()
+        for worker in self.workers:
+            wanted[COMPONENTS[worker.mode]] += worker.ranks if worker.alive else 0
+        wanted = +wanted
         for frontend in self.frontends:
             if frontend.alive:
                 wait_for(lambda: self._lists(frontend, wanted), seconds, f"{frontend.name} lists {dict(wanted)}")

@@ -82,7 +82,7 @@ static proa_status link_up(int *rank, proa_rank_mesh **mesh, proa_error *err)
         .security.key = text_of("--key", NULL),
         .hooks = {.peer_up = on_up, .peer_down = on_down, .context = rank},
     };
-    proa_status status = proa_rank_mesh_open(&options, mesh, err);
+    proa_status status = proa_rank_mesh_open(&options, NULL, mesh, err);
     if (status == PROA_OK)
         status = proa_rank_mesh_wait(*mesh, 3600, err);
     return status;

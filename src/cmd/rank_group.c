@@ -1,0 +1,285 @@
+/* rank_group.c - see rank_group.h. The mesh's blob is the life of the process and the address of its all-to-all. */
+#include "cmd/rank_group.h"
+
+#include "base/clock.h"
+#include "base/cpu.h"
+#include "base/log.h"
+#include "cmd/worker_ranks.h"
+#include "engine/group_wire.h"
+#include "net/bytes.h"
+
+#include <pthread.h>
+#include <stdatomic.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/time.h>
+#include <unistd.h>
+
+enum {
+    MESSAGE_GROUP = 1,        /* the mesh's type of all that the group says */
+    BUFFER_BYTES = 256 << 20, /* that windows of the normal mode may take for rows of other ranks, about */
+    WINDOW_ROWS_MAX = 1024,
+    WINDOW_ROWS_MIN = 16,
+    SPIN_US = 50,
+    STUCK_STATUS = 70,
+};
+
+struct proa_rank_group {
+    const proa_options *options;
+    proa_rank_world world;
+    proa_ep_group *ep;
+    proa_rank_mesh *mesh;
+    _Atomic(proa_engine *) engine;
+    uint64_t life;
+    int32_t window_rows;
+    uint64_t *peer_lives;    /* [world] of those that are up; the mesh's thread */
+    uint64_t *message_lives; /* [world] scratch; the mesh's thread */
+    proa_buf out;            /* under the group's lock: send is called with it */
+};
+
+/* ---- the group's hooks ---- */
+
+static void on_send(void *context, int32_t rank, const proa_group_message *message)
+{
+    proa_rank_group *g = context;
+    if (g->mesh == NULL)
+        return;
+    proa_buf_clear(&g->out);
+    proa_group_encode(message, g->world.world, &g->out);
+    if (g->out.failed || !proa_rank_mesh_post(g->mesh, rank, MESSAGE_GROUP, g->out.data, g->out.length))
+        proa_log(PROA_LOG_ERROR, "ranks", "out of memory for a message to rank %d: it will miss it", rank);
+}
+
+static void on_nudge(void *context)
+{
+    proa_rank_group *g = context;
+    proa_engine *engine = atomic_load_explicit(&g->engine, memory_order_acquire);
+    if (engine != NULL)
+        proa_engine_nudge(engine);
+}
+
+static void on_stuck(void *context, const char *why)
+{
+    const proa_rank_group *g = context;
+    proa_log(PROA_LOG_ERROR, "ranks", "rank %d cannot go on, and ends: %s", g->world.rank, why);
+    _exit(STUCK_STATUS); /* what it holds is the system's to free: a step may still run */
+}
+
+/* ---- the mesh's hooks ---- */
+
+static void on_peer_up(void *context, int rank, uint64_t incarnation, const uint8_t *blob, size_t bytes)
+{
+    proa_rank_group *g = context;
+    proa_reader r = proa_reader_of(blob, bytes);
+    uint64_t life = proa_get_u64(&r);
+    int32_t rows = proa_get_i32(&r);
+    (void)incarnation;
+    if (r.failed || rows != g->window_rows) {
+        proa_log(PROA_LOG_ERROR, "ranks",
+                 "rank %d has windows of %d rows, this one of %d, so they cannot step together: give all "
+                 "ranks the same "
+                 "--max-total-tokens, --chunked-prefill-size and --max-running-requests",
+                 rank, rows, g->window_rows);
+        return;
+    }
+    g->peer_lives[rank] = life;
+    proa_ep_group_peer_up(g->ep, rank, life, blob + r.at, proa_reader_left(&r));
+}
+
+static void on_peer_down(void *context, int rank, const proa_error *why)
+{
+    proa_rank_group *g = context;
+    if (g->peer_lives[rank] == 0)
+        return;
+    proa_log(PROA_LOG_WARN, "ranks", "the link to rank %d is lost: %s", rank, why->text);
+    proa_ep_group_peer_down(g->ep, rank, g->peer_lives[rank]);
+    g->peer_lives[rank] = 0;
+}
+
+static void on_message(void *context, int rank, uint16_t type, const uint8_t *body, size_t length)
+{
+    proa_rank_group *g = context;
+    proa_group_message message;
+    proa_error err = {0};
+    if (type != MESSAGE_GROUP)
+        proa_error_set(&err, PROA_ERR_PROTOCOL, "type %u is not known", type);
+    else if (proa_group_decode(body, length, g->world.world, g->message_lives, &message, &err) == PROA_OK &&
+             (message.from != rank || message.life != g->peer_lives[rank]))
+        proa_error_set(&err, PROA_ERR_PROTOCOL, "it speaks for rank %d", message.from);
+    if (err.status != PROA_OK)
+        proa_log(PROA_LOG_WARN, "ranks", "refused a message of rank %d: %s", rank, err.text);
+    else
+        proa_ep_group_receive(g->ep, &message);
+}
+
+static void on_tick(void *context)
+{
+    const proa_rank_group *g = context;
+    proa_ep_group_tick(g->ep);
+}
+
+/* ---- life ---- */
+
+/* Microseconds since 1970: a process that comes later has a larger one, also on another host, whose clock is right to a second. */
+static uint64_t make_life(void)
+{
+    struct timeval now;
+    gettimeofday(&now, NULL);
+    return (uint64_t)now.tv_sec * 1000000 + (uint64_t)now.tv_usec;
+}
+
+/* Rows of a window: all of a step in the low-latency mode, else what the buffers allow. */
+static proa_status choose_window(const proa_options *o, const proa_rank_world *w, const proa_model_config *m,
+                                 int32_t step_rows, int32_t *rows, proa_error *err)
+{
+    bool low_latency = strcmp(proa_options_string(o, "deepep-mode"), "low_latency") == 0;
+    /* per row of a window: what comes from each rank as floats, and the outputs for them */
+    int64_t row_bytes = (int64_t)w->world * m->hidden_size * (4 + 2 * (int64_t)m->num_experts_per_tok);
+    int64_t fitting = BUFFER_BYTES / row_bytes;
+    fitting = fitting < WINDOW_ROWS_MIN   ? WINDOW_ROWS_MIN
+              : fitting > WINDOW_ROWS_MAX ? WINDOW_ROWS_MAX
+                                          : fitting;
+    *rows = low_latency || step_rows < fitting ? step_rows : (int32_t)fitting;
+    if (*rows <= WINDOW_ROWS_MAX)
+        return PROA_OK;
+    return proa_error_set(
+        err, PROA_ERR_TOO_LONG,
+        "--deepep-mode low_latency: a step of a rank may have %d tokens (--chunked-prefill-size and "
+        "--max-running-requests, divided by --dp-size), %d are possible: lower them, or use normal",
+        step_rows, WINDOW_ROWS_MAX);
+}
+
+static proa_status check_flags(const proa_options *o, const proa_rank_world *w, const proa_model_config *m,
+                               proa_error *err)
+{
+    const char *dispatch = proa_options_string(o, "ep-dispatch-algorithm");
+    if (w->attention_tp_size > 1)
+        return proa_error_set(
+            err, PROA_ERR_UNSUPPORTED,
+            "--tp-size %d with %d attention groups: heads that are spread over %d ranks are not served "
+            "yet; give --dp-size %d --enable-dp-attention",
+            w->world, w->dp_size, w->attention_tp_size, w->world);
+    if (m->n_routed_experts == 0)
+        return proa_error_set(err, PROA_ERR_UNSUPPORTED,
+                              "--tp-size %d: the model has no routed experts that ranks could share",
+                              w->world);
+    if (dispatch != NULL && strcmp(dispatch, "fake") == 0)
+        return proa_error_set(
+            err, PROA_ERR_UNSUPPORTED,
+            "--ep-dispatch-algorithm fake: it would give wrong tokens; static and dynamic are served");
+    return PROA_OK;
+}
+
+proa_status proa_rank_group_create(const proa_options *o, const proa_rank_world *world,
+                                   const proa_model_config *config, proa_precision precision,
+                                   int32_t step_rows_max, proa_rank_group **out, proa_error *err)
+{
+    const char *dispatch = proa_options_string(o, "ep-dispatch-algorithm");
+    int32_t rows;
+    *out = NULL;
+    proa_status status = check_flags(o, world, config, err);
+    if (status == PROA_OK)
+        status = choose_window(o, world, config, step_rows_max, &rows, err);
+    if (status != PROA_OK)
+        return status;
+    proa_rank_group *g = calloc(1, sizeof *g);
+    if (g == NULL)
+        return proa_error_set(err, PROA_ERR_MEMORY, "no memory for the group of ranks");
+    g->options = o;
+    g->world = *world;
+    g->life = make_life();
+    g->window_rows = rows;
+    g->peer_lives = calloc(2 * (size_t)world->world, sizeof *g->peer_lives);
+    g->message_lives = g->peer_lives != NULL ? g->peer_lives + world->world : NULL;
+    proa_ep_group_options options = {
+        .ranks = world->world,
+        .rank = world->rank,
+        .nodes = world->nnodes,
+        .life = g->life,
+        .redundant_experts = (int32_t)proa_options_int(o, "ep-num-redundant-experts"),
+        .dispatch = dispatch != NULL && strcmp(dispatch, "dynamic") == 0 ? PROA_EP_DISPATCH_DYNAMIC
+                                                                         : PROA_EP_DISPATCH_STATIC,
+        .rows_max = rows,
+        .spin_us = proa_cpu_core_count() > world->local_size ? SPIN_US : 0,
+        .hooks = {.send = on_send, .nudge = on_nudge, .stuck = on_stuck, .context = g},
+    };
+    if (!proa_eplb_algorithm_parse(proa_options_string(o, "eplb-algorithm"), &options.algorithm))
+        options.algorithm = PROA_EPLB_AUTO;
+    status = g->peer_lives != NULL ? proa_ep_group_create(&options, config, precision, &g->ep, err)
+                                   : proa_error_set(err, PROA_ERR_MEMORY, "no memory for the group of ranks");
+    if (status != PROA_OK) {
+        proa_rank_group_close(g);
+        return status;
+    }
+    *out = g;
+    return PROA_OK;
+}
+
+proa_ep_group *proa_rank_group_ep(proa_rank_group *g)
+{
+    return g->ep;
+}
+
+void proa_rank_group_set_engine(proa_rank_group *g, proa_engine *engine)
+{
+    atomic_store_explicit(&g->engine, engine, memory_order_release); /* made before: seen by who nudges */
+    if (engine != NULL)
+        proa_engine_nudge(engine);
+}
+
+proa_status proa_rank_group_join(proa_rank_group *g, const proa_link_security *security, proa_error *err)
+{
+    const proa_mesh_hooks hooks = {
+        .peer_up = on_peer_up, .peer_down = on_peer_down, .message = on_message, .context = g};
+    proa_buf blob = {0};
+    size_t bytes;
+    const void *address = proa_ep_group_address(g->ep, &bytes);
+    proa_put_u64(&blob, g->life);
+    proa_put_i32(&blob, g->window_rows);
+    proa_buf_append(&blob, address, bytes);
+    proa_status status =
+        blob.length <= PROA_MESH_BLOB_BYTES_MAX && !blob.failed
+            ? proa_worker_ranks_join(g->options, security, &g->world, &blob, &hooks, on_tick, &g->mesh, err)
+            : proa_error_set(err, PROA_ERR_UNSUPPORTED,
+                             "UCX's address has %zu bytes: name fewer devices in UCX_NET_DEVICES", bytes);
+    proa_buf_free(&blob);
+    return status;
+}
+
+proa_status proa_rank_group_wait(proa_rank_group *g, double seconds, proa_error *err)
+{
+    int64_t deadline = proa_clock_us() + (int64_t)(seconds * 1e6);
+    proa_status status = proa_rank_mesh_wait(g->mesh, seconds, err);
+    while (status == PROA_OK) {
+        proa_ep_group_stats stats;
+        proa_ep_group_get_stats(g->ep, &stats);
+        if (stats.steps > 0)
+            return PROA_OK;
+        if (proa_clock_us() >= deadline)
+            return PROA_BUSY;
+        usleep(1000);
+        status = proa_rank_mesh_wait(g->mesh, 0, err);
+    }
+    return status;
+}
+
+void proa_rank_group_stop(proa_rank_group *g)
+{
+    if (g == NULL)
+        return;
+    proa_ep_group_stop(g->ep);
+    atomic_store_explicit(&g->engine, NULL, memory_order_release);
+    proa_rank_mesh_close(g->mesh); /* the others see that it goes, and nobody nudges any more */
+    g->mesh = NULL;
+}
+
+void proa_rank_group_close(proa_rank_group *g)
+{
+    if (g == NULL)
+        return;
+    proa_rank_mesh_close(g->mesh);
+    proa_ep_group_free(g->ep);
+    proa_buf_free(&g->out);
+    free(g->peer_lives);
+    free(g);
+}

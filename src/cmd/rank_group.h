@@ -1,0 +1,32 @@
+/* rank_group.h - a rank's part in the group that shares the experts (engine/ep_group.h), over its links to the other ranks (rank_mesh.h).
+ *
+ * Created before the rank's forward, joined when its engine runs. One thread calls these functions.
+ */
+#ifndef PROA_CMD_RANK_GROUP_H
+#define PROA_CMD_RANK_GROUP_H
+
+#include "base/option.h"
+#include "engine/engine.h"
+#include "engine/ep_group.h"
+#include "model/rank_world.h"
+#include "net/link.h"
+
+typedef struct proa_rank_group proa_rank_group;
+
+/* Reads the flags of group "Ranks". `step_rows_max`: rows of a step of the engine. */
+proa_status proa_rank_group_create(const proa_options *options, const proa_rank_world *world,
+                                   const proa_model_config *config, proa_precision precision,
+                                   int32_t step_rows_max, proa_rank_group **group, proa_error *err);
+proa_ep_group *proa_rank_group_ep(proa_rank_group *group);
+void proa_rank_group_set_engine(proa_rank_group *group, proa_engine *engine);
+
+/* Opens the links; `security` stays until the group is closed. */
+proa_status proa_rank_group_join(proa_rank_group *group, const proa_link_security *security, proa_error *err);
+/* PROA_OK: all ranks were linked, and this one has made a step with those that live. PROA_BUSY: not within `seconds`. Otherwise the links
+ * have failed, which may happen later too. */
+proa_status proa_rank_group_wait(proa_rank_group *group, double seconds, proa_error *err);
+
+void proa_rank_group_stop(proa_rank_group *group);  /* before the engine; accepts NULL */
+void proa_rank_group_close(proa_rank_group *group); /* after engine and forward; accepts NULL */
+
+#endif

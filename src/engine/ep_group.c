@@ -1,0 +1,656 @@
+/* ep_group.c - events into the group, its actions carried out, steps and views on the engine thread.
+ *
+ * The engine thread sleeps on `changed` while it waits for a step. A view is installed by it alone, since the all-to-all and the
+ * placement are its own: until then this rank proposes nothing, so no step of the view begins anywhere.
+ */
+#include "engine/ep_group.h"
+
+#include "base/clock.h"
+#include "base/digest.h"
+#include "base/log.h"
+#include "engine/expert_map.h"
+
+#include <errno.h>
+#include <pthread.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+enum {
+    MISSED_US = 3000000,
+    FORMATION_US = 600000000,
+    AGREEMENT_US = 30000000,
+    NAP_US = 1000,
+};
+
+/* What is known of another rank. */
+typedef struct peer {
+    bool up;
+    uint64_t life;
+    uint64_t connected; /* life that the all-to-all is connected to; 0: none. Engine thread */
+    uint8_t *address;   /* [PROA_POST_ADDRESS_BYTES_MAX] */
+    size_t address_bytes;
+} peer;
+
+struct proa_ep_group {
+    proa_ep_group_options options;
+    proa_model_config config;
+    proa_a2a *a2a;
+    proa_forward *forward;
+    int32_t windows_max; /* that a step here may need */
+    /* under lock */
+    pthread_mutex_t lock;
+    pthread_cond_t changed;
+    proa_group *group;
+    peer *peers; /* [ranks] */
+    bool stopped;
+    bool working;   /* the engine has something to compute: what is proposed */
+    bool speaks;    /* a proposal is due */
+    bool installed; /* the view is; proposals may be made */
+    bool unproven;  /* no step was made in it yet: one is, whether anybody has work or not */
+    bool to_install;
+    proa_group_mask view;
+    proa_group_epoch epoch;
+    bool begun; /* a step waits for the engine thread */
+    bool running;
+    bool ended_here; /* the answer to an ABANDON that found the step not begun */
+    proa_group_shape shape;
+    int64_t trouble_us; /* first sign of a loss that is not over; 0: none */
+    proa_ep_group_stats stats;
+    /* engine thread */
+    proa_expert_map *map;
+    proa_expert_shape map_shape;
+    bool *live;       /* [ranks] */
+    int32_t *scratch; /* [layers * physical] placement */
+    double *load;     /* [layers * experts] */
+    int32_t *local;   /* [capacity] */
+    int32_t capacity; /* physical experts that a rank may hold */
+};
+
+/* ---- the group's actions ---- */
+
+static void send(proa_ep_group *r, const proa_group_action *action)
+{
+    if (r->stopped)
+        return;
+    for (int32_t to = proa_group_mask_lowest(&action->to); to >= 0;
+         to = proa_group_mask_next(&action->to, to)) {
+        r->stats.messages++;
+        r->options.hooks.send(r->options.hooks.context, to, &action->message);
+    }
+}
+
+static void note_trouble(proa_ep_group *r)
+{
+    if (r->trouble_us == 0)
+        r->trouble_us = proa_clock_us();
+}
+
+static void log_view(const proa_ep_group *r)
+{
+    int32_t about, live = proa_group_mask_count(&r->view);
+    const char *why = proa_group_why(r->group, &about);
+    char missing[160] = "";
+    size_t used = 0;
+    for (int32_t i = 0; i < r->options.ranks && used + 12 < sizeof missing; i++) {
+        if (!proa_group_mask_has(&r->view, i))
+            used += (size_t)snprintf(missing + used, sizeof missing - used, "%s%d", used > 0 ? ", " : "", i);
+    }
+    if (live == r->options.ranks)
+        proa_log(PROA_LOG_INFO, "ranks", "all %d ranks step together (epoch %llu)", live,
+                 (unsigned long long)r->epoch.count);
+    else
+        proa_log(PROA_LOG_WARN, "ranks",
+                 "%d of %d ranks step together (epoch %llu), without %s: %s (rank %d)", live,
+                 r->options.ranks, (unsigned long long)r->epoch.count, missing, why, about);
+}
+
+static void carry_out(proa_ep_group *r, const proa_group_action *action)
+{
+    switch (action->kind) {
+    case PROA_GROUP_SEND: send(r, action); break;
+    case PROA_GROUP_BEGIN:
+        PROA_ASSERT(!r->begun);
+        r->begun = true;
+        r->shape = action->shape;
+        r->speaks = r->speaks || action->counted;
+        break;
+    case PROA_GROUP_ABANDON:
+        note_trouble(r);
+        if (r->running)
+            proa_a2a_abandon(r->a2a);
+        else if (r->begun)
+            r->ended_here = true;
+        r->begun = false;
+        break;
+    case PROA_GROUP_INSTALL:
+        r->view = action->to;
+        r->epoch = action->shape.epoch;
+        r->to_install = true;
+        r->installed = false;
+        break;
+    case PROA_GROUP_RESET:
+        note_trouble(r);
+        proa_log(PROA_LOG_WARN, "ranks", "this rank is outside of the group, and joins it again");
+        r->installed = false;
+        break;
+    case PROA_GROUP_STUCK:
+        r->options.hooks.stuck(r->options.hooks.context, "a step that was abandoned has not ended");
+        break;
+    }
+}
+
+static proa_group_want want(const proa_ep_group *r)
+{
+    return (proa_group_want){
+        .windows = r->working ? r->windows_max : 0,
+        .extend = r->working && r->windows_max > 1,
+        .placement = 1,
+    };
+}
+
+/* All actions that the last event has led to, and what follows from them. Under lock. */
+static void pump(proa_ep_group *r)
+{
+    proa_group_action action;
+    bool more;
+    do {
+        while (proa_group_next(r->group, &action))
+            carry_out(r, &action);
+        more = true;
+        if (r->ended_here) {
+            r->ended_here = false;
+            proa_group_ended(r->group, false, proa_clock_us());
+        } else if (r->speaks && r->installed) {
+            const proa_group_want wanted = want(r);
+            r->speaks = false;
+            proa_group_propose(r->group, &wanted, proa_clock_us());
+        } else {
+            more = false;
+        }
+    } while (more);
+    if (!r->stopped && (r->begun || r->to_install)) {
+        pthread_cond_broadcast(&r->changed);
+        r->options.hooks.nudge(r->options.hooks.context);
+    }
+}
+
+/* ---- control thread ---- */
+
+void proa_ep_group_peer_up(proa_ep_group *r, int32_t number, uint64_t life, const void *address, size_t bytes)
+{
+    PROA_ASSERT(number >= 0);
+    PROA_ASSERT(number < r->options.ranks);
+    if (bytes > PROA_POST_ADDRESS_BYTES_MAX)
+        return; /* it will not be reached, and is missed */
+    pthread_mutex_lock(&r->lock);
+    peer *p = &r->peers[number];
+    p->up = true;
+    p->life = life;
+    p->address_bytes = bytes;
+    if (bytes > 0)
+        memcpy(p->address, address, bytes);
+    proa_group_link_up(r->group, number, life, proa_clock_us());
+    pump(r);
+    pthread_mutex_unlock(&r->lock);
+}
+
+void proa_ep_group_peer_down(proa_ep_group *r, int32_t number, uint64_t life)
+{
+    pthread_mutex_lock(&r->lock);
+    if (r->peers[number].life == life)
+        r->peers[number].up = false;
+    if (proa_group_mask_has(&r->view, number))
+        note_trouble(r);
+    proa_group_link_down(r->group, number, life, proa_clock_us());
+    pump(r);
+    pthread_mutex_unlock(&r->lock);
+}
+
+void proa_ep_group_receive(proa_ep_group *r, const proa_group_message *message)
+{
+    pthread_mutex_lock(&r->lock);
+    proa_group_receive(r->group, message, proa_clock_us());
+    pump(r);
+    pthread_mutex_unlock(&r->lock);
+}
+
+void proa_ep_group_tick(proa_ep_group *r)
+{
+    pthread_mutex_lock(&r->lock);
+    int64_t now = proa_clock_us(); /* the group's times must not go back: under the lock, everywhere */
+    if (now >= proa_group_deadline(r->group)) {
+        proa_group_tick(r->group, now);
+        pump(r);
+    }
+    pthread_mutex_unlock(&r->lock);
+}
+
+void proa_ep_group_stop(proa_ep_group *r)
+{
+    pthread_mutex_lock(&r->lock);
+    r->stopped = true;
+    proa_a2a_abandon(r->a2a);
+    pthread_cond_broadcast(&r->changed);
+    pthread_mutex_unlock(&r->lock);
+}
+
+/* ---- placement ---- */
+
+static void place(void *context, int32_t layer, int32_t first_row, int32_t rows, const int32_t *ids,
+                  int32_t *physical)
+{
+    const proa_ep_group *r = context;
+    int32_t top_k = r->config.num_experts_per_tok;
+    for (int32_t i = 0; i < rows * top_k; i++) {
+        int32_t slot = r->options.dispatch == PROA_EP_DISPATCH_DYNAMIC
+                           ? proa_expert_map_dynamic(r->map, layer, ids[i],
+                                                     (uint64_t)(uint32_t)r->options.rank << 32 |
+                                                         (uint32_t)(first_row + i / top_k),
+                                                     i % top_k)
+                           : proa_expert_map_static(r->map, layer, ids[i]);
+        physical[i] =
+            proa_expert_rank(&r->map_shape, slot) * r->capacity + proa_expert_local(&r->map_shape, slot);
+    }
+}
+
+/* Slots of a rank: as many as the flags say, more when the live ranks must hold all experts. */
+static int32_t slots_of_rank(const proa_ep_group *r, int32_t live)
+{
+    int32_t experts = r->config.n_routed_experts;
+    int32_t own = (experts + r->options.redundant_experts) / r->options.ranks;
+    int32_t least = (experts + live - 1) / live;
+    return own > least ? own : least;
+}
+
+static proa_status make_placement(proa_ep_group *r, int32_t live, proa_error *err)
+{
+    r->map_shape.physical = slots_of_rank(r, live) * r->options.ranks;
+    if (slots_of_rank(r, live) > r->capacity)
+        return proa_error_set(err, PROA_ERR_MEMORY,
+                              "%d ranks that live have no room for %d experts: %d a rank at most", live,
+                              r->config.n_routed_experts, r->capacity);
+    const proa_eplb_placement to = {.physical_to_logical = r->scratch};
+    proa_status status = PROA_OK;
+    if (live == r->options.ranks && r->options.algorithm == PROA_EPLB_AUTO)
+        proa_expert_place_trivially(&r->map_shape, r->scratch);
+    else
+        status = proa_eplb_place(&r->map_shape, r->options.algorithm,
+                                 live < r->options.ranks ? r->live : NULL, r->load, &to, err);
+    if (status != PROA_OK)
+        return status;
+    proa_expert_map_free(r->map);
+    r->map = proa_expert_map_create(&r->map_shape, r->options.rank);
+    if (r->map == NULL)
+        return proa_error_set(err, PROA_ERR_MEMORY, "no memory for the experts' map");
+    for (int32_t i = 0; i < r->map_shape.layers && status == PROA_OK; i++)
+        status = proa_expert_map_set_layer(r->map, i, r->scratch + (int64_t)i * r->map_shape.physical, err);
+    return status == PROA_OK ? proa_expert_map_set_live(r->map, r->live, err) : status;
+}
+
+/* The experts of this rank, for each MoE layer; what a slot does not hold is expert 0, to which nobody sends. */
+static void take_experts(proa_ep_group *r)
+{
+    int32_t per_rank = r->map_shape.physical / r->options.ranks;
+    for (int32_t layer = 0; layer < r->map_shape.layers; layer++) {
+        if (!proa_model_config_is_moe(&r->config, layer))
+            continue;
+        const int32_t *own = proa_expert_map_layer(r->map, layer) + (int64_t)r->options.rank * per_rank;
+        for (int32_t i = 0; i < r->capacity; i++)
+            r->local[i] = i < per_rank && own[i] != PROA_EXPERT_NONE ? own[i] : 0;
+        proa_forward_set_experts(r->forward, layer, r->local);
+    }
+}
+
+/* ---- views ---- */
+
+static uint64_t number_of(const proa_group_epoch *epoch)
+{
+    const uint64_t parts[] = {epoch->count, (uint64_t)(int64_t)epoch->rank, epoch->life};
+    return proa_digest(parts, sizeof parts, 0) | 1;
+}
+
+/* Connects to members that have come; under lock, which guards the addresses. */
+static void connect_members(proa_ep_group *r)
+{
+    for (int32_t i = 0; i < r->options.ranks; i++) {
+        peer *p = &r->peers[i];
+        proa_error err;
+        if (i == r->options.rank || !proa_group_mask_has(&r->view, i)) {
+            p->connected = 0;
+            continue;
+        }
+        if (p->connected == p->life)
+            continue;
+        p->connected = p->life;
+        if (proa_post_connect(proa_a2a_post(r->a2a), i, p->address, p->address_bytes, &err) != PROA_OK)
+            proa_log(PROA_LOG_ERROR, "ranks", "%s", err.text);
+    }
+}
+
+/* Under lock, which is left meanwhile. False: this process cannot go on. */
+static bool install(proa_ep_group *r)
+{
+    proa_error err = {0};
+    proa_group_mask members = r->view;
+    proa_group_epoch epoch = r->epoch;
+    int32_t live = proa_group_mask_count(&members);
+    r->to_install = false;
+    for (int32_t i = 0; i < r->options.ranks; i++)
+        r->live[i] = proa_group_mask_has(&members, i);
+    connect_members(r);
+    pthread_mutex_unlock(&r->lock);
+    proa_status status = proa_a2a_begin(r->a2a, number_of(&epoch), r->live, &err);
+    if (status == PROA_OK)
+        status = make_placement(r, live, &err);
+    if (status == PROA_OK)
+        take_experts(r);
+    pthread_mutex_lock(&r->lock);
+    if (status != PROA_OK) {
+        r->stopped = true;
+        r->options.hooks.stuck(r->options.hooks.context, err.text);
+        return false;
+    }
+    if (r->to_install || !proa_group_epoch_equal(&epoch, &r->epoch))
+        return true; /* another one has come meanwhile */
+    r->installed = r->speaks = r->unproven = true;
+    r->stats.views++;
+    log_view(r);
+    pump(r);
+    return true;
+}
+
+/* ---- steps ---- */
+
+/* Runs the step that has begun; `step` NULL or too large for its shape: without rows, and *done is not set. Under lock, which is left. */
+static proa_status run(proa_ep_group *r, const proa_step *step, float **logits, bool *done, proa_error *err)
+{
+    proa_group_epoch epoch = r->shape.epoch;
+    bool fits = step != NULL && proa_forward_windows(r->forward, step->row_count) <= r->shape.windows;
+    proa_step rows = fits ? *step : (proa_step){0};
+    float *unused;
+    rows.windows = r->shape.windows;
+    r->begun = false;
+    r->running = true;
+    pthread_mutex_unlock(&r->lock);
+    proa_status status = proa_forward_step(r->forward, &rows, fits ? logits : &unused, err);
+    pthread_mutex_lock(&r->lock);
+    r->running = false;
+    int32_t suspect = proa_a2a_suspect(r->a2a);
+    int64_t now = proa_clock_us();
+    proa_a2a_get_stats(r->a2a, &r->stats.a2a);
+    if (status == PROA_OK) {
+        *done = fits;
+        r->unproven = false;
+        r->stats.steps++;
+        r->stats.idle_steps += !fits;
+        if (r->trouble_us != 0)
+            r->stats.recovery_us = now - r->trouble_us;
+        r->trouble_us = 0;
+    } else if (r->stopped) {
+        return status; /* to the group, this rank is as good as dead */
+    } else {
+        r->stats.abandoned++;
+        note_trouble(r);
+        proa_log(PROA_LOG_INFO, "ranks", "a step is broken off: %s", err->text);
+    }
+    if (status != PROA_OK && status != PROA_ERR_CANCELLED && suspect >= 0) {
+        proa_group_missed(r->group, suspect, &epoch, now);
+        pump(r);
+    }
+    proa_group_ended(r->group, status == PROA_OK, proa_clock_us());
+    pump(r);
+    return status;
+}
+
+static void set_working(proa_ep_group *r, bool working)
+{
+    if (r->working == working)
+        return;
+    r->working = working;
+    r->speaks = true;
+    pump(r);
+}
+
+/* Something has changed, or so much time has passed. While the group is not whole, others may need this rank to take what a broken step
+ * has left. Under lock, which is left meanwhile. */
+static void await(proa_ep_group *r, int64_t most_us)
+{
+    bool whole = r->installed && !r->unproven;
+    if (!whole) {
+        pthread_mutex_unlock(&r->lock);
+        proa_a2a_progress(r->a2a);
+        pthread_mutex_lock(&r->lock);
+    }
+    if (r->begun || r->to_install || r->stopped)
+        return;
+    int64_t nap = whole || most_us < NAP_US ? most_us : NAP_US;
+    struct timespec deadline = proa_clock_deadline(nap);
+    pthread_cond_timedwait(&r->changed, &r->lock, &deadline);
+}
+
+proa_status proa_ep_group_step(proa_ep_group *r, const proa_step *step, float **logits, proa_error *err)
+{
+    int64_t begun = proa_clock_us();
+    proa_status status = PROA_OK;
+    bool done = false;
+    pthread_mutex_lock(&r->lock);
+    set_working(r, true);
+    while (!done) {
+        int64_t now = proa_clock_us();
+        if (r->stopped) {
+            status = proa_error_set(err, PROA_ERR_CANCELLED, "the rank stops");
+            break;
+        }
+        if (r->to_install) {
+            install(r);
+        } else if (r->begun) {
+            r->stats.agree_us += (uint64_t)(now - begun);
+            run(r, step, logits, &done, err);
+            begun = proa_clock_us();
+        } else if (now - begun >= r->options.agreement_us) {
+            status =
+                proa_error_set(err, PROA_ERR_DEADLINE, "the %d ranks have not agreed on a step for %.1f s",
+                               r->options.ranks, (double)(now - begun) / 1e6);
+            break;
+        } else {
+            await(r, r->options.agreement_us - (now - begun));
+        }
+    }
+    pthread_mutex_unlock(&r->lock);
+    return status;
+}
+
+bool proa_ep_group_idle(proa_ep_group *r)
+{
+    proa_error err;
+    bool done, any = false;
+    pthread_mutex_lock(&r->lock);
+    set_working(r, r->unproven);
+    if (!r->stopped && r->to_install) {
+        any = install(r);
+    } else if (!r->stopped && r->begun) {
+        run(r, NULL, NULL, &done, &err);
+        any = true;
+    } else if (!r->stopped && (r->unproven || r->trouble_us != 0)) {
+        await(r, NAP_US);
+        any = true;
+    }
+    pthread_mutex_unlock(&r->lock);
+    return any;
+}
+
+/* ---- life ---- */
+
+static proa_status check_experts(const proa_ep_group_options *o, const proa_model_config *m, proa_error *err)
+{
+    int32_t all = m->n_routed_experts + o->redundant_experts;
+    if (m->n_routed_experts == 0 || o->ranks == 1 || all % o->ranks == 0)
+        return PROA_OK;
+    int32_t fitting = (all + o->ranks - 1) / o->ranks * o->ranks - m->n_routed_experts;
+    return proa_error_set(
+        err, PROA_ERR_INVALID,
+        "%d experts and --ep-num-redundant-experts %d do not divide among %d ranks: %d redundant ones would",
+        m->n_routed_experts, o->redundant_experts, o->ranks, fitting);
+}
+
+static proa_status make_tables(proa_ep_group *r, proa_error *err)
+{
+    const proa_ep_group_options *o = &r->options;
+    size_t ranks = (size_t)o->ranks, layers = (size_t)r->config.num_hidden_layers,
+           experts = (size_t)r->config.n_routed_experts;
+    r->peers = calloc(ranks, sizeof *r->peers);
+    r->live = calloc(ranks, sizeof *r->live);
+    r->scratch = calloc(layers * (size_t)r->capacity * ranks, sizeof *r->scratch);
+    r->load = calloc(layers * experts, sizeof *r->load);
+    r->local = calloc((size_t)r->capacity, sizeof *r->local);
+    bool good =
+        r->peers != NULL && r->live != NULL && r->scratch != NULL && r->load != NULL && r->local != NULL;
+    for (size_t i = 0; i < ranks && good; i++) {
+        r->peers[i].address = malloc(PROA_POST_ADDRESS_BYTES_MAX);
+        good = r->peers[i].address != NULL;
+    }
+    return good ? PROA_OK
+                : proa_error_set(err, PROA_ERR_MEMORY, "no memory for the tables of %d ranks", o->ranks);
+}
+
+static proa_status make_a2a(proa_ep_group *r, proa_precision precision, proa_error *err)
+{
+    const proa_ep_group_options *o = &r->options;
+    bool fp8 = r->config.fp8 && precision == PROA_PRECISION_DEFAULT;
+    const proa_a2a_options options = {
+        .ranks = o->ranks,
+        .rank = o->rank,
+        .local_experts = r->capacity,
+        .hidden = r->config.hidden_size,
+        .top_k = r->config.num_experts_per_tok,
+        .rows_max = o->rows_max,
+        .lanes = 1,
+        .format = fp8                                 ? PROA_EXCHANGE_FP8
+                  : precision == PROA_PRECISION_EXACT ? PROA_EXCHANGE_F32
+                                                      : PROA_EXCHANGE_BF16,
+        .precision = precision,
+        .deadline_us = o->deadline_us,
+        .spin_us = o->spin_us,
+    };
+    return proa_a2a_create(&options, o->hub, &r->a2a, err);
+}
+
+static proa_status make_group(proa_ep_group *r, proa_error *err)
+{
+    const proa_group_limits limits = {
+        .collect_us = 1500000,
+        .view_us = 3000000,
+        .join_us = 10000000,
+        .form_us = r->options.formation_us,
+        .status_us = 500000,
+        .proposal_us = 60000000,
+        .placement_us = 120000000,
+        .shun_us = 10000000,
+        .abandon_us = 10000000 + 2 * r->options.deadline_us,
+    };
+    r->group =
+        proa_group_create(r->options.ranks, r->options.rank, r->options.life, &limits, proa_clock_us());
+    return r->group != NULL ? PROA_OK
+                            : proa_error_set(err, PROA_ERR_MEMORY, "no memory for the group of ranks");
+}
+
+proa_status proa_ep_group_create(const proa_ep_group_options *options, const proa_model_config *config,
+                                 proa_precision precision, proa_ep_group **ranks, proa_error *err)
+{
+    *ranks = NULL;
+    proa_status status = check_experts(options, config, err);
+    if (status != PROA_OK)
+        return status;
+    proa_ep_group *r = calloc(1, sizeof *r);
+    if (r == NULL)
+        return proa_error_set(err, PROA_ERR_MEMORY, "no memory for the ranks");
+    r->options = *options;
+    r->options.deadline_us = options->deadline_us > 0 ? options->deadline_us : MISSED_US;
+    r->options.formation_us = options->formation_us > 0 ? options->formation_us : FORMATION_US;
+    r->options.agreement_us = options->agreement_us > 0 ? options->agreement_us : AGREEMENT_US;
+    r->config = *config;
+    r->windows_max = 1;
+    int32_t most = PROA_EXPERT_SLOTS_MAX / options->ranks;
+    r->capacity = slots_of_rank(r, 1) < most ? slots_of_rank(r, 1) : most;
+    r->map_shape = (proa_expert_shape){.layers = config->num_hidden_layers,
+                                       .experts = config->n_routed_experts,
+                                       .physical = slots_of_rank(r, options->ranks) * options->ranks,
+                                       .ranks = options->ranks,
+                                       .nodes = options->nodes,
+                                       .groups = config->n_group};
+    pthread_mutex_init(&r->lock, NULL);
+    proa_clock_cond_init(&r->changed);
+    status = proa_expert_shape_check(&r->map_shape, err);
+    if (status == PROA_OK)
+        status = make_tables(r, err);
+    if (status == PROA_OK)
+        status = make_a2a(r, precision, err);
+    if (status == PROA_OK)
+        status = make_group(r, err);
+    if (status != PROA_OK) {
+        proa_ep_group_free(r);
+        return status;
+    }
+    *ranks = r;
+    return PROA_OK;
+}
+
+void proa_ep_group_free(proa_ep_group *r)
+{
+    if (r == NULL)
+        return;
+    proa_group_free(r->group);
+    proa_a2a_free(r->a2a);
+    proa_expert_map_free(r->map);
+    for (int32_t i = 0; i < r->options.ranks && r->peers != NULL; i++)
+        free(r->peers[i].address);
+    free(r->peers);
+    free(r->live);
+    free(r->scratch);
+    free(r->load);
+    free(r->local);
+    pthread_mutex_destroy(&r->lock);
+    pthread_cond_destroy(&r->changed);
+    free(r);
+}
+
+proa_exchange proa_ep_group_exchange(proa_ep_group *r)
+{
+    return proa_a2a_exchange(r->a2a);
+}
+
+void proa_ep_group_attach(proa_ep_group *r, proa_forward *forward, int32_t step_rows_max)
+{
+    r->forward = forward;
+    r->windows_max = proa_forward_windows(forward, step_rows_max);
+    proa_forward_set_place(forward, place, r);
+}
+
+proa_forward *proa_ep_group_forward(const proa_ep_group *r)
+{
+    return r->forward;
+}
+
+const void *proa_ep_group_address(const proa_ep_group *r, size_t *bytes)
+{
+    return proa_post_address(proa_a2a_post(r->a2a), bytes);
+}
+
+void proa_ep_group_get_stats(proa_ep_group *r, proa_ep_group_stats *stats)
+{
+    pthread_mutex_lock(&r->lock);
+    *stats = r->stats;
+    stats->live = r->installed ? proa_group_mask_count(&r->view) : 0;
+    pthread_mutex_unlock(&r->lock);
+}
+
+int32_t proa_ep_group_live(proa_ep_group *r, bool *live)
+{
+    pthread_mutex_lock(&r->lock);
+    for (int32_t i = 0; i < r->options.ranks; i++)
+        live[i] = r->installed && proa_group_mask_has(&r->view, i);
+    int32_t count = r->installed ? proa_group_mask_count(&r->view) : 0;
+    pthread_mutex_unlock(&r->lock);
+    return count;
+}

@@ -1,0 +1,109 @@
+/* ep_group.h - this rank among those that share its experts: runs the machine of group.h, and steps that cross ranks.
+ *
+ *   control thread                      proa_ep_group                          engine thread
+ *   links, messages, time ── events ──> group ── BEGIN ──> step, idle <── what to compute
+ *   other ranks  <────────── SEND ──────┘  └─ INSTALL ──> all-to-all, placement of the view
+ *
+ * A step of the engine (proa_ep_group_step) is done again, unseen by it, when the group changes under it: its content is this rank's
+ * own, and what it has written to the KV cache is written once more with the same values. A rank without work takes part by
+ * proa_ep_group_idle. Experts whose ranks are gone are taken over by those that are left (expert placement of a view): every rank
+ * holds the whole checkpoint mapped, so that taking over means to read its pages.
+ *
+ * Threads: step and idle are the engine thread's; peer_up, peer_down, receive and tick one other's; the rest says. A lock
+ * lies between; `send` is called under it, from either.
+ */
+#ifndef PROA_ENGINE_EP_GROUP_H
+#define PROA_ENGINE_EP_GROUP_H
+
+#include "engine/eplb.h"
+#include "engine/group.h"
+#include "model/forward.h"
+#include "net/a2a.h"
+
+typedef struct proa_ep_group proa_ep_group;
+
+typedef enum proa_ep_group_dispatch {
+    PROA_EP_DISPATCH_STATIC,  /* a fixed copy for each (rank, expert), nearest first */
+    PROA_EP_DISPATCH_DYNAMIC, /* another copy for each token */
+} proa_ep_group_dispatch;
+
+typedef struct proa_ep_group_hooks {
+    /* To one rank, whose link is up; the message is lent. Must not wait. */
+    void (*send)(void *context, int32_t rank, const proa_group_message *message);
+    /* There is something for proa_ep_group_idle: wake the engine thread. Called without lock or with it; must not wait. */
+    void (*nudge)(void *context);
+    /* This process must end: a step that was abandoned has not ended, or its memory is still written to. */
+    void (*stuck)(void *context, const char *why);
+    void *context;
+} proa_ep_group_hooks;
+
+typedef struct proa_ep_group_options {
+    int32_t ranks;
+    int32_t rank;
+    int32_t nodes;             /* ranks of a node are consecutive */
+    uint64_t life;             /* of this process: grows with each that has this rank */
+    int32_t redundant_experts; /* physical experts beyond the model's, over all ranks */
+    proa_eplb_algorithm algorithm;
+    proa_ep_group_dispatch dispatch;
+    int32_t rows_max;     /* of a window of one rank */
+    int64_t deadline_us;  /* of an all-to-all's wait for a silent rank; 0: 3 s */
+    int64_t formation_us; /* how long the first view waits for all ranks; 0: 600 s */
+    int64_t agreement_us; /* how long a step waits to be agreed, before its requests end; 0: 30 s */
+    int64_t spin_us;      /* see a2a.h */
+    proa_post_hub *hub;   /* ranks are threads of this process; NULL: UCX */
+    proa_ep_group_hooks hooks;
+} proa_ep_group_options;
+
+/* Experts must divide: experts + redundant_experts a multiple of ranks (PROA_ERR_INVALID says which numbers would do). */
+proa_status proa_ep_group_create(const proa_ep_group_options *options, const proa_model_config *config,
+                                 proa_precision precision, proa_ep_group **ranks, proa_error *err);
+void proa_ep_group_free(proa_ep_group *ranks); /* accepts NULL; after engine and forward */
+
+/* For the forward's limits, before it is made; then the forward, before the engine starts. */
+proa_exchange proa_ep_group_exchange(proa_ep_group *ranks);
+void proa_ep_group_attach(proa_ep_group *ranks, proa_forward *forward, int32_t step_rows_max);
+
+proa_forward *proa_ep_group_forward(const proa_ep_group *ranks);
+
+/* What peers need to reach this rank's all-to-all: the blob of proa_ep_group_peer_up there. */
+const void *proa_ep_group_address(const proa_ep_group *ranks, size_t *bytes);
+
+/* ---- control thread ---- */
+
+void proa_ep_group_peer_up(proa_ep_group *ranks, int32_t peer, uint64_t life, const void *address,
+                           size_t bytes);
+void proa_ep_group_peer_down(proa_ep_group *ranks, int32_t peer, uint64_t life);
+void proa_ep_group_receive(proa_ep_group *ranks, const proa_group_message *message);
+void proa_ep_group_tick(proa_ep_group *ranks); /* every 20 ms or so */
+
+/* ---- engine thread ---- */
+
+/* As proa_forward_step; waits until the ranks have agreed on a step. PROA_ERR_DEADLINE: none was agreed in time, the requests of this
+ * step may be tried elsewhere. PROA_ERR_CANCELLED: proa_ep_group_stop. */
+proa_status proa_ep_group_step(proa_ep_group *ranks, const proa_step *step, float **logits, proa_error *err);
+/* This rank has nothing to compute: takes part in a step if others have, or installs a view. False: there was nothing to do. */
+bool proa_ep_group_idle(proa_ep_group *ranks);
+
+/* ---- any thread ---- */
+
+/* Waits of the engine thread end; no hook is called any more. */
+void proa_ep_group_stop(proa_ep_group *ranks);
+
+typedef struct proa_ep_group_stats {
+    uint64_t steps;      /* completed, idle ones included */
+    uint64_t idle_steps; /* without rows here */
+    uint64_t abandoned;
+    uint64_t views;    /* installed */
+    int32_t live;      /* members of the view; 0: this rank is outside */
+    uint64_t agree_us; /* in waits for a step to be agreed on */
+    int64_t
+        recovery_us; /* of the last view after a loss: from the first sign here to the first step completed; 0: none */
+    uint64_t messages;  /* of the group, sent */
+    proa_a2a_stats a2a; /* as of the last step */
+} proa_ep_group_stats;
+void proa_ep_group_get_stats(proa_ep_group *ranks, proa_ep_group_stats *stats);
+
+/* The ranks of the current view, live [ranks]; their number. */
+int32_t proa_ep_group_live(proa_ep_group *ranks, bool *live);
+
+#endif

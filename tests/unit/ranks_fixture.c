@@ -1,0 +1,299 @@
+/* ranks_fixture.c - see ranks_fixture.h. A link is two queues; when one of its ranks is killed, what is under way is lost, and the other
+ * end hears of it after its messages. */
+#include "ranks_fixture.h"
+
+#include "base/clock.h"
+
+#include <pthread.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <setjmp.h>
+#include <cmocka.h>
+#include <unistd.h>
+
+enum { QUEUE = 4096, TICK_US = 5000, WAIT_US = 30000000 };
+
+typedef enum kind { UP, DOWN, MESSAGE } kind;
+
+typedef struct event {
+    kind kind;
+    int32_t from;
+    uint64_t life;
+    proa_group_message message;
+    uint64_t lives[FIXTURE_RANKS_MAX];
+} event;
+
+typedef struct fixture_rank {
+    ranks_fixture *f;
+    int32_t number;
+    uint64_t life;
+    bool alive;
+    proa_device *device;
+    proa_forward *forward;
+    proa_ep_group *ranks;
+    proa_engine *engine;
+    pthread_t control;
+    bool ends;
+    double stall_s;
+    pthread_mutex_t lock;
+    pthread_cond_t changed;
+    event *queue; /* [QUEUE] ring */
+    int32_t first, count;
+    pthread_mutex_t engine_lock; /* of `engine`, for nudges from other threads */
+} fixture_rank;
+
+struct ranks_fixture {
+    const proa_model_config *config;
+    const proa_weights *weights;
+    proa_engine_options engine;
+    ranks_setup setup;
+    proa_post_hub *hub;
+    uint64_t lives;
+    fixture_rank ranks[FIXTURE_RANKS_MAX];
+};
+
+static void post(fixture_rank *to, const event *e)
+{
+    pthread_mutex_lock(&to->lock);
+    if (to->alive) {
+        PROA_ASSERT(to->count < QUEUE);
+        event *place = &to->queue[(to->first + to->count++) % QUEUE];
+        *place = *e;
+        if (e->kind == MESSAGE && e->message.lives != NULL)
+            place->message.lives = place->lives;
+        pthread_cond_signal(&to->changed);
+    }
+    pthread_mutex_unlock(&to->lock);
+}
+
+static void on_send(void *context, int32_t to, const proa_group_message *message)
+{
+    fixture_rank *r = context;
+    event e = {.kind = MESSAGE, .from = r->number, .life = r->life, .message = *message};
+    if (message->lives != NULL)
+        memcpy(e.lives, message->lives, (size_t)proa_group_mask_count(&message->mask) * sizeof e.lives[0]);
+    if (r->alive)
+        post(&r->f->ranks[to], &e);
+}
+
+static void on_nudge(void *context)
+{
+    fixture_rank *r = context;
+    pthread_mutex_lock(&r->engine_lock);
+    if (r->engine != NULL)
+        proa_engine_nudge(r->engine);
+    pthread_mutex_unlock(&r->engine_lock);
+}
+
+static void on_stuck(void *context, const char *why)
+{
+    fixture_rank *r = context;
+    print_error("rank %d is stuck: %s\n", r->number, why);
+    abort();
+}
+
+static void take(fixture_rank *r, event *e)
+{
+    switch (e->kind) {
+    case UP: proa_ep_group_peer_up(r->ranks, e->from, e->life, NULL, 0); break;
+    case DOWN: proa_ep_group_peer_down(r->ranks, e->from, e->life); break;
+    case MESSAGE: proa_ep_group_receive(r->ranks, &e->message); break;
+    }
+}
+
+static void *run_control(void *context)
+{
+    fixture_rank *r = context;
+    event e;
+    pthread_mutex_lock(&r->lock);
+    while (!r->ends) {
+        struct timespec deadline = proa_clock_deadline(TICK_US);
+        if (r->count == 0)
+            pthread_cond_timedwait(&r->changed, &r->lock, &deadline);
+        double stall_s = r->stall_s;
+        r->stall_s = 0;
+        bool any = r->count > 0;
+        if (any) {
+            e = r->queue[r->first];
+            if (e.kind == MESSAGE && e.message.lives != NULL)
+                e.message.lives = e.lives;
+            r->first = (r->first + 1) % QUEUE;
+            r->count--;
+        }
+        pthread_mutex_unlock(&r->lock);
+        if (stall_s > 0)
+            usleep((useconds_t)(stall_s * 1e6));
+        if (any)
+            take(r, &e);
+        else
+            proa_ep_group_tick(r->ranks);
+        pthread_mutex_lock(&r->lock);
+    }
+    pthread_mutex_unlock(&r->lock);
+    return NULL;
+}
+
+static void open_rank(fixture_rank *r)
+{
+    ranks_fixture *f = r->f;
+    proa_error err = {0};
+    proa_forward_limits limits;
+    const proa_ep_group_options options = {
+        .ranks = f->setup.ranks,
+        .rank = r->number,
+        .nodes = 1,
+        .life = r->life,
+        .redundant_experts = f->setup.redundant,
+        .dispatch = f->setup.dispatch,
+        .rows_max = f->setup.window,
+        .deadline_us = f->setup.deadline_us,
+        .hub = f->hub,
+        .hooks = {.send = on_send, .nudge = on_nudge, .stuck = on_stuck, .context = r},
+    };
+    proa_status status = proa_device_create("cpu", 1, PROA_PRECISION_DEFAULT, &r->device, &err);
+    if (status == PROA_OK)
+        status = proa_ep_group_create(&options, f->config, PROA_PRECISION_DEFAULT, &r->ranks, &err);
+    if (status == PROA_OK)
+        status = proa_engine_forward_limits(&f->engine, &limits, &err);
+    if (status == PROA_OK) {
+        proa_exchange exchange = proa_ep_group_exchange(r->ranks);
+        limits.exchange = &exchange;
+        status = proa_forward_create(f->config, f->weights, r->device, &limits, &r->forward, &err);
+    }
+    proa_engine *engine = NULL;
+    if (status == PROA_OK)
+        status =
+            proa_engine_start_ranks(&f->engine, f->config, r->forward, r->device, r->ranks, &engine, &err);
+    if (status != PROA_OK)
+        fail_msg("rank %d: %s", r->number, err.text);
+    pthread_mutex_lock(&r->engine_lock);
+    r->engine = engine;
+    pthread_mutex_unlock(&r->engine_lock);
+    r->alive = true;
+    r->ends = false;
+    assert_int_equal(pthread_create(&r->control, NULL, run_control, r), 0);
+}
+
+static void close_rank(fixture_rank *r)
+{
+    pthread_mutex_lock(&r->lock);
+    r->alive = false;
+    r->ends = true;
+    r->count = 0;
+    pthread_cond_signal(&r->changed);
+    pthread_mutex_unlock(&r->lock);
+    proa_ep_group_stop(r->ranks);
+    pthread_join(r->control, NULL);
+    pthread_mutex_lock(&r->engine_lock);
+    proa_engine *engine = r->engine;
+    r->engine = NULL;
+    pthread_mutex_unlock(&r->engine_lock);
+    proa_engine_stop(engine);
+    proa_forward_free(r->forward);
+    proa_ep_group_free(r->ranks);
+    proa_device_free(r->device);
+}
+
+/* Both ends hear that the link is there, or that it is gone. */
+static void tell(ranks_fixture *f, int32_t rank, kind what)
+{
+    for (int32_t i = 0; i < f->setup.ranks; i++) {
+        if (i == rank || !f->ranks[i].alive)
+            continue;
+        post(&f->ranks[i], &(event){.kind = what, .from = rank, .life = f->ranks[rank].life});
+        if (what == UP)
+            post(&f->ranks[rank], &(event){.kind = what, .from = i, .life = f->ranks[i].life});
+    }
+}
+
+ranks_fixture *ranks_fixture_open(const proa_model_config *config, const proa_weights *weights,
+                                  const proa_engine_options *engine, const ranks_setup *setup)
+{
+    ranks_fixture *f = calloc(1, sizeof *f);
+    f->config = config;
+    f->weights = weights;
+    f->engine = *engine;
+    f->setup = *setup;
+    f->hub = proa_post_hub_create(setup->ranks);
+    for (int32_t i = 0; i < setup->ranks; i++) {
+        fixture_rank *r = &f->ranks[i];
+        *r = (fixture_rank){.f = f, .number = i, .life = ++f->lives};
+        pthread_mutex_init(&r->lock, NULL);
+        pthread_mutex_init(&r->engine_lock, NULL);
+        proa_clock_cond_init(&r->changed);
+        r->queue = calloc(QUEUE, sizeof *r->queue);
+        open_rank(r);
+        tell(f, i, UP);
+    }
+    return f;
+}
+
+void ranks_fixture_close(ranks_fixture *f)
+{
+    for (int32_t i = 0; i < f->setup.ranks; i++) {
+        fixture_rank *r = &f->ranks[i];
+        if (r->alive)
+            close_rank(r);
+        pthread_mutex_destroy(&r->lock);
+        pthread_mutex_destroy(&r->engine_lock);
+        pthread_cond_destroy(&r->changed);
+        free(r->queue);
+    }
+    proa_post_hub_free(f->hub);
+    free(f);
+}
+
+proa_engine *ranks_fixture_engine(ranks_fixture *f, int32_t rank)
+{
+    return f->ranks[rank].engine;
+}
+
+proa_ep_group_stats ranks_fixture_stats(ranks_fixture *f, int32_t rank)
+{
+    proa_ep_group_stats stats;
+    proa_ep_group_get_stats(f->ranks[rank].ranks, &stats);
+    return stats;
+}
+
+bool ranks_fixture_wait_live(ranks_fixture *f, int32_t live)
+{
+    int64_t deadline = proa_clock_us() + WAIT_US;
+    while (proa_clock_us() < deadline) {
+        bool all = true;
+        for (int32_t i = 0; i < f->setup.ranks && all; i++) {
+            if (!f->ranks[i].alive)
+                continue;
+            proa_ep_group_stats stats = ranks_fixture_stats(f, i);
+            all = stats.live == live && stats.steps > 0;
+        }
+        if (all)
+            return true;
+        usleep(2000);
+    }
+    return false;
+}
+
+void ranks_fixture_kill(ranks_fixture *f, int32_t rank)
+{
+    close_rank(&f->ranks[rank]);
+    tell(f, rank, DOWN);
+}
+
+void ranks_fixture_start(ranks_fixture *f, int32_t rank)
+{
+    f->ranks[rank].life = ++f->lives;
+    open_rank(&f->ranks[rank]);
+    tell(f, rank, UP);
+}
+
+void ranks_fixture_stall(ranks_fixture *f, int32_t rank, double seconds)
+{
+    fixture_rank *r = &f->ranks[rank];
+    pthread_mutex_lock(&r->lock);
+    r->stall_s = seconds;
+    pthread_cond_signal(&r->changed);
+    pthread_mutex_unlock(&r->lock);
+}

@@ -1,0 +1,40 @@
+/* ranks_fixture.h - ranks that share their experts, each with its engine, as threads of one process; and the links among them, which can
+ * be cut. A control thread for each rank carries its messages. */
+#ifndef PROA_TESTS_RANKS_FIXTURE_H
+#define PROA_TESTS_RANKS_FIXTURE_H
+
+#include "engine/engine.h"
+#include "engine/ep_group.h"
+#include "model/checkpoint.h"
+
+enum { FIXTURE_RANKS_MAX = 32 };
+
+typedef struct ranks_fixture ranks_fixture;
+
+typedef struct ranks_setup {
+    int32_t ranks;
+    int32_t redundant;
+    int32_t window; /* rows */
+    proa_ep_group_dispatch dispatch;
+    int64_t deadline_us; /* of an all-to-all's wait */
+} ranks_setup;
+
+/* All ranks are started; none needs to be waited for. */
+ranks_fixture *ranks_fixture_open(const proa_model_config *config, const proa_weights *weights,
+                                  const proa_engine_options *engine, const ranks_setup *setup);
+void ranks_fixture_close(ranks_fixture *f);
+
+proa_engine *ranks_fixture_engine(ranks_fixture *f, int32_t rank);
+proa_ep_group_stats ranks_fixture_stats(ranks_fixture *f, int32_t rank);
+
+/* Until each rank that was not killed sees so many in its view and has made a step in it; false after 30 s. */
+bool ranks_fixture_wait_live(ranks_fixture *f, int32_t live);
+
+/* The rank is gone at once, in whatever it does, and its links with it: its engine's requests end. */
+void ranks_fixture_kill(ranks_fixture *f, int32_t rank);
+/* A new process in its place. */
+void ranks_fixture_start(ranks_fixture *f, int32_t rank);
+/* The control thread of the rank says and hears nothing, nor does its engine get to compute, for that long. */
+void ranks_fixture_stall(ranks_fixture *f, int32_t rank, double seconds);
+
+#endif

@@ -1,0 +1,247 @@
+/* test_ranks.c - engines that share their experts (tiny-r1): whatever their number, and while ranks die, come back or stall, each request
+ * gets the tokens and log probabilities that one engine alone gives it, bit for bit. */
+#include "engine_client.h"
+#include "ranks_fixture.h"
+
+#include "base/clock.h"
+
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <cmocka.h>
+#include <unistd.h>
+
+enum { LONGEST = 512, NEW = 40, CLIENTS = 12, BLOCK = PROA_KV_BLOCK_TOKENS };
+
+/* ---- the model, loaded once, and what it answers alone ---- */
+
+typedef struct model {
+    proa_model_config config;
+    proa_checkpoint *checkpoint;
+    engine_client alone[CLIENTS];
+} model;
+
+static const proa_engine_options ordinary = {
+    .max_running_requests = 8,
+    .max_queued_requests = 64,
+    .max_total_tokens = 64 * BLOCK,
+    .chunked_prefill_size = 50,
+    .context_length = LONGEST,
+    .page_size = 16,
+    .num_reserved_decode_tokens = -1,
+};
+
+/* A request drawn from `seed`: half greedy, penalties, log probabilities; prompts begin alike. */
+static void draw(engine_client *c, proa_engine *engine, uint64_t seed)
+{
+    int32_t count = 20 + (int32_t)(seed * 37 % 200);
+    engine_client_init(c, engine, count, NEW);
+    for (int32_t i = 0; i < count; i++)
+        c->prompt[i] = (int32_t)((i < 60 ? (uint64_t)i * 7 + 3 : (uint64_t)i * (seed + 5) + 11 * seed) % 440);
+    c->asked.min_new_tokens = 25;
+    c->asked.ignore_eos = true;
+    c->asked.temperature = seed % 2 == 0 ? 0 : 0.9f;
+    c->asked.top_p = 0.95f;
+    c->asked.repetition_penalty = seed % 3 == 0 ? 1.2f : 1;
+    c->asked.seed = seed;
+    c->asked.top_logprobs = 5;
+}
+
+static void ask_alone(model *m)
+{
+    proa_device *device;
+    proa_forward *forward;
+    proa_engine *engine;
+    proa_forward_limits limits;
+    proa_error err = {0};
+    assert_int_equal(proa_device_create("cpu", 1, PROA_PRECISION_DEFAULT, &device, &err), PROA_OK);
+    assert_int_equal(proa_engine_forward_limits(&ordinary, &limits, &err), PROA_OK);
+    assert_int_equal(proa_forward_create(&m->config, proa_checkpoint_weights(m->checkpoint), device, &limits,
+                                         &forward, &err),
+                     PROA_OK);
+    assert_int_equal(proa_engine_start(&ordinary, &m->config, forward, device, &engine, &err), PROA_OK);
+    for (int32_t i = 0; i < CLIENTS; i++) {
+        draw(&m->alone[i], engine, (uint64_t)i + 1);
+        assert_int_equal(engine_client_send(&m->alone[i]), PROA_OK);
+        engine_client_wait_end(&m->alone[i]);
+        assert_int_equal(m->alone[i].count, NEW);
+        engine_client_free(&m->alone[i]);
+    }
+    proa_engine_stop(engine);
+    proa_forward_free(forward);
+    proa_device_free(device);
+}
+
+static int load(void **state)
+{
+    static model m;
+    char folder[1000];
+    proa_error err = {0};
+    *state = &m;
+    snprintf(folder, sizeof folder, "%s/../models/tiny-r1", getenv("PROA_TEST_SOURCE"));
+    proa_status status = proa_model_config_load(folder, &m.config, &err);
+    if (status == PROA_OK)
+        status = proa_checkpoint_load(folder, PROA_LOAD_AUTO, &m.config, PROA_PRECISION_DEFAULT, NULL,
+                                      &m.checkpoint, &err);
+    if (status != PROA_OK) {
+        printf("%s\n", err.text);
+        return 1;
+    }
+    ask_alone(&m);
+    return 0;
+}
+
+static int unload(void **state)
+{
+    proa_checkpoint_free(((model *)*state)->checkpoint);
+    return 0;
+}
+
+/* ---- requests ---- */
+
+static bool same_result(const proa_sample_result *a, const proa_sample_result *b)
+{
+    bool same = a->token == b->token && memcmp(&a->logprob, &b->logprob, sizeof a->logprob) == 0 &&
+                a->top_count == b->top_count;
+    for (int32_t i = 0; i < a->top_count && same; i++)
+        same = a->top_ids[i] == b->top_ids[i] &&
+               memcmp(&a->top_logprobs[i], &b->top_logprobs[i], sizeof a->top_logprobs[i]) == 0;
+    return same;
+}
+
+static void check(const model *m, const engine_client *c, int32_t number)
+{
+    if (c->finish.reason == PROA_FINISH_ABORT)
+        fail_msg("request %d failed: %s", number, c->finish.error.text);
+    assert_int_equal(c->count, NEW);
+    for (int32_t i = 0; i < NEW; i++) {
+        if (!same_result(&c->results[i], &m->alone[number].results[i]))
+            fail_msg("request %d: token %d differs from that of one rank", number, i);
+    }
+}
+
+static ranks_fixture *open(const model *m, int32_t ranks, int32_t redundant, proa_ep_group_dispatch dispatch)
+{
+    const ranks_setup setup = {
+        .ranks = ranks, .redundant = redundant, .window = 16, .dispatch = dispatch, .deadline_us = 1000000};
+    ranks_fixture *f =
+        ranks_fixture_open(&m->config, proa_checkpoint_weights(m->checkpoint), &ordinary, &setup);
+    assert_true(ranks_fixture_wait_live(f, ranks));
+    return f;
+}
+
+static engine_client clients[CLIENTS];
+
+/* Request i at rank i * 5 % ranks, but not at `spared`. */
+static int32_t home_of(int32_t number, int32_t ranks, int32_t spared)
+{
+    int32_t home = number * 5 % ranks;
+    return home == spared ? (home + 1) % ranks : home;
+}
+
+static void send_all(ranks_fixture *f, int32_t ranks, int32_t spared)
+{
+    for (int32_t i = 0; i < CLIENTS; i++) {
+        draw(&clients[i], ranks_fixture_engine(f, home_of(i, ranks, spared)), (uint64_t)i + 1);
+        assert_int_equal(engine_client_send(&clients[i]), PROA_OK);
+    }
+}
+
+static void check_all(const model *m)
+{
+    for (int32_t i = 0; i < CLIENTS; i++) {
+        engine_client_wait_end(&clients[i]);
+        check(m, &clients[i], i);
+        engine_client_free(&clients[i]);
+    }
+}
+
+/* ---- tests ---- */
+
+static void any_number_of_ranks(void **state)
+{
+    const model *m = *state;
+    static const struct {
+        int32_t ranks, redundant;
+        proa_ep_group_dispatch dispatch;
+    } table[] = {
+        {1, 0, PROA_EP_DISPATCH_STATIC}, {2, 0, PROA_EP_DISPATCH_STATIC},  {2, 6, PROA_EP_DISPATCH_DYNAMIC},
+        {8, 0, PROA_EP_DISPATCH_STATIC}, {8, 8, PROA_EP_DISPATCH_DYNAMIC},
+    };
+    for (size_t i = 0; i < sizeof table / sizeof table[0]; i++) {
+        ranks_fixture *f = open(m, table[i].ranks, table[i].redundant, table[i].dispatch);
+        send_all(f, table[i].ranks, -1);
+        check_all(m);
+        ranks_fixture_close(f);
+    }
+}
+
+/* When nobody has work, no step is made. */
+static void idle_ranks_are_quiet(void **state)
+{
+    const model *m = *state;
+    ranks_fixture *f = open(m, 4, 0, PROA_EP_DISPATCH_STATIC);
+    usleep(300000);
+    proa_ep_group_stats before = ranks_fixture_stats(f, 0), after;
+    usleep(300000);
+    after = ranks_fixture_stats(f, 0);
+    assert_int_equal(after.steps, before.steps);
+    assert_int_equal(after.messages, before.messages);
+    send_all(f, 4, -1);
+    check_all(m);
+    ranks_fixture_close(f);
+}
+
+/* A rank that has no requests dies while others compute, and comes back. */
+static void a_rank_dies_and_returns(void **state)
+{
+    const model *m = *state;
+    static const int32_t victims[] = {3, 0, 7};
+    ranks_fixture *f = open(m, 8, 8, PROA_EP_DISPATCH_STATIC);
+    for (size_t i = 0; i < sizeof victims / sizeof victims[0]; i++) {
+        send_all(f, 8, victims[i]);
+        engine_client_wait_tokens(&clients[0], 3);
+        ranks_fixture_kill(f, victims[i]);
+        check_all(m);
+        assert_true(ranks_fixture_wait_live(f, 7));
+        proa_ep_group_stats stats = ranks_fixture_stats(f, victims[i] == 1 ? 2 : 1);
+        print_message("rank %d of 8 dies: steps go on after %.0f ms\n", victims[i],
+                      (double)stats.recovery_us / 1e3);
+        ranks_fixture_start(f, victims[i]);
+        assert_true(ranks_fixture_wait_live(f, 8));
+        send_all(f, 8, -1);
+        check_all(m);
+    }
+    ranks_fixture_close(f);
+}
+
+/* Half of the ranks die at once: experts without a copy are read by those that are left. */
+static void half_of_the_ranks_die(void **state)
+{
+    const model *m = *state;
+    ranks_fixture *f = open(m, 4, 0, PROA_EP_DISPATCH_STATIC);
+    for (int32_t i = 0; i < CLIENTS; i++) {
+        draw(&clients[i], ranks_fixture_engine(f, 2 + i % 2), (uint64_t)i + 1);
+        assert_int_equal(engine_client_send(&clients[i]), PROA_OK);
+    }
+    engine_client_wait_tokens(&clients[0], 3);
+    ranks_fixture_kill(f, 0);
+    ranks_fixture_kill(f, 1);
+    check_all(m);
+    assert_true(ranks_fixture_wait_live(f, 2));
+    ranks_fixture_close(f);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(any_number_of_ranks),
+        cmocka_unit_test(idle_ranks_are_quiet),
+        cmocka_unit_test(a_rank_dies_and_returns),
+        cmocka_unit_test(half_of_the_ranks_die),
+    };
+    return cmocka_run_group_tests(tests, load, unload);
+}
