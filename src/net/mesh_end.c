@@ -132,11 +132,11 @@ static bool greet(mesh_end *end, uint16_t type)
     return false;
 }
 
-static void refuse(mesh_end *end, const proa_mesh_hello *hello, bool for_good, const char *text)
+static void refuse(mesh_end *end, bool for_good, const char *text)
 {
     proa_mesh_refusal refusal = {.for_good = for_good};
-    proa_log(PROA_LOG_WARN, "mesh", "rank %d of %s (%s) is refused: %s", hello->rank,
-             proa_link_address(end->link), proa_link_peer(end->link)->name, text);
+    proa_log(PROA_LOG_WARN, "mesh", "%s (%s) is refused: %s", proa_link_address(end->link),
+             proa_link_peer(end->link)->name, text);
     snprintf(refusal.why, sizeof refusal.why, "%s", text);
     proa_buf_clear(&end->mesh->scratch);
     proa_mesh_refusal_put(&refusal, &end->mesh->scratch);
@@ -185,13 +185,13 @@ static void take_hello(mesh_end *end, const uint8_t *body, size_t length)
     proa_mesh_hello hello;
     char why[PROA_MESH_REASON_BYTES];
     if (proa_mesh_hello_get(body, length, &hello, &err) != PROA_OK) {
-        drop(end, &err);
+        refuse(end, true, err.text);
         return;
     }
     uint64_t incarnation = proa_link_peer(end->link)->epoch;
     proa_mesh_verdict verdict = proa_mesh_book_judge(mesh->book, &mesh->mine, &hello, incarnation, why);
     if (verdict != PROA_MESH_ADMIT) {
-        refuse(end, &hello, verdict == PROA_MESH_REFUSE_FOR_GOOD, why);
+        refuse(end, verdict == PROA_MESH_REFUSE_FOR_GOOD, why);
         return;
     }
     if (mesh->linked[hello.rank] != NULL) { /* the same process; its end of the older link is closed */

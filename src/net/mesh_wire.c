@@ -67,10 +67,11 @@ proa_status proa_mesh_hello_get(const uint8_t *bytes, size_t length, proa_mesh_h
     proa_reader in = proa_reader_of(bytes, length);
     uint16_t version = proa_get_u16(&in);
     if (!in.failed && version != PROA_MESH_VERSION)
-        return proa_error_set(err, PROA_ERR_PROTOCOL,
-                              "it forms meshes by version %u, this process by %d: start the same version of "
-                              "proa on all nodes",
-                              version, PROA_MESH_VERSION);
+        return proa_error_set(
+            err, PROA_ERR_PROTOCOL,
+            "the greeting is of version %u, and the one that it is for of version %d: start "
+            "the same version of proa on all nodes",
+            version, PROA_MESH_VERSION);
     h->rank = proa_get_i32(&in);
     h->wanted = proa_get_i32(&in);
     h->world = proa_get_i32(&in);
@@ -80,10 +81,10 @@ proa_status proa_mesh_hello_get(const uint8_t *bytes, size_t length, proa_mesh_h
     h->blob_bytes = proa_get_count(&in, PROA_MESH_BLOB_BYTES_MAX, 1);
     h->blob = proa_get_bytes(&in, h->blob_bytes);
     if (!proa_reader_done(&in))
-        return proa_error_set(err, PROA_ERR_PROTOCOL, "its greeting of %zu bytes is malformed", length);
+        return proa_error_set(err, PROA_ERR_PROTOCOL, "the greeting of %zu bytes is malformed", length);
     if (h->world < 2 || h->world > PROA_MESH_RANKS_MAX || h->rank < 0 || h->rank >= h->world ||
         h->wanted < 0 || h->wanted >= h->world || h->wanted == h->rank)
-        return proa_error_set(err, PROA_ERR_PROTOCOL, "its greeting is from rank %d to rank %d of %d",
+        return proa_error_set(err, PROA_ERR_PROTOCOL, "the greeting is from rank %d to rank %d of %d",
                               h->rank, h->wanted, h->world);
     return PROA_OK;
 }

@@ -285,9 +285,10 @@ def test_a_network_that_is_cut_and_heals(node, lab):
 
 
 def test_a_rendezvous_that_fails_ends_the_worker(node):
-    n = node("--mesh", mesh_address(), "--world", 8, "--dist-timeout", "1", count=3)
+    n = node("--mesh", mesh_address(), "--world", 8, "--dist-timeout", "2", count=3)
     n.expect_end(1)
-    assert "waiting for ranks 3-7 of 8 at 127.0.0.1:" in n.log()
+    # a rank that starts late on a busy machine may be missing too
+    assert re.search(r"have not found each other: waiting for ranks ([12], )?[1-3]-7 of 8 at 127\.0\.0\.1:", n.log()), n.log()
 
 
 @pytest.mark.long
