@@ -5,7 +5,7 @@
 
 enum {
     EVENTS_MAX = 20000000,
-    CONVERGED_US = 12000000, /* from the end of the trouble: restarts, silence, shunning, and a few rounds */
+    CONVERGED_US = 7000000, /* from the end of the trouble: restarts, silence, shunning, and a few rounds */
 };
 
 /* ---- trouble ---- */
@@ -24,6 +24,8 @@ static void stall(gsim_world *w, int32_t rank)
 {
     gsim_rank *r = &w->rank[rank];
     int64_t us = 1000 + proa_gsim_random(w, proa_gsim_chance(w, 500) ? 10000000 : 1000000);
+    if (us > w->heal_us - w->now_us)
+        us = w->heal_us - w->now_us;
     w->result->stalls++;
     proa_gsim_log(w, "%d: stops for %d ms", rank, (int)(us / 1000));
     r->stalled = true;
@@ -109,9 +111,6 @@ static void heal_all(gsim_world *w)
         gsim_rank *r = &w->rank[a];
         for (int32_t b = 0; b < w->ranks; b++)
             w->way[a][b].blocked = 0;
-        if (r->stalled)
-            proa_gsim_post(w, &(gsim_event){.kind = GSIM_RESUME, .rank = a, .life = r->life}, 0);
-        r->stalled_until_us = w->now_us;
         if (r->hung)
             proa_gsim_crash(w, a);
     }
