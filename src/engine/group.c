@@ -79,7 +79,9 @@ proa_group_message *proa_group_send(proa_group *g, const proa_group_mask *to, pr
     action->to = proa_group_mask_and(to, &g->up);
     if (proa_group_mask_empty(&action->to))
         g->action_count--; /* the place stays writable until the next push */
-    action->message = (proa_group_message){.kind = kind, .from = g->self, .life = g->life, .epoch = g->epoch};
+    bool of_rank = kind == PROA_GROUP_ASK || kind == PROA_GROUP_REPORT || kind == PROA_GROUP_JOIN;
+    action->message = (proa_group_message){
+        .kind = kind, .from = g->self, .life = g->life, .epoch = of_rank ? g->floor : g->epoch};
     return &action->message;
 }
 

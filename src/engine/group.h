@@ -159,24 +159,22 @@ typedef struct proa_group_action {
     proa_group_mask to;
     proa_group_message message;
     proa_group_shape shape;
-    bool
-        counted; /* BEGIN: this rank's proposal is in the shape. Else: the rank has nothing, or has spoken too late */
+    /* BEGIN: this rank's proposal is in the shape. Else the rank wanted nothing, or has spoken too late. */
+    bool counted;
 } proa_group_action;
 
 /* ---- the machine ---- */
 
 typedef struct proa_group_limits {
-    int64_t collect_us; /* for reports to arrive, the end of an abandoned step included */
-    int64_t view_us;    /* for VIEW after a report: more than collect_us */
-    int64_t join_us;    /* for VIEW after JOIN: more than collect_us and a step */
-    int64_t
-        form_us; /* that a rank outside waits for a view to join before it forms one without those it does not see */
+    int64_t collect_us;   /* for reports to arrive, the end of an abandoned step included */
+    int64_t view_us;      /* for VIEW after a report: more than collect_us */
+    int64_t join_us;      /* for VIEW after JOIN: more than collect_us and a step */
+    int64_t form_us;      /* outside: for a view to join, before one is formed with those that are seen */
     int64_t status_us;    /* between two STATUS to ranks that are seen and not in the view */
     int64_t proposal_us;  /* that others wait for a member's proposal: more than the longest step */
     int64_t placement_us; /* that others wait for a member to be ready for a placement of the epoch */
-    int64_t
-        shun_us; /* that a member is left out after it was missed twice without a step completed between */
-    int64_t abandon_us; /* for an abandoned step to end */
+    int64_t shun_us;      /* for one that was missed twice without a completed step between */
+    int64_t abandon_us;   /* for an abandoned step to end */
 } proa_group_limits;
 
 typedef struct proa_group proa_group;

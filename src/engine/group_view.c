@@ -145,6 +145,11 @@ proa_group_epoch proa_group_draw(proa_group *g, const proa_group_mask *mask, con
 {
     proa_group_epoch epoch = {.count = ++g->highest, .rank = g->self, .life = g->life};
     int32_t count = 0;
+    for (int32_t i = 0; i < g->action_count;
+         i++) { /* else its lives would be overwritten before they are sent */
+        const proa_group_action *queued = &g->actions[(g->action_first + i) % GROUP_ACTIONS];
+        PROA_ASSERT(queued->kind != PROA_GROUP_SEND || queued->message.kind != PROA_GROUP_VIEW);
+    }
     for (int32_t r = -1; (r = proa_group_mask_next(mask, r)) >= 0;)
         g->drawn_lives[count++] = g->lives[r];
     proa_group_mask to = *mask;

@@ -5,7 +5,7 @@
 
 enum {
     EVENTS_MAX = 20000000,
-    CONVERGED_US = 12000000, /* from the end of the trouble: restarts, silence, shunning, and a few rounds */
+    CONVERGED_US = 7000000, /* from the end of the trouble: restarts, silence, shunning, and a few rounds */
 };
 
 /* ---- trouble ---- */
@@ -24,6 +24,8 @@ static void stall(gsim_world *w, int32_t rank)
 {
     gsim_rank *r = &w->rank[rank];
     int64_t us = 1000 + proa_gsim_random(w, proa_gsim_chance(w, 500) ? 10000000 : 1000000);
+    if (us > w->heal_us - w->now_us)
+        us = w->heal_us - w->now_us;
     w->result->stalls++;
     proa_gsim_log(w, "%d: stops for %d ms", rank, (int)(us / 1000));
     r->stalled = true;
@@ -109,9 +111,6 @@ static void heal_all(gsim_world *w)
         gsim_rank *r = &w->rank[a];
         for (int32_t b = 0; b < w->ranks; b++)
             w->way[a][b].blocked = 0;
-        if (r->stalled)
-            proa_gsim_post(w, &(gsim_event){.kind = GSIM_RESUME, .rank = a, .life = r->life}, 0);
-        r->stalled_until_us = w->now_us;
         if (r->hung)
             proa_gsim_crash(w, a);
     }
@@ -137,12 +136,53 @@ static void rebalance(gsim_world *w)
         proa_gsim_post(w, &(gsim_event){.kind = GSIM_REBALANCE}, proa_gsim_random(w, 2000000));
 }
 
+/* ---- what must be ---- */
+
+static bool converged(const gsim_world *w)
+{
+    for (int32_t i = 0; i < w->ranks; i++) {
+        const gsim_rank *r = &w->rank[i];
+        if (!r->alive || r->stalled || proa_group_state_of(r->group) != PROA_GROUP_MEMBER ||
+            !proa_group_epoch_equal(&r->epoch, &w->rank[0].epoch) ||
+            proa_group_mask_count(&r->view) != w->ranks)
+            return false;
+    }
+    return true;
+}
+
+static void check_end(gsim_world *w)
+{
+    for (int32_t i = 0; i < w->ranks; i++) {
+        const gsim_rank *r = &w->rank[i];
+        if (r->alive && (r->work > 0 || r->running))
+            proa_gsim_find(w, "rank %d still has work (%d) or runs (%d); its state is %d", i, r->work,
+                           r->running, proa_group_state_of(r->group));
+    }
+    if (!converged(w))
+        proa_gsim_find(w, "not all ranks are in one view at the end");
+    if (w->trouble == PROA_GROUP_SIM_CRASH && w->result->abandoned != w->abandoned_before)
+        proa_gsim_find(w, "a step was abandoned for a rank that joined");
+}
+
+/* CRASH: the others have gone on; what comes now is the return of the one that had crashed. */
+static void restart(gsim_world *w, int32_t rank)
+{
+    if (w->trouble == PROA_GROUP_SIM_CRASH && w->first_down_us != 0) {
+        w->result->recovery_us = w->last_install_us - w->first_down_us;
+        w->abandoned_before = w->result->abandoned;
+        for (int32_t i = 0; i < w->ranks; i++)
+            if (w->rank[i].alive && proa_group_mask_count(&w->rank[i].view) != w->ranks - 1)
+                proa_gsim_find(w, "rank %d is not in a view of all survivors", i);
+    }
+    proa_gsim_rank_start(w, rank);
+}
+
 /* ---- the loop ---- */
 
 static void world_event(gsim_world *w, const gsim_event *e)
 {
     switch (e->kind) {
-    case GSIM_START: proa_gsim_rank_start(w, e->rank); break;
+    case GSIM_START: restart(w, e->rank); break;
     case GSIM_WATCH:
         proa_gsim_watch(w);
         for (int32_t r = 0; r < w->ranks; r++)
@@ -175,31 +215,6 @@ static void dispatch(gsim_world *w, gsim_event *e)
         e->packet = NULL;
     } else {
         proa_gsim_rank_event(w, e);
-    }
-}
-
-static bool converged(const gsim_world *w)
-{
-    for (int32_t i = 0; i < w->ranks; i++) {
-        const gsim_rank *r = &w->rank[i];
-        if (!r->alive || r->stalled || proa_group_state_of(r->group) != PROA_GROUP_MEMBER ||
-            !proa_group_epoch_equal(&r->epoch, &w->rank[0].epoch) ||
-            proa_group_mask_count(&r->view) != w->ranks)
-            return false;
-    }
-    return true;
-}
-
-static void check_end(gsim_world *w)
-{
-    bool crashed = w->trouble == PROA_GROUP_SIM_CRASH;
-    for (int32_t i = 0; i < w->ranks; i++) {
-        const gsim_rank *r = &w->rank[i];
-        if (r->alive && (r->work > 0 || r->running))
-            proa_gsim_find(w, "rank %d still has work (%d) or runs (%d); its state is %d", i, r->work,
-                           r->running, proa_group_state_of(r->group));
-        if (crashed && r->alive && proa_group_mask_count(&r->view) != w->ranks - 1)
-            proa_gsim_find(w, "rank %d is not in a view of all survivors", i);
     }
 }
 
@@ -295,6 +310,5 @@ void proa_group_sim_run(uint64_t seed, proa_group_sim_trouble trouble, int32_t r
     if (trouble == PROA_GROUP_SIM_CRASH)
         proa_gsim_post(w, &(gsim_event){.kind = GSIM_KILL}, 1000000 + proa_gsim_random(w, 500000));
     live(w);
-    result->recovery_us = w->last_install_us - w->first_down_us;
     clean_up(w);
 }

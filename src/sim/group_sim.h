@@ -17,8 +17,8 @@
 #include <stdio.h>
 
 typedef enum proa_group_sim_trouble {
-    PROA_GROUP_SIM_CALM,    /* nothing goes wrong: one view for all */
-    PROA_GROUP_SIM_CRASH,   /* one process ends, all else is well: how long until the others go on? */
+    PROA_GROUP_SIM_CALM, /* nothing goes wrong: one view for all */
+    PROA_GROUP_SIM_CRASH, /* one process ends and comes again, all else is well: how long until the others go on? */
     PROA_GROUP_SIM_TROUBLE, /* all of the above */
 } proa_group_sim_trouble;
 

@@ -127,7 +127,8 @@ typedef struct gsim_world {
     int32_t view_count, view_room;
     proa_group_mask *cuts; /* of partitions: ways from cuts[2i] to cuts[2i + 1] */
     int32_t cut_count;
-    int64_t first_down_us, last_install_us;
+    int64_t first_down_us, last_install_us; /* CRASH */
+    int64_t abandoned_before;               /* CRASH: when the rank started again */
     proa_group_limits limits;
     FILE *log;
     proa_group_sim_result *result;

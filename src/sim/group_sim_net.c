@@ -252,7 +252,7 @@ void proa_gsim_crash_links(gsim_world *w, int32_t rank)
                                              .peer = rank,
                                              .life = w->rank[peer].life,
                                              .packet = packet},
-                               proa_gsim_random(w, 1500000));
+                               proa_gsim_random(w, 4000000));
             }
             out->tail = &out->head;
         }

@@ -307,9 +307,8 @@ void proa_gsim_crash(gsim_world *w, int32_t rank)
     proa_gsim_log(w, "%d: crashes", rank);
     proa_gsim_rank_stop(w, rank);
     proa_gsim_crash_links(w, rank);
-    if (w->trouble != PROA_GROUP_SIM_CRASH)
-        proa_gsim_post(w, &(gsim_event){.kind = GSIM_START, .rank = rank},
-                       20000 + proa_gsim_random(w, 3000000));
+    int64_t pause = w->trouble == PROA_GROUP_SIM_CRASH ? 300000 : 20000;
+    proa_gsim_post(w, &(gsim_event){.kind = GSIM_START, .rank = rank}, pause + proa_gsim_random(w, 3000000));
 }
 
 /* ---- events ---- */

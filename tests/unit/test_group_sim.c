@@ -1,10 +1,7 @@
 /* test_group_sim.c - lives of a worker's ranks in virtual time (sim/group_sim.h).
  *
- * test_group_sim [LIVES [FIRST_SEED]]: a finding names its seed and prints what led to it; `test_group_sim 1 SEED` repeats it.
- * test_group_sim cost: what a step costs, messages and processor time, by the number of ranks. */
+ * test_group_sim [LIVES [FIRST_SEED]]: a finding names its seed and prints what led to it; `test_group_sim 1 SEED` repeats it. */
 #include "sim/group_sim.h"
-
-#include "base/clock.h"
 
 #include <stdarg.h>
 #include <stddef.h>

@@ -384,6 +384,35 @@ static void test_grow_at_coordinator(void **state)
     end(&r);
 }
 
+/* A grown view that was announced and then given up: nobody may wait in it for ever. */
+static void test_grown_and_given_up(void **state)
+{
+    (void)state;
+    rig r;
+    begin_member(&r, 4, 0);
+    link_down(&r, 3);
+    hear_report(&r, 1, PROA_GROUP_REPAIR, "012");
+    hear_report(&r, 2, PROA_GROUP_REPAIR, "012");
+    propose(&r, 1, false, 1);
+    hear_proposal(&r, 1, 1, 0, false, 1);
+    hear_proposal(&r, 2, 1, 0, false, 1);
+    link_up(&r, 3, 1);
+    knock(&r, 3);
+    for (int32_t p = 1; p < 4; p++)
+        hear_report(&r, p, PROA_GROUP_GROW, "0123");
+    proa_group_epoch drawn = sent(&r, PROA_GROUP_VIEW, 3)->epoch;
+    link_down(&r, 1); /* while its own step still runs */
+    assert_true(proa_group_epoch_equal(&sent(&r, PROA_GROUP_ASK, 2)->epoch, &drawn));
+    hear_view(&r, 2, drawn.count - 1, "02", NULL,
+              0); /* later than what it is in, earlier than what it has drawn */
+    assert_null(did(&r, PROA_GROUP_INSTALL));
+    ended(&r, false);
+    hear_report(&r, 2, PROA_GROUP_REPAIR, "02");
+    assert_int_equal(did(&r, PROA_GROUP_INSTALL)->shape.epoch.count, drawn.count + 1);
+    assert_mask(&sent(&r, PROA_GROUP_STATUS, 3)->mask, "02"); /* it joined what does not exist */
+    end(&r);
+}
+
 static void test_grow_refused(void **state)
 {
     (void)state;
@@ -446,6 +475,7 @@ int main(void)
         cmocka_unit_test(test_yield),
         cmocka_unit_test(test_left_out),
         cmocka_unit_test(test_grow_at_coordinator),
+        cmocka_unit_test(test_grown_and_given_up),
         cmocka_unit_test(test_grow_refused),
         cmocka_unit_test(test_grow_at_members),
     };
