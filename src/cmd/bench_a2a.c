@@ -2,8 +2,9 @@
  *
  * Ranks are threads of this process with one post each, local or UCX with a context of its own. A window is dispatch, receive, put of all
  * outputs, give_back and collect, with no expert's work between them. Rows choose their experts at random, as many as the model's top-k.
- * time: median over windows of rank 0's time. sent: bytes that rank 0 sends to others in a window, both directions. copy: one thread's
- * memcpy of those bytes, which is less than what any transport does: it packs, moves and unpacks.
+ * time, cpu: medians over windows of rank 0's time, and of its thread's processor time, which a busy machine does not change. rows,
+ * outputs: bytes that rank 0 sends to others in a window. copy: one thread's memcpy of those bytes, and its share of cpu: less than
+ * any transport does, which packs, moves and unpacks, for its own rows too.
  */
 #include "base/clock.h"
 #include "base/random.h"
@@ -44,6 +45,7 @@ typedef struct member {
     proa_a2a *a2a;
     pthread_t thread;
     double us[WINDOWS];
+    double cpu_us[WINDOWS]; /* of its thread */
     proa_a2a_stats stats;
     proa_error err; /* status PROA_OK unless it failed */
 } member;
@@ -111,10 +113,12 @@ static void *run_member(void *context)
     if (p != NULL)
         choose(p, r->rows, m->rank);
     for (int32_t i = -WARM_UP; i < WINDOWS && status == PROA_OK; i++) {
-        int64_t begun = proa_clock_us();
+        int64_t begun = proa_clock_us(), cpu = proa_clock_thread_ns();
         status = run_window(&x, p, r->rows, &m->err);
-        if (i >= 0)
+        if (i >= 0) {
             m->us[i] = (double)(proa_clock_us() - begun);
+            m->cpu_us[i] = (double)(proa_clock_thread_ns() - cpu) / 1e3;
+        }
     }
     m->err.status = status;
     proa_a2a_get_stats(m->a2a, &m->stats);
@@ -166,17 +170,23 @@ static double copy_us(size_t bytes)
     return measured ? us[TRIES / 2] : 0;
 }
 
+static double median(const double *values)
+{
+    double sorted[WINDOWS];
+    memcpy(sorted, values, sizeof sorted);
+    qsort(sorted, WINDOWS, sizeof sorted[0], compare);
+    return sorted[WINDOWS / 2];
+}
+
 static void print_round(const char *way, const round *r, proa_json *rows)
 {
     const member *m = &r->members[0];
-    double us[WINDOWS];
-    memcpy(us, m->us, sizeof us);
-    qsort(us, WINDOWS, sizeof us[0], compare);
     double windows = (double)m->stats.windows, dispatched = (double)m->stats.dispatch_bytes / windows,
-           outputs = (double)m->stats.output_bytes / windows, copy = copy_us((size_t)(dispatched + outputs));
+           outputs = (double)m->stats.output_bytes / windows, us = median(m->us), cpu = median(m->cpu_us),
+           copy = copy_us((size_t)(dispatched + outputs));
     printf("%-6s %5d %5d %10.0f %10.0f %10.1f %12.0f %12.0f %10.2f %10.0f %6.0f%%\n", way, r->ranks, r->rows,
-           us[WINDOWS / 2], us[WINDOWS * 9 / 10], (double)m->stats.messages / windows, dispatched, outputs,
-           (dispatched + outputs) / us[WINDOWS / 2] / 1e3, copy, 100 * copy / us[WINDOWS / 2]);
+           us, cpu, (double)m->stats.messages / windows, dispatched, outputs,
+           (dispatched + outputs) / us / 1e3, copy, 100 * copy / cpu);
     fflush(stdout);
     if (rows == NULL)
         return;
@@ -184,7 +194,8 @@ static void print_round(const char *way, const round *r, proa_json *rows)
     proa_json_set(row, "transport", proa_json_new_string(way, strlen(way)));
     proa_json_set(row, "ranks", proa_json_new_int(r->ranks));
     proa_json_set(row, "rows", proa_json_new_int(r->rows));
-    proa_json_set(row, "time_us", proa_json_new_real(us[WINDOWS / 2]));
+    proa_json_set(row, "time_us", proa_json_new_real(us));
+    proa_json_set(row, "cpu_us", proa_json_new_real(cpu));
     proa_json_set(row, "dispatch_bytes", proa_json_new_real(dispatched));
     proa_json_set(row, "output_bytes", proa_json_new_real(outputs));
     proa_json_set(row, "copy_us", proa_json_new_real(copy));
@@ -235,7 +246,7 @@ int proa_cmd_bench_a2a(const proa_options *options)
     printf("all-to-all of one MoE window: %d channels, FP8 rows, bf16 outputs, top-%d of %d experts at "
            "random; %d cores\n"
            "%-6s %5s %5s %10s %10s %10s %12s %12s %10s %10s %7s\n",
-           HIDDEN, TOP_K, EXPERTS, proa_cpu_core_count(), "by", "ranks", "rows", "time us", "p90 us",
+           HIDDEN, TOP_K, EXPERTS, proa_cpu_core_count(), "by", "ranks", "rows", "time us", "cpu us",
            "messages", "rows B", "outputs B", "GB/s out", "copy us", "of it");
     for (int ucx = 0; ucx < 2; ucx++) {
         for (size_t i = 0; i < sizeof rank_counts / sizeof rank_counts[0] && status == PROA_OK; i++) {

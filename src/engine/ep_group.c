@@ -384,8 +384,11 @@ static proa_status run(proa_ep_group *r, const proa_step *step, float **logits, 
         r->unproven = false;
         r->stats.steps++;
         r->stats.idle_steps += !fits;
-        if (r->trouble_us != 0)
+        if (r->trouble_us != 0) {
             r->stats.recovery_us = now - r->trouble_us;
+            proa_log(PROA_LOG_INFO, "ranks", "steps go on, %.1f ms after the first sign of trouble",
+                     (double)r->stats.recovery_us / 1e3);
+        }
         r->trouble_us = 0;
     } else if (r->stopped) {
         return status; /* to the group, this rank is as good as dead */

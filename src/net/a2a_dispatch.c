@@ -1,7 +1,7 @@
 /* a2a_dispatch.c - the way of the rows: packed once a destination, sent, and put together at the experts' rank. */
 #include "net/a2a_internal.h"
 
-#include "base/number.h"
+#include "base/bf16.h"
 
 #include <string.h>
 
@@ -50,12 +50,10 @@ static void copy_row(const proa_a2a *a, const proa_rows *x, int64_t row, uint8_t
     int64_t hidden = a->options.hidden;
     switch (a->options.format) {
     case PROA_EXCHANGE_F32: memcpy(rows + index * a->row_bytes, x->x + row * hidden, a->row_bytes); break;
-    case PROA_EXCHANGE_BF16: {
-        uint16_t *to = (uint16_t *)(void *)(rows + index * a->row_bytes);
-        for (int64_t i = 0; i < hidden; i++)
-            to[i] = proa_f32_to_bf16(x->x[row * hidden + i]);
+    case PROA_EXCHANGE_BF16:
+        proa_bf16_from_floats((uint16_t *)(void *)(rows + index * a->row_bytes), x->x + row * hidden,
+                              (size_t)hidden);
         break;
-    }
     case PROA_EXCHANGE_FP8: {
         size_t scale_bytes = (size_t)a->groups * sizeof(float);
         memcpy(rows + index * (size_t)hidden, x->q + row * hidden, (size_t)hidden);
@@ -184,12 +182,10 @@ static void take_rows(const proa_a2a *a, a2a_lane *lane, const a2a_region *regio
     const uint8_t *rows = region->data + parts.rows;
     switch (a->options.format) {
     case PROA_EXCHANGE_F32: memcpy(lane->x + row_first * hidden, rows, count * a->row_bytes); break;
-    case PROA_EXCHANGE_BF16: {
-        const uint16_t *from = (const uint16_t *)(const void *)rows;
-        for (int64_t i = 0; i < (int64_t)count * hidden; i++)
-            lane->x[row_first * hidden + i] = proa_bf16_to_f32(from[i]);
+    case PROA_EXCHANGE_BF16:
+        proa_bf16_to_floats(lane->x + row_first * hidden, (const uint16_t *)(const void *)rows,
+                            count * (size_t)hidden);
         break;
-    }
     case PROA_EXCHANGE_FP8:
         memcpy(lane->q + row_first * hidden, rows, count * (size_t)hidden);
         memcpy(lane->s + row_first * a->groups, region->data + parts.scales,

@@ -1,7 +1,7 @@
 /* a2a_outputs.c - the way back: outputs one a (row, slot), in the order in which their home sent the slots. */
 #include "net/a2a_internal.h"
 
-#include "base/number.h"
+#include "base/bf16.h"
 
 #include <string.h>
 
@@ -17,9 +17,7 @@ void proa_a2a_put(void *context, int32_t number, int32_t count, const int32_t *s
             memcpy(to, y, a->output_bytes);
             continue;
         }
-        uint16_t *half = (uint16_t *)(void *)to;
-        for (int64_t k = 0; k < hidden; k++)
-            half[k] = proa_f32_to_bf16(y[k]); /* exact: the op has rounded */
+        proa_bf16_from_floats((uint16_t *)(void *)to, y, (size_t)hidden); /* exact: the op has rounded */
     }
 }
 
@@ -72,11 +70,8 @@ proa_status proa_a2a_collect(void *context, int32_t number, proa_collected *out,
     lane->state = A2A_IDLE;
     for (int32_t i = 0; i < a->options.ranks; i++)
         proa_a2a_region(lane, i, lane->turn)->there = false;
-    if (a->options.precision != PROA_PRECISION_EXACT) {
-        const uint16_t *half = (const uint16_t *)(const void *)lane->outputs;
-        for (int64_t i = 0; i < values; i++)
-            lane->slots[i] = proa_bf16_to_f32(half[i]);
-    }
+    if (a->options.precision != PROA_PRECISION_EXACT)
+        proa_bf16_to_floats(lane->slots, (const uint16_t *)(const void *)lane->outputs, (size_t)values);
     *out = (proa_collected){.slots = lane->slots, .place = lane->place};
     return PROA_OK;
 }

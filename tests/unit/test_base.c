@@ -1,4 +1,5 @@
 /* test_base.c - the base room: numbers, buffers, JSON strings, random words, pool, mailbox. */
+#include "base/bf16.h"
 #include "base/arena.h"
 #include "base/buf.h"
 #include "base/json.h"
@@ -226,6 +227,27 @@ static void log_lines_name_the_rank(void **state)
     assert_string_equal(text + strlen("12:31:07.123 "), "warn  rank 31 area: 3 things\n");
 }
 
+/* Every exponent, sign and the mantissas around a tie; also lengths that leave a rest beside whole vectors. */
+static void bf16_arrays_are_as_single_values(void **state)
+{
+    enum { COUNT = 512 * 9 + 5 };
+    static float floats[COUNT], back[COUNT];
+    static uint16_t halves[COUNT];
+    (void)state;
+    for (uint32_t i = 0; i < COUNT; i++) {
+        static const uint32_t low[] = {0, 1, 0x7fff, 0x8000, 0x8001, 0xffff, 0x17fff, 0x18000, 0x7fffff};
+        uint32_t bits = (i / 9 % 512) << 23 | low[i % 9];
+        memcpy(&floats[i], &bits, sizeof bits);
+    }
+    proa_bf16_from_floats(halves, floats, COUNT);
+    proa_bf16_to_floats(back, halves, COUNT);
+    for (uint32_t i = 0; i < COUNT; i++) {
+        float one = proa_bf16_to_f32(halves[i]);
+        assert_int_equal(halves[i], proa_f32_to_bf16(floats[i]));
+        assert_memory_equal(&back[i], &one, sizeof one);
+    }
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -234,7 +256,7 @@ int main(void)
         cmocka_unit_test(buffer_stops_at_its_limit),      cmocka_unit_test(arena_stops_at_its_limit),
         cmocka_unit_test(json_strings_are_escaped),       cmocka_unit_test(pool_runs_every_task_once),
         cmocka_unit_test(mailbox_is_bounded_and_ordered), cmocka_unit_test(progress_lines_are_scaled),
-        cmocka_unit_test(log_lines_name_the_rank),
+        cmocka_unit_test(log_lines_name_the_rank),        cmocka_unit_test(bf16_arrays_are_as_single_values),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
