@@ -272,7 +272,9 @@ static const proa_option options[] = {
      .ignored = "tokens are sent as they come", .help = "Accepted for SGLang's command lines"},
     {.name = "watchdog-timeout", .commands = "worker", .group = "Ranks",
      .type = PROA_OPTION_REAL, .low = 1, .high = INFINITY, .fallback = "300", .unit = "seconds", .metavar = "S",
-     .ignored = "a worker that stalls is seen by its connections", .help = "Accepted for SGLang's command lines"},
+     .help = "With several ranks: how long others wait for a rank whose process lives and whose step does not go on, before they leave it out; "
+             "also how long its engine may hang before the process ends. That a process has died or stopped is seen at once and after "
+             "2.5 s, whatever this says"},
 
     {.name = "device", .commands = MODEL_COMMANDS " bench", .group = "Device",
      .type = PROA_OPTION_CHOICE, .choices = "cpu|ref", .fallback = "cpu",

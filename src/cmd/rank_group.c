@@ -8,6 +8,7 @@
 #include "engine/group_wire.h"
 #include "net/bytes.h"
 
+#include <math.h>
 #include <pthread.h>
 #include <stdatomic.h>
 #include <stdlib.h>
@@ -22,6 +23,7 @@ enum {
     WINDOW_ROWS_MIN = 16,
     SPIN_US = 50,
     STUCK_STATUS = 70,
+    WATCHDOG_S_MAX = 1000000,
 };
 
 struct proa_rank_group {
@@ -74,7 +76,7 @@ static void on_peer_up(void *context, int rank, uint64_t incarnation, const uint
     uint64_t life = proa_get_u64(&r);
     int32_t rows = proa_get_i32(&r);
     (void)incarnation;
-    if (r.failed || rows != g->window_rows) {
+    if (r.failed || life == 0 || rows != g->window_rows) {
         proa_log(PROA_LOG_ERROR, "ranks",
                  "rank %d has windows of %d rows, this one of %d, so they cannot step together: give all "
                  "ranks the same "
@@ -200,6 +202,7 @@ proa_status proa_rank_group_create(const proa_options *o, const proa_rank_world 
         .dispatch = dispatch != NULL && strcmp(dispatch, "dynamic") == 0 ? PROA_EP_DISPATCH_DYNAMIC
                                                                          : PROA_EP_DISPATCH_STATIC,
         .rows_max = rows,
+        .deadline_us = (int64_t)(fmin(proa_options_real(o, "watchdog-timeout"), WATCHDOG_S_MAX) * 1e6),
         .spin_us = proa_cpu_core_count() > world->local_size ? SPIN_US : 0,
         .hooks = {.send = on_send, .nudge = on_nudge, .stuck = on_stuck, .context = g},
     };

@@ -121,16 +121,16 @@ proa_status proa_rank_mesh_open(const proa_mesh_options *options, void (*tick)(v
     if (status == PROA_OK)
         status = proa_mesh_create(m->loop, &o, &m->mesh, err);
     if (status == PROA_OK) {
+        *out = m; /* before the thread: its hooks may post */
         m->started = pthread_create(&m->thread, NULL, run, m) == 0;
         if (!m->started)
             status = proa_error_set(err, PROA_ERR_MEMORY, "no memory for the mesh's thread");
     }
     if (status != PROA_OK) {
+        *out = NULL;
         proa_rank_mesh_close(m);
-        return status;
     }
-    *out = m;
-    return PROA_OK;
+    return status;
 }
 
 bool proa_rank_mesh_post(proa_rank_mesh *m, int rank, uint16_t type, const void *body, size_t length)

@@ -27,7 +27,7 @@ enum {
 typedef struct peer {
     bool up;
     uint64_t life;
-    uint64_t connected; /* life that the all-to-all is connected to; 0: none. Engine thread */
+    uint64_t connected; /* life that the all-to-all is connected to; 0: none */
     uint8_t *address;   /* [PROA_POST_ADDRESS_BYTES_MAX] */
     size_t address_bytes;
 } peer;
@@ -44,7 +44,7 @@ struct proa_ep_group {
     proa_group *group;
     peer *peers; /* [ranks] */
     bool stopped;
-    bool working;   /* the engine has something to compute: what is proposed */
+    int32_t wanted; /* windows of what the engine has to compute; 0: nothing. What is proposed */
     bool speaks;    /* a proposal is due */
     bool installed; /* the view is; proposals may be made */
     bool unproven;  /* no step was made in it yet: one is, whether anybody has work or not */
@@ -55,7 +55,8 @@ struct proa_ep_group {
     bool running;
     bool ended_here; /* the answer to an ABANDON that found the step not begun */
     proa_group_shape shape;
-    int64_t trouble_us; /* first sign of a loss that is not over; 0: none */
+    int64_t waited_since_us; /* for the engine thread to come; 0: it is not waited for */
+    int64_t trouble_us;      /* first sign of a loss that is not over; 0: none */
     proa_ep_group_stats stats;
     /* engine thread */
     proa_expert_map *map;
@@ -133,6 +134,8 @@ static void carry_out(proa_ep_group *r, const proa_group_action *action)
         note_trouble(r);
         proa_log(PROA_LOG_WARN, "ranks", "this rank is outside of the group, and joins it again");
         r->installed = false;
+        for (int32_t i = 0; i < r->options.ranks; i++)
+            r->peers[i].connected = 0; /* the others have closed their ends */
         break;
     case PROA_GROUP_STUCK:
         r->options.hooks.stuck(r->options.hooks.context, "a step that was abandoned has not ended");
@@ -143,8 +146,8 @@ static void carry_out(proa_ep_group *r, const proa_group_action *action)
 static proa_group_want want(const proa_ep_group *r)
 {
     return (proa_group_want){
-        .windows = r->working ? r->windows_max : 0,
-        .extend = r->working && r->windows_max > 1,
+        .windows = r->wanted,
+        .extend = r->wanted > 1,
         .placement = 1,
     };
 }
@@ -209,6 +212,11 @@ void proa_ep_group_peer_down(proa_ep_group *r, int32_t number, uint64_t life)
 
 void proa_ep_group_receive(proa_ep_group *r, const proa_group_message *message)
 {
+    if (message->want.windows > r->windows_max) {
+        proa_log(PROA_LOG_WARN, "ranks", "refused a message of rank %d: %d windows, a step has %d at most",
+                 message->from, message->want.windows, r->windows_max);
+        return;
+    }
     pthread_mutex_lock(&r->lock);
     proa_group_receive(r->group, message, proa_clock_us());
     pump(r);
@@ -223,7 +231,13 @@ void proa_ep_group_tick(proa_ep_group *r)
         proa_group_tick(r->group, now);
         pump(r);
     }
+    bool waited_for = (r->begun || r->to_install) && !r->running && !r->stopped;
+    r->waited_since_us = !waited_for ? 0 : r->waited_since_us != 0 ? r->waited_since_us : now;
+    bool hangs = waited_for && now - r->waited_since_us > r->options.deadline_us;
     pthread_mutex_unlock(&r->lock);
+    if (hangs)
+        r->options.hooks.stuck(r->options.hooks.context,
+                               "its engine thread does not come for a step or a view");
 }
 
 void proa_ep_group_stop(proa_ep_group *r)
@@ -267,7 +281,7 @@ static proa_status make_placement(proa_ep_group *r, int32_t live, proa_error *er
 {
     r->map_shape.physical = slots_of_rank(r, live) * r->options.ranks;
     if (slots_of_rank(r, live) > r->capacity)
-        return proa_error_set(err, PROA_ERR_MEMORY,
+        return proa_error_set(err, PROA_ERR_TOO_LONG,
                               "%d ranks that live have no room for %d experts: %d a rank at most", live,
                               r->config.n_routed_experts, r->capacity);
     const proa_eplb_placement to = {.physical_to_logical = r->scratch};
@@ -320,10 +334,12 @@ static void connect_members(proa_ep_group *r)
             p->connected = 0;
             continue;
         }
-        if (p->connected == p->life)
+        if (p->connected == p->life && proa_post_is_connected(proa_a2a_post(r->a2a), i))
             continue;
-        p->connected = p->life;
-        if (proa_post_connect(proa_a2a_post(r->a2a), i, p->address, p->address_bytes, &err) != PROA_OK)
+        bool good =
+            proa_post_connect(proa_a2a_post(r->a2a), i, p->address, p->address_bytes, &err) == PROA_OK;
+        p->connected = good ? p->life : 0;
+        if (!good)
             proa_log(PROA_LOG_ERROR, "ranks", "%s", err.text);
     }
 }
@@ -346,9 +362,14 @@ static bool install(proa_ep_group *r)
     if (status == PROA_OK)
         take_experts(r);
     pthread_mutex_lock(&r->lock);
+    if (status == PROA_ERR_TOO_LONG) {
+        proa_log(PROA_LOG_ERROR, "ranks", "%s: no step is made until more ranks are back", err.text);
+        return true;
+    }
     if (status != PROA_OK) {
+        if (!r->stopped)
+            r->options.hooks.stuck(r->options.hooks.context, err.text);
         r->stopped = true;
-        r->options.hooks.stuck(r->options.hooks.context, err.text);
         return false;
     }
     if (r->to_install || !proa_group_epoch_equal(&epoch, &r->epoch))
@@ -406,11 +427,11 @@ static proa_status run(proa_ep_group *r, const proa_step *step, float **logits, 
     return status;
 }
 
-static void set_working(proa_ep_group *r, bool working)
+static void set_wanted(proa_ep_group *r, int32_t windows)
 {
-    if (r->working == working)
+    if (r->wanted == windows)
         return;
-    r->working = working;
+    r->wanted = windows;
     r->speaks = true;
     pump(r);
 }
@@ -434,11 +455,11 @@ static void await(proa_ep_group *r, int64_t most_us)
 
 proa_status proa_ep_group_step(proa_ep_group *r, const proa_step *step, float **logits, proa_error *err)
 {
-    int64_t begun = proa_clock_us();
+    int64_t first = proa_clock_us(), begun = first;
     proa_status status = PROA_OK;
     bool done = false;
     pthread_mutex_lock(&r->lock);
-    set_working(r, true);
+    set_wanted(r, proa_forward_windows(r->forward, step->row_count));
     while (!done) {
         int64_t now = proa_clock_us();
         if (r->stopped) {
@@ -451,13 +472,13 @@ proa_status proa_ep_group_step(proa_ep_group *r, const proa_step *step, float **
             r->stats.agree_us += (uint64_t)(now - begun);
             run(r, step, logits, &done, err);
             begun = proa_clock_us();
-        } else if (now - begun >= r->options.agreement_us) {
+        } else if (now - first >= r->options.agreement_us) {
             status =
                 proa_error_set(err, PROA_ERR_DEADLINE, "the %d ranks have not agreed on a step for %.1f s",
-                               r->options.ranks, (double)(now - begun) / 1e6);
+                               r->options.ranks, (double)(now - first) / 1e6);
             break;
         } else {
-            await(r, r->options.agreement_us - (now - begun));
+            await(r, r->options.agreement_us - (now - first));
         }
     }
     pthread_mutex_unlock(&r->lock);
@@ -469,7 +490,7 @@ bool proa_ep_group_idle(proa_ep_group *r)
     proa_error err;
     bool done, any = false;
     pthread_mutex_lock(&r->lock);
-    set_working(r, r->unproven);
+    set_wanted(r, r->unproven);
     if (!r->stopped && r->to_install) {
         any = install(r);
     } else if (!r->stopped && r->begun) {
@@ -509,6 +530,8 @@ static proa_status make_tables(proa_ep_group *r, proa_error *err)
     r->local = calloc((size_t)r->capacity, sizeof *r->local);
     bool good =
         r->peers != NULL && r->live != NULL && r->scratch != NULL && r->load != NULL && r->local != NULL;
+    for (size_t i = 0; i < layers * experts && good; i++)
+        r->load[i] = 1; /* nothing is known of loads: all alike */
     for (size_t i = 0; i < ranks && good; i++) {
         r->peers[i].address = malloc(PROA_POST_ADDRESS_BYTES_MAX);
         good = r->peers[i].address != NULL;
@@ -547,10 +570,10 @@ static proa_status make_group(proa_ep_group *r, proa_error *err)
         .join_us = 10000000,
         .form_us = r->options.formation_us,
         .status_us = 500000,
-        .proposal_us = 60000000,
-        .placement_us = 120000000,
+        .proposal_us = 60000000 + r->options.deadline_us,
+        .placement_us = 120000000 + r->options.deadline_us,
         .shun_us = 10000000,
-        .abandon_us = 10000000 + 2 * r->options.deadline_us,
+        .abandon_us = 60000000 + r->options.deadline_us,
     };
     r->group =
         proa_group_create(r->options.ranks, r->options.rank, r->options.life, &limits, proa_clock_us());

@@ -45,8 +45,10 @@ typedef struct proa_ep_group_options {
     int32_t redundant_experts; /* physical experts beyond the model's, over all ranks */
     proa_eplb_algorithm algorithm;
     proa_ep_group_dispatch dispatch;
-    int32_t rows_max;     /* of a window of one rank */
-    int64_t deadline_us;  /* of an all-to-all's wait for a silent rank; 0: 3 s */
+    int32_t rows_max; /* of a window of one rank */
+    int64_t
+        deadline_us; /* of an all-to-all's wait for a rank whose process lives, and of the group's for the engine
+                          * thread: more than a layer takes at a loaded rank; 0: 3 s */
     int64_t formation_us; /* how long the first view waits for all ranks; 0: 600 s */
     int64_t agreement_us; /* how long a step waits to be agreed, before its requests end; 0: 30 s */
     int64_t spin_us;      /* see a2a.h */

@@ -105,10 +105,11 @@ static int32_t nearest(const proa_expert_shape *shape, proa_expert_copies copies
 static int32_t choose(const proa_expert_map *map, int32_t layer, int32_t expert, proa_expert_copies copies)
 {
     const proa_expert_shape *shape = &map->shape;
-    int32_t sources[PROA_EXPERT_SLOTS_MAX] = {0}, turn = (layer + expert) % copies.count;
+    int32_t sources[PROA_EXPERT_SLOTS_MAX], turn = (layer + expert) % copies.count;
     int32_t chosen = copies.slots[0];
     if (copies.count == 1)
         return chosen;
+    memset(sources, 0, (size_t)copies.count * sizeof *sources);
     for (int32_t far = 0; far <= 2; far++) {
         for (int32_t rank = 0; rank < shape->ranks; rank++) {
             if (!map->live[rank])

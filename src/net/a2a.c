@@ -30,7 +30,7 @@ a2a_parts proa_a2a_parts(const proa_a2a *a, size_t rows, size_t slots)
 static bool fits(const proa_a2a *a, const a2a_header *h, size_t bytes)
 {
     size_t rows_max = (size_t)a->options.rows_max;
-    if (h->epoch != a->epoch || h->lane >= a->options.lanes || h->rows > rows_max ||
+    if (a->epoch == 0 || h->epoch != a->epoch || h->lane >= a->options.lanes || h->rows > rows_max ||
         h->slots > rows_max * (size_t)a->most)
         return false;
     if (h->kind == A2A_DISPATCH)
@@ -44,8 +44,8 @@ static void *land_rows(a2a_lane *lane, int32_t from, const a2a_header *h)
     a2a_region *region = proa_a2a_region(lane, from, h->turn);
     const a2a_region *before = proa_a2a_region(lane, from, h->turn - 1);
     bool now = h->turn == lane->turn && lane->state == A2A_SENT, early = h->turn == lane->turn + 1;
-    bool busy =
-        before->there && before->header.rows > 0 && (lane->state == A2A_SENT || lane->state == A2A_WORKING);
+    bool busy = (before->landing || (before->there && before->header.rows > 0)) &&
+                (lane->state == A2A_SENT || lane->state == A2A_WORKING);
     if (!(now || early) || lane->state == A2A_BROKEN || region->there || region->landing ||
         (early && h->rows > 0 && busy))
         return NULL;
@@ -138,6 +138,15 @@ static int32_t first_missing(const proa_a2a *a, const a2a_lane *lane,
     return -1;
 }
 
+static int32_t count_missing(const proa_a2a *a, const a2a_lane *lane,
+                             bool (*ready)(const proa_a2a *, const a2a_lane *, int32_t))
+{
+    int32_t count = 0;
+    for (int32_t i = 0; i < a->options.ranks; i++)
+        count += a->live[i] && i != a->options.rank && !ready(a, lane, i);
+    return count;
+}
+
 /* Which ranks are missing: "3, 7" */
 static void name_missing(const proa_a2a *a, const a2a_lane *lane,
                          bool (*ready)(const proa_a2a *, const a2a_lane *, int32_t), char *text, size_t bytes)
@@ -168,8 +177,9 @@ proa_status proa_a2a_wait(proa_a2a *a, a2a_lane *lane,
                           proa_error *err)
 {
     int64_t begun = proa_clock_us(), last = begun, now = begun;
+    int32_t missing = a->options.ranks, left;
     proa_status status = PROA_OK;
-    while (first_missing(a, lane, ready) >= 0) {
+    while ((left = count_missing(a, lane, ready)) > 0) {
         if (atomic_load_explicit(&a->abandoned, memory_order_acquire)) {
             proa_error_set(err, PROA_ERR_CANCELLED, "the ranks of the group have changed");
             status = broken(a, lane, -1, PROA_ERR_CANCELLED);
@@ -177,11 +187,12 @@ proa_status proa_a2a_wait(proa_a2a *a, a2a_lane *lane,
         }
         bool any = proa_post_progress(a->post);
         now = proa_clock_us();
-        if (any)
-            last = now;
-        else if (now - last >= a->options.deadline_us)
+        if (left < missing)
+            last = now; /* not what else may come: only who was waited for */
+        missing = left;
+        if (now - last >= a->options.deadline_us)
             return give_up(a, lane, ready, what, now - last, err);
-        else if (now - last >= a->options.spin_us)
+        if (!any && now - last >= a->options.spin_us)
             proa_post_wait(a->post, NAP_US);
     }
     a->stats.wait_us += (uint64_t)(now - begun);

@@ -165,10 +165,11 @@ static bool take_slots(const proa_a2a *a, a2a_lane *lane, const a2a_region *regi
         if (found == 0 || found > region->header.slots - slot)
             return false;
         for (uint32_t i = 0; i < found; i++, slot++) {
-            if (experts[slot] >= a->options.local_experts)
+            uint16_t expert = experts[slot]; /* once: nobody should write there, but a peer might */
+            if (expert >= a->options.local_experts)
                 return false;
             lane->slot_row[slot_first + (int32_t)slot] = row_first + (int32_t)row;
-            lane->slot_expert[slot_first + (int32_t)slot] = experts[slot];
+            lane->slot_expert[slot_first + (int32_t)slot] = expert;
         }
     }
     return slot == region->header.slots;

@@ -43,6 +43,13 @@ proa_status proa_post_connect(proa_post *post, int32_t rank, const void *address
     return post->ops->connect(post, rank, address, bytes, err);
 }
 
+bool proa_post_is_connected(const proa_post *post, int32_t rank)
+{
+    PROA_ASSERT(rank >= 0);
+    PROA_ASSERT(rank < post->ranks);
+    return post->ops->is_connected(post, rank);
+}
+
 void proa_post_disconnect(proa_post *post, int32_t rank)
 {
     PROA_ASSERT(rank >= 0);

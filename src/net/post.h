@@ -46,6 +46,7 @@ const void *proa_post_address(const proa_post *post, size_t *bytes); /* local: e
 /* Also again, for a new process with the number of a lost one. */
 proa_status proa_post_connect(proa_post *post, int32_t rank, const void *address, size_t bytes,
                               proa_error *err);
+bool proa_post_is_connected(const proa_post *post, int32_t rank);
 /* No more to or from that rank; what is under way ends. */
 void proa_post_disconnect(proa_post *post, int32_t rank);
 

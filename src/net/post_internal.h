@@ -7,6 +7,7 @@
 typedef struct proa_post_ops {
     void (*free)(proa_post *post);
     proa_status (*connect)(proa_post *post, int32_t rank, const void *address, size_t bytes, proa_error *err);
+    bool (*is_connected)(const proa_post *post, int32_t rank);
     void (*disconnect)(proa_post *post, int32_t rank);
     proa_status (*send)(proa_post *post, int32_t to, const uint8_t *header, const void *data, size_t bytes,
                         proa_error *err);

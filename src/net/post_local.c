@@ -152,6 +152,15 @@ static void local_disconnect(proa_post *post, int32_t rank)
     pthread_mutex_unlock(&own->lock);
 }
 
+static bool local_is_connected(const proa_post *post, int32_t rank)
+{
+    box *own = box_of(post, post->rank);
+    pthread_mutex_lock(&own->lock);
+    bool connected = !own->cut[rank];
+    pthread_mutex_unlock(&own->lock);
+    return connected;
+}
+
 static void local_free(proa_post *post)
 {
     box *own = box_of(post, post->rank);
@@ -259,6 +268,7 @@ static void local_wake(proa_post *post)
 static const proa_post_ops local_ops = {
     .free = local_free,
     .connect = local_connect,
+    .is_connected = local_is_connected,
     .disconnect = local_disconnect,
     .send = local_send,
     .progress = local_progress,

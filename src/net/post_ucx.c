@@ -246,6 +246,12 @@ static proa_status ucx_connect(proa_post *post, int32_t rank, const void *addres
                           rank, u->lib.ucs_status_string(status));
 }
 
+static bool ucx_is_connected(const proa_post *post, int32_t rank)
+{
+    const end *e = &of(post)->ends[rank];
+    return e->ep != NULL && !e->broken;
+}
+
 /* ---- progress ---- */
 
 static void tell_broken(ucx_post *u)
@@ -316,6 +322,7 @@ static void ucx_free(proa_post *post)
 static const proa_post_ops ucx_ops = {
     .free = ucx_free,
     .connect = ucx_connect,
+    .is_connected = ucx_is_connected,
     .disconnect = ucx_disconnect,
     .send = ucx_send,
     .progress = ucx_progress,

@@ -1,5 +1,5 @@
-"""The command lines of Dynamo's two guides for DeepSeek-R1 on H100 and GB200 start and serve, with the programs' names replaced and one
-rank for all: ranks come later. What the guides have around them is here too: etcd and nats-server named in the environment."""
+"""The command lines of Dynamo's two guides for DeepSeek-R1 on H100 and GB200 start and serve, with the programs' names replaced, on
+one node of few ranks. What the guides have around them is here too: etcd and nats-server named in the environment."""
 import shlex
 
 import pytest
@@ -10,6 +10,7 @@ PREFILL, DECODE, SERVERS, HOSTS = 0, 1, 2, 3
 NAME = "deepseek-ai/DeepSeek-R1"
 INGRESS = "python3 -m dynamo.frontend --http-port=8000"
 H100 = {
+    "ranks": "2",
     "prefill": """python3 -m dynamo.sglang --model-path /model/ --served-model-name deepseek-ai/DeepSeek-R1
         --skip-tokenizer-init --disaggregation-mode prefill --disaggregation-transfer-backend nixl --host 0.0.0.0
         --disaggregation-bootstrap-port 30001 --dist-init-addr ${HEAD_PREFILL_NODE_IP}:29500 --nnodes 4 --node-rank 0 --tp-size 32
@@ -27,6 +28,7 @@ H100 = {
         --mem-fraction-static 0.835 --ep-num-redundant-experts 32 --cuda-graph-bs 128""",
 }
 GB200 = {
+    "ranks": "1",  # its limits are for 8 and 48: over 2 they are more than low_latency takes
     "prefill": """python3 -m dynamo.sglang --served-model-name deepseek-ai/DeepSeek-R1 --model-path /model/ --skip-tokenizer-init
         --trust-remote-code --disaggregation-mode prefill --dist-init-addr ${HEAD_PREFILL_NODE_IP}:29500
         --disaggregation-bootstrap-port 30001 --nnodes 2 --node-rank 0 --tp-size 8 --dp-size 8 --enable-dp-attention --host 0.0.0.0
@@ -42,19 +44,19 @@ GB200 = {
         --eplb-algorithm deepseek --attention-backend cutlass_mla --watchdog-timeout 1000000 --cuda-graph-bs 768
         --chunked-prefill-size 36864 --max-total-tokens 32768 --mem-fraction-static 0.82 --log-level debug""",
 }
-ONE_RANK = {"--nnodes": "1", "--tp-size": "1", "--dp-size": "1"}
 
 
-def translate(proa, line, addresses, transfer):
-    """The command with the program replaced, one rank, and the model where it is."""
+def translate(proa, line, addresses, transfer, ranks):
+    """The command with the program replaced, one node, and the model where it is."""
+    place = {"--nnodes": "1", "--tp-size": ranks, "--dp-size": ranks}
     for name, address in addresses.items():
         line = line.replace("${" + name + "}", address)
     words = shlex.split(line)
     role = {"dynamo.frontend": "frontend", "dynamo.sglang": "worker"}[words[2]]
     words = [str(proa), role] + words[3:]
     for i, word in enumerate(words[:-1]):
-        if word in ONE_RANK:
-            words[i + 1] = ONE_RANK[word]
+        if word in place:
+            words[i + 1] = place[word]
         elif word == "--model-path":
             words[i + 1] = str(TINY)
         elif word == "--disaggregation-transfer-backend":
@@ -77,7 +79,7 @@ def test_the_guides_commands_serve(proa, tmp_path, lab, guide, transfer):
         processes = []
         for name, line, place in (("ingress", INGRESS, hosts.host(PREFILL)), ("prefill", guide["prefill"], hosts.host(PREFILL)),
                                   ("decode", guide["decode"], hosts.host(DECODE))):
-            command = translate(proa, line, addresses, transfer)
+            command = translate(proa, line, addresses, transfer, guide["ranks"])
             processes.append(place.popen(name, command, tmp_path / f"{name}.log", environment))
         serve_and_end(hosts, processes)
 

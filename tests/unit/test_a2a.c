@@ -282,29 +282,38 @@ static void strange_messages_are_dropped(void **state)
     scene *s = open_scene(false);
     proa_error err = {0};
     static uint8_t body[1 << 20];
-    const header strange[] = {
-        {2, 1, 0, 0, 5, 1, 0},        /* another epoch */
-        {1, 3, 0, 0, 5, 1, 0},        /* too early */
-        {1, 1, ROWS + 1, 0, 5, 1, 0}, /* more rows than a window has */
-        {1, 1, 2, 1, 5, 1, 0},        /* a row without a slot */
-        {1, 1, 0, 3, 5, 1, 0},        /* slots without rows */
-        {1, 1, 1, 1, 5, 1, 2},        /* a lane that is not there */
-        {1, 1, 1, 1, 5, 3, 0},        /* no kind */
-        {1, 1, 1, 1, 5, 1, 0},        /* of another length */
-        {1, 0, 0, 1, 5, 2, 0},        /* outputs that nobody asked for */
-        {UINT64_MAX, UINT64_MAX, UINT32_MAX, UINT32_MAX, UINT16_MAX, 255, 255},
+    const struct {
+        header h;
+        size_t bytes; /* right for the header, so that nothing else is wrong */
+    } strange[] = {
+        {{2, 1, 0, 0, 5, 1, 0}, 0},                   /* another epoch */
+        {{1, 3, 0, 0, 5, 1, 0}, 0},                   /* too early */
+        {{1, 1, ROWS + 1, ROWS + 1, 5, 1, 0}, 66768}, /* more rows than a window has */
+        {{1, 1, 2, 1, 5, 1, 0}, 2064},                /* a row without a slot */
+        {{1, 1, 0, 3, 5, 1, 0}, 0},                   /* slots without rows */
+        {{1, 1, 1, 1, 5, 1, 2}, 1040},                /* a lane that is not there */
+        {{1, 1, 1, 1, 5, 3, 0}, 1040},                /* no kind */
+        {{1, 1, 1, 1, 5, 1, 0}, 1041},                /* of another length */
+        {{1, 0, 0, 1, 5, 2, 0}, 1024},                /* outputs that nobody asked for */
+        {{1, 1, 1, 1, 5, 1, 0}, 1040},                /* good, and taken */
+        {{1, 1, 1, 1, 5, 1, 0}, 1040},                /* the same again */
+        {{1, 2, 1, 1, 5, 1, 0}, 1040},                /* the next before this one is done */
+        {{UINT64_MAX, UINT64_MAX, UINT32_MAX, UINT32_MAX, UINT16_MAX, 255, 255}, 77},
     };
     for (int32_t i = 0; i < RANKS; i++)
         begin(s, i, 1, "111");
     for (size_t i = 0; i < sizeof strange / sizeof strange[0]; i++) {
         uint8_t raw[PROA_POST_HEADER_BYTES] = {0};
-        memcpy(raw, &strange[i], sizeof strange[i]);
-        assert_int_equal(proa_post_send(proa_a2a_post(s->a[1]), 0, raw, body, 77, &err), PROA_OK);
+        memcpy(raw, &strange[i].h, sizeof strange[i].h);
+        assert_int_equal(proa_post_send(proa_a2a_post(s->a[1]), 0, raw, body, strange[i].bytes, &err),
+                         PROA_OK);
     }
     progress(s);
     proa_a2a_stats stats;
     proa_a2a_get_stats(s->a[0], &stats);
-    assert_int_equal(stats.dropped, sizeof strange / sizeof strange[0]);
+    assert_int_equal(stats.dropped, sizeof strange / sizeof strange[0] - 1);
+    for (int32_t i = 0; i < RANKS; i++)
+        begin(s, i, 2, "111");
     window(s, "111", 0, windows[2].rows);
     close_scene(s);
 }
