@@ -108,6 +108,11 @@ class Part:
     def alive(self):
         return self.process is not None and self.process.alive
 
+    @property
+    def life(self):
+        """Its name and which of its processes it is: one that was started again is another."""
+        return f"{self.name}, process {self.process.pid}"
+
 
 # --- servers of others ---
 
@@ -389,11 +394,11 @@ class Cluster:
         return found
 
     def descriptors(self):
-        """How many descriptors each process of ours has open. Connections to etcd do not count: libcurl keeps as many as it
+        """How many descriptors each process of ours has open, by its life. Connections to etcd do not count: libcurl keeps as many as it
         has ever used at once."""
         nodes = self.etcd_servers.nodes if self.etcd_servers else []
         etcd = tuple(f"-> {node.client_url.removeprefix('http://')}" for node in nodes)
-        return {part.name: sum(not what.endswith(etcd) for what in part.process.descriptors().values())
+        return {part.life: sum(not what.endswith(etcd) for what in part.process.descriptors().values())
                 for part in (*self.frontends, *self.workers) if part.alive}
 
     def load(self, place, load):

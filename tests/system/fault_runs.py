@@ -290,7 +290,7 @@ def drain(scene, before):
     left = {"held": settle(cluster.leftovers, DRAIN_SECONDS),
             "descriptors": settle(lambda: more_descriptors(cluster, before), DRAIN_SECONDS)}
     for part in (*cluster.frontends, *cluster.workers):
-        if part.name in left["descriptors"]:
+        if part.process is not None and part.life in left["descriptors"]:
             write_descriptors(part, "after")
     cluster.stop()
     left["keys"] = settle(cluster.etcd_servers.keys, KEYS_GONE_SECONDS)
