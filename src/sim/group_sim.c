@@ -5,7 +5,7 @@
 
 enum {
     EVENTS_MAX = 20000000,
-    CONVERGED_US = 7000000, /* from the end of the trouble: restarts, silence, shunning, and a few rounds */
+    CONVERGED_US = 9000000, /* from the end of the trouble: restarts, silence, shunning, and a few rounds */
 };
 
 /* ---- trouble ---- */
