@@ -89,8 +89,6 @@ static void carve_mlp(carver *c, const proa_model_config *m, int32_t rows, int32
     b->mlp_gate = carve_floats(c, rows, width);
     b->mlp_up = carve_floats(c, rows, width);
     b->router_logits = carve_floats(c, rows, m->n_routed_experts);
-    b->expert_ids = carve_ints(c, slots);
-    b->expert_weights = carve_floats(c, 1, slots);
     b->offsets = carve_ints(c, m->n_routed_experts + 1);
     b->order = carve_ints(c, slots);
     b->row_index = carve_ints(c, slots);
@@ -98,7 +96,13 @@ static void carve_mlp(carver *c, const proa_model_config *m, int32_t rows, int32
     b->slot_gate = carve_floats(c, slots, m->moe_intermediate_size);
     b->slot_up = carve_floats(c, slots, m->moe_intermediate_size);
     b->slot_out = carve_floats(c, slots, m->hidden_size);
-    b->shared_out = carve_floats(c, rows, m->hidden_size);
+}
+
+static void carve_lane(carver *c, const proa_model_config *m, int32_t rows, int32_t slots, forward_lane *lane)
+{
+    lane->expert_ids = carve_ints(c, slots);
+    lane->expert_weights = carve_floats(c, 1, slots);
+    lane->shared_out = carve_floats(c, rows, m->hidden_size);
 }
 
 static void carve_exchange(carver *c, const proa_model_config *m, const proa_exchange *x, int32_t slots,
@@ -130,6 +134,7 @@ static size_t carve_buffers(proa_forward *f, unsigned char *base)
     carve_quantised(&c, m, l->rows_max, slots, &f->b);
     carve_attention(&c, m, l->rows_max, &f->b);
     carve_mlp(&c, m, mlp_rows, slots, &f->b);
+    carve_lane(&c, m, mlp_rows, slots, &f->b.lanes[0]);
     if (f->shared_experts)
         carve_exchange(&c, m, &f->exchange, slots, &f->b);
     f->b.last_hidden = carve_floats(&c, l->logit_rows_max, m->hidden_size);
@@ -351,6 +356,17 @@ static void check_step(const proa_forward *f, const proa_step *step)
     PROA_ASSERT(row == step->row_count);
 }
 
+void proa_forward_attend(proa_forward *f, int32_t layer, int32_t first, const proa_step *step,
+                         const float *delta)
+{
+    const proa_layer_weights *w = &f->weights->layers[layer];
+    int64_t at = (int64_t)first * f->config.hidden_size;
+    add_and_norm(f, step->row_count, f->b.hidden + at, delta, &w->input_layernorm, f->b.normed + at);
+    proa_forward_attention(f, layer, first, step);
+    add_and_norm(f, step->row_count, f->b.hidden + at, f->b.delta + at, &w->post_attention_layernorm,
+                 f->b.normed + at);
+}
+
 /* For a reference's hidden states: folds the pending delta into the residual stream first. */
 static void tap_hidden(proa_forward *f, int32_t index, int32_t rows, float **delta)
 {
@@ -396,7 +412,7 @@ int32_t proa_forward_windows(const proa_forward *f, int32_t rows)
 static proa_status step_without_rows(proa_forward *f, const proa_step *step, proa_error *err)
 {
     for (int32_t i = 0; i < f->config.num_hidden_layers; i++) {
-        proa_status status = proa_forward_mlp(f, i, 0, step->windows, err);
+        proa_status status = proa_forward_mlp(f, i, 0, 0, step->windows, err);
         if (status != PROA_OK)
             return status;
     }
@@ -416,12 +432,9 @@ proa_status proa_forward_step(proa_forward *forward, const proa_step *step, floa
                                                                .y = f->b.hidden});
     float *delta = NULL;
     for (int32_t i = 0; i < f->config.num_hidden_layers; i++) {
-        const proa_layer_weights *w = &f->weights->layers[i];
         tap_hidden(f, i, step->row_count, &delta);
-        add_and_norm(f, step->row_count, f->b.hidden, delta, &w->input_layernorm, f->b.normed);
-        proa_forward_attention(f, i, step);
-        add_and_norm(f, step->row_count, f->b.hidden, f->b.delta, &w->post_attention_layernorm, f->b.normed);
-        proa_status status = proa_forward_mlp(f, i, step->row_count, step->windows, err);
+        proa_forward_attend(f, i, 0, step, delta);
+        proa_status status = proa_forward_mlp(f, i, 0, step->row_count, step->windows, err);
         if (status != PROA_OK)
             return status;
         delta = f->b.delta;
