@@ -7,6 +7,7 @@
  * that need logits go through the last norm and the head.
  */
 #include "model/forward_internal.h"
+#include "model/overlap.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -137,6 +138,10 @@ static size_t carve_buffers(proa_forward *f, unsigned char *base)
     carve_lane(&c, m, mlp_rows, slots, &f->b.lanes[0]);
     if (f->shared_experts)
         carve_exchange(&c, m, &f->exchange, slots, &f->b);
+    if (f->overlap) {
+        carve_lane(&c, m, mlp_rows, slots, &f->b.lanes[1]);
+        f->b.half_segments = carve(&c, (size_t)l->rows_max + 1, sizeof(proa_segment));
+    }
     f->b.last_hidden = carve_floats(&c, l->logit_rows_max, m->hidden_size);
     f->b.last_delta = carve_floats(&c, l->logit_rows_max, m->hidden_size);
     f->b.logits = carve_floats(&c, l->logit_rows_max, m->vocab_size);
@@ -191,6 +196,8 @@ proa_status proa_forward_create(const proa_model_config *config, const proa_weig
     PROA_ASSERT(limits->rows_max > 0);
     PROA_ASSERT(limits->logit_rows_max > 0);
     PROA_ASSERT(limits->logit_rows_max <= limits->rows_max);
+    PROA_ASSERT(limits->overlap_threshold >= 0);
+    PROA_ASSERT(limits->overlap_threshold <= 0.5);
     PROA_ASSERT(weights->layer_count == config->num_hidden_layers);
     proa_forward *f = calloc(1, sizeof *f);
     if (f == NULL)
@@ -202,6 +209,7 @@ proa_status proa_forward_create(const proa_model_config *config, const proa_weig
     f->shared_experts = limits->exchange != NULL;
     if (f->shared_experts)
         f->exchange = *limits->exchange;
+    f->overlap = f->exchange.lanes == 2;
     f->limits.exchange = NULL;
     PROA_ASSERT(f->exchange.rows_max <= MLP_ROWS);
     f->softmax_scale =
@@ -405,18 +413,32 @@ static void finish_step(proa_forward *f, const proa_step *step, float *delta)
 
 int32_t proa_forward_windows(const proa_forward *f, int32_t rows)
 {
-    return f->shared_experts ? (rows + f->exchange.rows_max - 1) / f->exchange.rows_max : 0;
+    int32_t most = f->overlap ? proa_overlap_half_rows(rows, f->limits.overlap_threshold) : rows;
+    return f->shared_experts ? (most + f->exchange.rows_max - 1) / f->exchange.rows_max : 0;
 }
 
-/* Other ranks have rows for the experts here. */
-static proa_status step_without_rows(proa_forward *f, const proa_step *step, proa_error *err)
+/* All layers; *delta is what is still to be added to b.hidden. Without rows, there is work for the experts here alone. */
+static proa_status run_layers(proa_forward *f, const proa_step *step, float **delta, proa_error *err)
 {
+    *delta = NULL;
     for (int32_t i = 0; i < f->config.num_hidden_layers; i++) {
-        proa_status status = proa_forward_mlp(f, i, 0, 0, step->windows, err);
+        if (step->row_count > 0) {
+            tap_hidden(f, i, step->row_count, delta);
+            proa_forward_attend(f, i, 0, step, *delta);
+        }
+        proa_status status = proa_forward_mlp(f, i, 0, step->row_count, step->windows, err);
         if (status != PROA_OK)
             return status;
+        *delta = f->b.delta;
     }
     return PROA_OK;
+}
+
+static proa_status run_halves(proa_forward *f, const proa_step *step, float **delta, proa_error *err)
+{
+    PROA_ASSERT(f->tap == NULL);
+    *delta = f->b.delta;
+    return proa_overlap_layers(f, step, err);
 }
 
 proa_status proa_forward_step(proa_forward *forward, const proa_step *step, float **logits, proa_error *err)
@@ -424,23 +446,16 @@ proa_status proa_forward_step(proa_forward *forward, const proa_step *step, floa
     proa_forward *f = forward;
     check_step(f, step);
     *logits = f->b.logits;
-    if (step->row_count == 0)
-        return step_without_rows(f, step, err);
-    f->device->ops->embed(&f->device->host, &(proa_embed_args){.rows = step->row_count,
-                                                               .ids = step->token_ids,
-                                                               .table = &f->weights->embed_tokens,
-                                                               .y = f->b.hidden});
-    float *delta = NULL;
-    for (int32_t i = 0; i < f->config.num_hidden_layers; i++) {
-        tap_hidden(f, i, step->row_count, &delta);
-        proa_forward_attend(f, i, 0, step, delta);
-        proa_status status = proa_forward_mlp(f, i, 0, step->row_count, step->windows, err);
-        if (status != PROA_OK)
-            return status;
-        delta = f->b.delta;
-    }
-    finish_step(f, step, delta);
-    return PROA_OK;
+    if (step->row_count > 0)
+        f->device->ops->embed(&f->device->host, &(proa_embed_args){.rows = step->row_count,
+                                                                   .ids = step->token_ids,
+                                                                   .table = &f->weights->embed_tokens,
+                                                                   .y = f->b.hidden});
+    float *delta;
+    proa_status status = f->overlap ? run_halves(f, step, &delta, err) : run_layers(f, step, &delta, err);
+    if (status == PROA_OK && step->row_count > 0)
+        finish_step(f, step, delta);
+    return status;
 }
 
 proa_status proa_forward_kv_copy(proa_forward *forward, const proa_kv_copy *copies, int32_t count,

@@ -21,40 +21,41 @@ typedef struct forward_lane {
 
 /* Shapes: R = rows_max, H = hidden_size, T = EXPANDED_TILE, A = ABSORBED_ROWS, M = min(R, MLP_ROWS), K = top_k. */
 typedef struct forward_buffers {
-    int32_t *positions;    /* [R] */
-    int32_t *logit_rows;   /* [logit_rows_max] */
-    float *hidden;         /* [R, H] the residual stream */
-    float *normed;         /* [R, H] */
-    float *delta;          /* [R, H] what the next norm adds to hidden */
-    uint8_t *q8;           /* [R, widest k] quantised activations of the linear at hand */
-    float *q8_scale;       /* [R, ceil(widest k / 128)] */
-    float *q_a;            /* [R, q_lora_rank] */
-    float *q;              /* [R, heads, nope + rope] */
-    float *kv_a;           /* [R, kv_lora_rank + rope] */
-    float *attention;      /* [R, heads, v] */
-    float *q_lat;          /* [A, heads, kv_lora_rank] */
-    float *o_lat;          /* [A, heads, kv_lora_rank] */
-    float *tile_lora;      /* [T, kv_lora_rank] */
-    float *tile_pe;        /* [T, rope] */
-    float *tile_kv;        /* [T, heads, nope + v] */
-    float *state_max;      /* [R, heads] */
-    float *state_sum;      /* [R, heads] */
-    float *state_out;      /* [R, heads, v] */
-    float *mlp_gate;       /* [M, width] dense or shared */
-    float *mlp_up;         /* [M, width] */
-    float *router_logits;  /* [M, experts] */
-    forward_lane lanes[2]; /* the second one where the exchange has two lanes */
-    int32_t *offsets;      /* [experts + 1] */
-    int32_t *order;        /* [M * K] */
-    int32_t *row_index;    /* [M * K] */
-    int32_t *place;        /* [M * K] */
-    float *slot_gate;      /* [M * K, moe width] */
-    float *slot_up;        /* [M * K, moe width] */
-    float *slot_out;       /* [M * K, H] */
-    float *last_hidden;    /* [logit_rows_max, H] */
-    float *last_delta;     /* [logit_rows_max, H] */
-    float *logits;         /* [logit_rows_max, vocab] */
-    proa_segment *batch;   /* [A] segments of one absorbed batch */
+    int32_t *positions;          /* [R] */
+    int32_t *logit_rows;         /* [logit_rows_max] */
+    float *hidden;               /* [R, H] the residual stream */
+    float *normed;               /* [R, H] */
+    float *delta;                /* [R, H] what the next norm adds to hidden */
+    uint8_t *q8;                 /* [R, widest k] quantised activations of the linear at hand */
+    float *q8_scale;             /* [R, ceil(widest k / 128)] */
+    float *q_a;                  /* [R, q_lora_rank] */
+    float *q;                    /* [R, heads, nope + rope] */
+    float *kv_a;                 /* [R, kv_lora_rank + rope] */
+    float *attention;            /* [R, heads, v] */
+    float *q_lat;                /* [A, heads, kv_lora_rank] */
+    float *o_lat;                /* [A, heads, kv_lora_rank] */
+    float *tile_lora;            /* [T, kv_lora_rank] */
+    float *tile_pe;              /* [T, rope] */
+    float *tile_kv;              /* [T, heads, nope + v] */
+    float *state_max;            /* [R, heads] */
+    float *state_sum;            /* [R, heads] */
+    float *state_out;            /* [R, heads, v] */
+    float *mlp_gate;             /* [M, width] dense or shared */
+    float *mlp_up;               /* [M, width] */
+    float *router_logits;        /* [M, experts] */
+    forward_lane lanes[2];       /* the second one where the exchange has two lanes */
+    int32_t *offsets;            /* [experts + 1] */
+    int32_t *order;              /* [M * K] */
+    int32_t *row_index;          /* [M * K] */
+    int32_t *place;              /* [M * K] */
+    float *slot_gate;            /* [M * K, moe width] */
+    float *slot_up;              /* [M * K, moe width] */
+    float *slot_out;             /* [M * K, H] */
+    float *last_hidden;          /* [logit_rows_max, H] */
+    float *last_delta;           /* [logit_rows_max, H] */
+    float *logits;               /* [logit_rows_max, vocab] */
+    proa_segment *batch;         /* [A] segments of one absorbed batch */
+    proa_segment *half_segments; /* [R + 1] with two lanes: of both halves */
     /* with an exchange; L = local experts, Q = received_max * min(K, L) */
     int32_t *physical;      /* [M, K] */
     int32_t *work_order;    /* [Q] sorted place -> slot of the work */
@@ -82,6 +83,7 @@ struct proa_forward {
     proa_forward_expert_tap expert_tap;
     void *expert_tap_context;
     bool shared_experts; /* there is an exchange */
+    bool overlap;        /* it has two lanes */
     proa_exchange exchange;
     proa_forward_place place;
     void *place_context;
