@@ -45,12 +45,13 @@ typedef struct proa_ep_group_options {
     int32_t redundant_experts; /* physical experts beyond the model's, over all ranks */
     proa_eplb_algorithm algorithm;
     proa_ep_group_dispatch dispatch;
-    int32_t rows_max;     /* of a window of one rank */
-    int64_t deadline_us;  /* of an all-to-all's wait for a silent rank; 0: 3 s */
-    int64_t formation_us; /* how long the first view waits for all ranks; 0: 600 s */
-    int64_t agreement_us; /* how long a step waits to be agreed, before its requests end; 0: 30 s */
-    int64_t spin_us;      /* see a2a.h */
-    proa_post_hub *hub;   /* ranks are threads of this process; NULL: UCX */
+    bool two_batch_overlap; /* the exchange has a lane for each of two halves of a step */
+    int32_t rows_max;       /* of a window of one rank */
+    int64_t deadline_us;    /* of an all-to-all's wait for a silent rank; 0: 3 s */
+    int64_t formation_us;   /* how long the first view waits for all ranks; 0: 600 s */
+    int64_t agreement_us;   /* how long a step waits to be agreed, before its requests end; 0: 30 s */
+    int64_t spin_us;        /* see a2a.h */
+    proa_post_hub *hub;     /* ranks are threads of this process; NULL: UCX */
     proa_ep_group_hooks hooks;
 } proa_ep_group_options;
 
