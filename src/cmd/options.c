@@ -253,7 +253,12 @@ static const proa_option options[] = {
      .type = PROA_OPTION_CHOICE, .choices = "auto|deepseek|deepseek_hierarchical", .fallback = "auto",
      .help = "How experts and their copies are placed on the ranks"},
     {.name = "enable-two-batch-overlap", .commands = "worker", .group = "Ranks", .type = PROA_OPTION_FLAG,
-     .ignored = "a step is not halved yet; the shared expert alone hides what travels", .help = "Accepted for SGLang's command lines"},
+     .help = "Cuts each step in two halves: what one half sends to the ranks of its experts travels while the other half computes. Pays "
+             "where transfers are slow and steps large; each half reads all weights. With one rank, nothing to do"},
+    {.name = "tbo-token-distribution-threshold", .commands = "worker", .group = "Ranks",
+     .type = PROA_OPTION_REAL, .low = 0, .high = 0.5, .fallback = "0.48", .metavar = "SHARE",
+     .help = "With --enable-two-batch-overlap: where the smaller half would have less than this share of a step's tokens, a sequence is "
+             "cut in two; 0: never"},
 
     {.name = "cuda-graph-bs", .commands = "worker", .group = "Ranks",
      .type = PROA_OPTION_INT, .low = 1, .high = 65536, .ignored = "the device has no graphs",

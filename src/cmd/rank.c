@@ -96,6 +96,7 @@ static proa_status make_forward(proa_rank *r, const proa_options *o, const proa_
             return status;
         exchange = proa_ep_group_exchange(proa_rank_group_ep(r->group));
         with.exchange = &exchange;
+        with.overlap_threshold = proa_options_real(o, "tbo-token-distribution-threshold");
     }
     return proa_forward_create(&r->loaded.config, proa_checkpoint_weights(r->loaded.checkpoint),
                                r->loaded.device, &with, &r->forward, err);

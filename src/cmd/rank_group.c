@@ -6,6 +6,7 @@
 #include "base/log.h"
 #include "cmd/worker_ranks.h"
 #include "engine/group_wire.h"
+#include "model/overlap.h"
 #include "net/bytes.h"
 
 #include <math.h>
@@ -130,25 +131,38 @@ static uint64_t make_life(void)
     return (uint64_t)now.tv_sec * 1000000 + (uint64_t)now.tv_usec;
 }
 
-/* Rows of a window: all of a step in the low-latency mode, else what the buffers allow. */
+static bool overlaps(const proa_options *o)
+{
+    return proa_options_bool(o, "enable-two-batch-overlap");
+}
+
+/* Rows of a window: all of a step, or of its larger half, in the low-latency mode; else what the buffers allow. */
 static proa_status choose_window(const proa_options *o, const proa_rank_world *w, const proa_model_config *m,
                                  int32_t step_rows, int32_t *rows, proa_error *err)
 {
     bool low_latency = strcmp(proa_options_string(o, "deepep-mode"), "low_latency") == 0;
+    int32_t lanes = overlaps(o) ? 2 : 1;
+    int32_t most =
+        lanes == 2
+            ? proa_overlap_half_rows(step_rows, proa_options_real(o, "tbo-token-distribution-threshold"))
+            : step_rows;
     /* per row of a window: what comes from each rank as floats, and the outputs for them */
-    int64_t row_bytes = (int64_t)w->world * m->hidden_size * (4 + 2 * (int64_t)m->num_experts_per_tok);
+    int64_t row_bytes =
+        (int64_t)lanes * w->world * m->hidden_size * (4 + 2 * (int64_t)m->num_experts_per_tok);
     int64_t fitting = BUFFER_BYTES / row_bytes;
     fitting = fitting < WINDOW_ROWS_MIN   ? WINDOW_ROWS_MIN
               : fitting > WINDOW_ROWS_MAX ? WINDOW_ROWS_MAX
                                           : fitting;
-    *rows = low_latency || step_rows < fitting ? step_rows : (int32_t)fitting;
+    *rows = low_latency || most < fitting ? most : (int32_t)fitting;
     if (*rows <= WINDOW_ROWS_MAX)
         return PROA_OK;
     return proa_error_set(
         err, PROA_ERR_TOO_LONG,
         "--deepep-mode low_latency: a step of a rank may have %d tokens (--chunked-prefill-size and "
-        "--max-running-requests, divided by --dp-size), %d are possible: lower them, or use normal",
-        step_rows, WINDOW_ROWS_MAX);
+        "--max-running-requests, divided by --dp-size), %d in a window, where %d are possible: lower them, "
+        "or "
+        "use normal",
+        step_rows, most, WINDOW_ROWS_MAX);
 }
 
 static proa_status check_flags(const proa_options *o, const proa_rank_world *w, const proa_model_config *m,
@@ -201,6 +215,7 @@ proa_status proa_rank_group_create(const proa_options *o, const proa_rank_world 
         .redundant_experts = (int32_t)proa_options_int(o, "ep-num-redundant-experts"),
         .dispatch = dispatch != NULL && strcmp(dispatch, "dynamic") == 0 ? PROA_EP_DISPATCH_DYNAMIC
                                                                          : PROA_EP_DISPATCH_STATIC,
+        .two_batch_overlap = overlaps(o),
         .rows_max = rows,
         .deadline_us = (int64_t)(fmin(proa_options_real(o, "watchdog-timeout"), WATCHDOG_S_MAX) * 1e6),
         .spin_us = proa_cpu_core_count() > world->local_size ? SPIN_US : 0,

@@ -222,5 +222,8 @@ int proa_cmd_worker(const proa_options *options)
         return proa_worker_ranks_run(options, &s.world);
     if (s.world.world > 1)
         proa_log_set_rank(s.world.rank);
+    else if (proa_options_bool(options, "enable-two-batch-overlap"))
+        proa_log(PROA_LOG_INFO, "worker",
+                 "--enable-two-batch-overlap has nothing to do: of one rank, nothing travels to others");
     return work(&s);
 }

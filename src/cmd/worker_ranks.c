@@ -132,9 +132,11 @@ static const char *const text_terms[] = {"disaggregation-mode", "load-format",  
 static const char *const bool_terms[] = {"enable-dp-attention", "enable-dp-lm-head", "disable-radix-cache",
                                          "enable-two-batch-overlap"};
 
+static const char *const real_terms[] = {"tbo-token-distribution-threshold"};
+
 #define COUNT(array) ((int)(sizeof(array) / sizeof *(array)))
 
-enum { TERMS = COUNT(int_terms) + COUNT(text_terms) + COUNT(bool_terms) + 2 };
+enum { TERMS = COUNT(int_terms) + COUNT(text_terms) + COUNT(bool_terms) + COUNT(real_terms) + 2 };
 _Static_assert((int)TERMS <= (int)PROA_MESH_TERMS_MAX, "a greeting has room for all terms");
 
 typedef struct terms {
@@ -175,6 +177,10 @@ static proa_status make_terms(const proa_options *o, terms *t, proa_error *err)
     }
     for (int i = 0; i < COUNT(bool_terms); i++)
         add_term(t, "--", bool_terms[i], proa_options_bool(o, bool_terms[i]) ? "on" : "off");
+    for (int i = 0; i < COUNT(real_terms); i++) {
+        snprintf(text, sizeof text, "%g", proa_options_real(o, real_terms[i]));
+        add_term(t, "--", real_terms[i], text);
+    }
     return PROA_OK;
 }
 

@@ -551,7 +551,7 @@ static proa_status make_a2a(proa_ep_group *r, proa_precision precision, proa_err
         .hidden = r->config.hidden_size,
         .top_k = r->config.num_experts_per_tok,
         .rows_max = o->rows_max,
-        .lanes = 1,
+        .lanes = o->two_batch_overlap ? 2 : 1,
         .format = fp8                                 ? PROA_EXCHANGE_FP8
                   : precision == PROA_PRECISION_EXACT ? PROA_EXCHANGE_F32
                                                       : PROA_EXCHANGE_BF16,

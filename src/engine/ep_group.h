@@ -45,10 +45,11 @@ typedef struct proa_ep_group_options {
     int32_t redundant_experts; /* physical experts beyond the model's, over all ranks */
     proa_eplb_algorithm algorithm;
     proa_ep_group_dispatch dispatch;
-    int32_t rows_max; /* of a window of one rank */
-    int64_t
-        deadline_us; /* of an all-to-all's wait for a rank whose process lives, and of the group's for the engine
-                          * thread: more than a layer takes at a loaded rank; 0: 3 s */
+    bool two_batch_overlap; /* the exchange has a lane for each of two halves of a step */
+    int32_t rows_max;       /* of a window of one rank */
+    /* Of an all-to-all's wait for a rank whose process lives, and of the group's for the engine thread: more than a layer takes
+     * at a loaded rank; 0: 3 s. */
+    int64_t deadline_us;
     int64_t formation_us; /* how long the first view waits for all ranks; 0: 600 s */
     int64_t agreement_us; /* how long a step waits to be agreed, before its requests end; 0: 30 s */
     int64_t spin_us;      /* see a2a.h */

@@ -15,16 +15,17 @@ static int32_t min_i32(int32_t a, int32_t b)
     return a < b ? a : b;
 }
 
-static void project_queries(proa_forward *f, const proa_layer_weights *w, int32_t rows)
+/* normed [rows, hidden] -> b.q and b.kv_a */
+static void project_queries(proa_forward *f, const proa_layer_weights *w, const float *normed, int32_t rows)
 {
     const proa_model_config *c = &f->config;
     if (c->q_lora_rank == 0) {
-        proa_rows x = proa_forward_rows(f, f->b.normed, rows, c->hidden_size, &w->q_proj, &w->kv_a_proj);
+        proa_rows x = proa_forward_rows(f, normed, rows, c->hidden_size, &w->q_proj, &w->kv_a_proj);
         proa_forward_linear(f, x, &w->q_proj, f->b.q);
         proa_forward_linear(f, x, &w->kv_a_proj, f->b.kv_a);
         return;
     }
-    proa_rows x = proa_forward_rows(f, f->b.normed, rows, c->hidden_size, &w->q_a_proj, &w->kv_a_proj);
+    proa_rows x = proa_forward_rows(f, normed, rows, c->hidden_size, &w->q_a_proj, &w->kv_a_proj);
     proa_forward_linear(f, x, &w->q_a_proj, f->b.q_a);
     proa_forward_linear(f, x, &w->kv_a_proj, f->b.kv_a);
     f->device->ops->rmsnorm(&f->device->host, &(proa_rmsnorm_args){
@@ -41,8 +42,8 @@ static void project_queries(proa_forward *f, const proa_layer_weights *w, int32_
     proa_forward_linear(f, x, &w->q_b_proj, f->b.q);
 }
 
-static void rotate(proa_forward *f, float *x, int32_t rows, int32_t heads, int64_t row_stride,
-                   int64_t head_stride)
+static void rotate(proa_forward *f, float *x, const int32_t *positions, int32_t rows, int32_t heads,
+                   int64_t row_stride, int64_t head_stride)
 {
     f->device->ops->rope(&f->device->host, &(proa_rope_args){
                                                .rows = rows,
@@ -51,14 +52,15 @@ static void rotate(proa_forward *f, float *x, int32_t rows, int32_t heads, int64
                                                .x = x,
                                                .row_stride = row_stride,
                                                .head_stride = head_stride,
-                                               .positions = f->b.positions,
+                                               .positions = positions,
                                                .cos_table = f->rope_cos,
                                                .sin_table = f->rope_sin,
                                            });
 }
 
 /* Norms kv_lora, rotates k_pe and q_pe, and writes the step's keys to the cache. */
-static void append_keys(proa_forward *f, const proa_layer_weights *w, int32_t layer, const proa_step *step)
+static void append_keys(proa_forward *f, const proa_layer_weights *w, int32_t layer, const int32_t *positions,
+                        const proa_step *step)
 {
     const proa_model_config *c = &f->config;
     int64_t kv_stride = c->kv_lora_rank + c->qk_rope_head_dim;
@@ -75,8 +77,9 @@ static void append_keys(proa_forward *f, const proa_layer_weights *w, int32_t la
                                                   .y = f->b.kv_a,
                                                   .y_stride = kv_stride,
                                               });
-    rotate(f, k_pe, step->row_count, 1, kv_stride, c->qk_rope_head_dim);
-    rotate(f, f->b.q + c->qk_nope_head_dim, step->row_count, c->num_attention_heads, q_stride, head_stride);
+    rotate(f, k_pe, positions, step->row_count, 1, kv_stride, c->qk_rope_head_dim);
+    rotate(f, f->b.q + c->qk_nope_head_dim, positions, step->row_count, c->num_attention_heads, q_stride,
+           head_stride);
     f->device->ops->kv_append(&f->device->host, &(proa_kv_append_args){
                                                     .segments = step->segments,
                                                     .segment_count = step->segment_count,
@@ -227,12 +230,13 @@ static void attend_all_absorbed(proa_forward *f, const proa_layer_weights *w, in
         attend_absorbed(f, w, layer, batch_first, batch_rows, batch_segments);
 }
 
-void proa_forward_attention(proa_forward *f, int32_t layer, const proa_step *step)
+void proa_forward_attention(proa_forward *f, int32_t layer, int32_t first, const proa_step *step)
 {
     const proa_model_config *c = &f->config;
     const proa_layer_weights *w = &f->weights->layers[layer];
-    project_queries(f, w, step->row_count);
-    append_keys(f, w, layer, step);
+    int64_t row = (int64_t)first * c->hidden_size;
+    project_queries(f, w, f->b.normed + row, step->row_count);
+    append_keys(f, w, layer, f->b.positions + first, step);
     for (int32_t i = 0; i < step->segment_count; i++) {
         if (!step->segments[i].absorbed)
             attend_expanded(f, w, layer, &step->segments[i]);
@@ -240,7 +244,7 @@ void proa_forward_attention(proa_forward *f, int32_t layer, const proa_step *ste
     attend_all_absorbed(f, w, layer, step);
     proa_rows x = proa_forward_rows(f, f->b.attention, step->row_count,
                                     c->num_attention_heads * c->v_head_dim, &w->o_proj, NULL);
-    proa_forward_linear(f, x, &w->o_proj, f->b.delta);
+    proa_forward_linear(f, x, &w->o_proj, f->b.delta + row);
 }
 
 static size_t max_size(size_t a, size_t b)

@@ -7,6 +7,7 @@
  * that need logits go through the last norm and the head.
  */
 #include "model/forward_internal.h"
+#include "model/overlap.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -89,8 +90,6 @@ static void carve_mlp(carver *c, const proa_model_config *m, int32_t rows, int32
     b->mlp_gate = carve_floats(c, rows, width);
     b->mlp_up = carve_floats(c, rows, width);
     b->router_logits = carve_floats(c, rows, m->n_routed_experts);
-    b->expert_ids = carve_ints(c, slots);
-    b->expert_weights = carve_floats(c, 1, slots);
     b->offsets = carve_ints(c, m->n_routed_experts + 1);
     b->order = carve_ints(c, slots);
     b->row_index = carve_ints(c, slots);
@@ -98,7 +97,13 @@ static void carve_mlp(carver *c, const proa_model_config *m, int32_t rows, int32
     b->slot_gate = carve_floats(c, slots, m->moe_intermediate_size);
     b->slot_up = carve_floats(c, slots, m->moe_intermediate_size);
     b->slot_out = carve_floats(c, slots, m->hidden_size);
-    b->shared_out = carve_floats(c, rows, m->hidden_size);
+}
+
+static void carve_lane(carver *c, const proa_model_config *m, int32_t rows, int32_t slots, forward_lane *lane)
+{
+    lane->expert_ids = carve_ints(c, slots);
+    lane->expert_weights = carve_floats(c, 1, slots);
+    lane->shared_out = carve_floats(c, rows, m->hidden_size);
 }
 
 static void carve_exchange(carver *c, const proa_model_config *m, const proa_exchange *x, int32_t slots,
@@ -130,8 +135,13 @@ static size_t carve_buffers(proa_forward *f, unsigned char *base)
     carve_quantised(&c, m, l->rows_max, slots, &f->b);
     carve_attention(&c, m, l->rows_max, &f->b);
     carve_mlp(&c, m, mlp_rows, slots, &f->b);
+    carve_lane(&c, m, mlp_rows, slots, &f->b.lanes[0]);
     if (f->shared_experts)
         carve_exchange(&c, m, &f->exchange, slots, &f->b);
+    if (f->overlap) {
+        carve_lane(&c, m, mlp_rows, slots, &f->b.lanes[1]);
+        f->b.half_segments = carve(&c, (size_t)l->rows_max + 1, sizeof(proa_segment));
+    }
     f->b.last_hidden = carve_floats(&c, l->logit_rows_max, m->hidden_size);
     f->b.last_delta = carve_floats(&c, l->logit_rows_max, m->hidden_size);
     f->b.logits = carve_floats(&c, l->logit_rows_max, m->vocab_size);
@@ -186,6 +196,8 @@ proa_status proa_forward_create(const proa_model_config *config, const proa_weig
     PROA_ASSERT(limits->rows_max > 0);
     PROA_ASSERT(limits->logit_rows_max > 0);
     PROA_ASSERT(limits->logit_rows_max <= limits->rows_max);
+    PROA_ASSERT(limits->overlap_threshold >= 0);
+    PROA_ASSERT(limits->overlap_threshold <= 0.5);
     PROA_ASSERT(weights->layer_count == config->num_hidden_layers);
     proa_forward *f = calloc(1, sizeof *f);
     if (f == NULL)
@@ -197,6 +209,7 @@ proa_status proa_forward_create(const proa_model_config *config, const proa_weig
     f->shared_experts = limits->exchange != NULL;
     if (f->shared_experts)
         f->exchange = *limits->exchange;
+    f->overlap = f->exchange.lanes == 2;
     f->limits.exchange = NULL;
     PROA_ASSERT(f->exchange.rows_max <= MLP_ROWS);
     f->softmax_scale =
@@ -351,6 +364,17 @@ static void check_step(const proa_forward *f, const proa_step *step)
     PROA_ASSERT(row == step->row_count);
 }
 
+void proa_forward_attend(proa_forward *f, int32_t layer, int32_t first, const proa_step *step,
+                         const float *delta)
+{
+    const proa_layer_weights *w = &f->weights->layers[layer];
+    int64_t at = (int64_t)first * f->config.hidden_size;
+    add_and_norm(f, step->row_count, f->b.hidden + at, delta, &w->input_layernorm, f->b.normed + at);
+    proa_forward_attention(f, layer, first, step);
+    add_and_norm(f, step->row_count, f->b.hidden + at, f->b.delta + at, &w->post_attention_layernorm,
+                 f->b.normed + at);
+}
+
 /* For a reference's hidden states: folds the pending delta into the residual stream first. */
 static void tap_hidden(proa_forward *f, int32_t index, int32_t rows, float **delta)
 {
@@ -389,18 +413,32 @@ static void finish_step(proa_forward *f, const proa_step *step, float *delta)
 
 int32_t proa_forward_windows(const proa_forward *f, int32_t rows)
 {
-    return f->shared_experts ? (rows + f->exchange.rows_max - 1) / f->exchange.rows_max : 0;
+    int32_t most = f->overlap ? proa_overlap_half_rows(rows, f->limits.overlap_threshold) : rows;
+    return f->shared_experts ? (most + f->exchange.rows_max - 1) / f->exchange.rows_max : 0;
 }
 
-/* Other ranks have rows for the experts here. */
-static proa_status step_without_rows(proa_forward *f, const proa_step *step, proa_error *err)
+/* All layers; *delta is what is still to be added to b.hidden. Without rows, there is work for the experts here alone. */
+static proa_status run_layers(proa_forward *f, const proa_step *step, float **delta, proa_error *err)
 {
+    *delta = NULL;
     for (int32_t i = 0; i < f->config.num_hidden_layers; i++) {
-        proa_status status = proa_forward_mlp(f, i, 0, step->windows, err);
+        if (step->row_count > 0) {
+            tap_hidden(f, i, step->row_count, delta);
+            proa_forward_attend(f, i, 0, step, *delta);
+        }
+        proa_status status = proa_forward_mlp(f, i, 0, step->row_count, step->windows, err);
         if (status != PROA_OK)
             return status;
+        *delta = f->b.delta;
     }
     return PROA_OK;
+}
+
+static proa_status run_halves(proa_forward *f, const proa_step *step, float **delta, proa_error *err)
+{
+    PROA_ASSERT(f->tap == NULL);
+    *delta = f->b.delta;
+    return proa_overlap_layers(f, step, err);
 }
 
 proa_status proa_forward_step(proa_forward *forward, const proa_step *step, float **logits, proa_error *err)
@@ -408,26 +446,16 @@ proa_status proa_forward_step(proa_forward *forward, const proa_step *step, floa
     proa_forward *f = forward;
     check_step(f, step);
     *logits = f->b.logits;
-    if (step->row_count == 0)
-        return step_without_rows(f, step, err);
-    f->device->ops->embed(&f->device->host, &(proa_embed_args){.rows = step->row_count,
-                                                               .ids = step->token_ids,
-                                                               .table = &f->weights->embed_tokens,
-                                                               .y = f->b.hidden});
-    float *delta = NULL;
-    for (int32_t i = 0; i < f->config.num_hidden_layers; i++) {
-        const proa_layer_weights *w = &f->weights->layers[i];
-        tap_hidden(f, i, step->row_count, &delta);
-        add_and_norm(f, step->row_count, f->b.hidden, delta, &w->input_layernorm, f->b.normed);
-        proa_forward_attention(f, i, step);
-        add_and_norm(f, step->row_count, f->b.hidden, f->b.delta, &w->post_attention_layernorm, f->b.normed);
-        proa_status status = proa_forward_mlp(f, i, step->row_count, step->windows, err);
-        if (status != PROA_OK)
-            return status;
-        delta = f->b.delta;
-    }
-    finish_step(f, step, delta);
-    return PROA_OK;
+    if (step->row_count > 0)
+        f->device->ops->embed(&f->device->host, &(proa_embed_args){.rows = step->row_count,
+                                                                   .ids = step->token_ids,
+                                                                   .table = &f->weights->embed_tokens,
+                                                                   .y = f->b.hidden});
+    float *delta;
+    proa_status status = f->overlap ? run_halves(f, step, &delta, err) : run_layers(f, step, &delta, err);
+    if (status == PROA_OK && step->row_count > 0)
+        finish_step(f, step, delta);
+    return status;
 }
 
 proa_status proa_forward_kv_copy(proa_forward *forward, const proa_kv_copy *copies, int32_t count,

@@ -19,7 +19,10 @@ typedef struct proa_forward_limits {
     int32_t positions_max;  /* context length */
     int32_t kv_blocks;      /* blocks of 64 tokens, for all sequences */
     const proa_exchange
-        *exchange; /* with the ranks that share the experts; copied. NULL: all experts are here */
+        *exchange; /* with the ranks that share the experts; copied. NULL: all experts are here. With two
+                      lanes, each step runs in two halves (overlap.h). */
+    double
+        overlap_threshold; /* of two halves, the smaller one's least share of the rows: 0 .. 0.5; 0: a segment is not cut */
 } proa_forward_limits;
 
 /* Bytes of KV cache that one block of 64 tokens takes over all layers. */
@@ -44,7 +47,7 @@ typedef struct proa_step {
                       * A rank without rows (row_count 0) takes part. */
 } proa_step;
 
-/* Windows of the exchange that so many rows need. */
+/* Windows of the exchange that so many rows need; of each half, where there are two. */
 int32_t proa_forward_windows(const proa_forward *forward, int32_t rows);
 
 /* `logits` [logit_count, vocab] float32 belongs to the forward and stays valid (and writable: sampling overwrites
@@ -80,7 +83,8 @@ typedef void (*proa_forward_place)(void *context, int32_t layer, int32_t first_r
 void proa_forward_set_place(proa_forward *forward, proa_forward_place place, void *context);
 
 /* For comparison with a reference: called with hidden [rows, hidden] after the embedding (index 0), after each
- * layer (index i), the last one after the final norm (which is computed for all rows then). NULL: off. */
+ * layer (index i), the last one after the final norm (which is computed for all rows then). NULL: off. Not for steps in two
+ * halves. */
 typedef void (*proa_forward_tap)(void *context, int32_t index, int32_t rows, const float *hidden);
 void proa_forward_set_tap(proa_forward *forward, proa_forward_tap tap, void *context);
 

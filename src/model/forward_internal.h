@@ -12,44 +12,50 @@ enum {
     MLP_ROWS = 1024,
 };
 
-/* Shapes: R = rows_max, H = hidden_size, T = EXPANDED_TILE, A = ABSORBED_ROWS, M = min(R, MLP_ROWS), K = top_k. */
-typedef struct forward_buffers {
-    int32_t *positions;    /* [R] */
-    int32_t *logit_rows;   /* [logit_rows_max] */
-    float *hidden;         /* [R, H] the residual stream */
-    float *normed;         /* [R, H] */
-    float *delta;          /* [R, H] what the next norm adds to hidden */
-    uint8_t *q8;           /* [R, widest k] quantised activations of the linear at hand */
-    float *q8_scale;       /* [R, ceil(widest k / 128)] */
-    float *q_a;            /* [R, q_lora_rank] */
-    float *q;              /* [R, heads, nope + rope] */
-    float *kv_a;           /* [R, kv_lora_rank + rope] */
-    float *attention;      /* [R, heads, v] */
-    float *q_lat;          /* [A, heads, kv_lora_rank] */
-    float *o_lat;          /* [A, heads, kv_lora_rank] */
-    float *tile_lora;      /* [T, kv_lora_rank] */
-    float *tile_pe;        /* [T, rope] */
-    float *tile_kv;        /* [T, heads, nope + v] */
-    float *state_max;      /* [R, heads] */
-    float *state_sum;      /* [R, heads] */
-    float *state_out;      /* [R, heads, v] */
-    float *mlp_gate;       /* [M, width] dense or shared */
-    float *mlp_up;         /* [M, width] */
-    float *router_logits;  /* [M, experts] */
+/* What a window of a MoE layer keeps from its routing until its outputs are added up. */
+typedef struct forward_lane {
     int32_t *expert_ids;   /* [M, K] */
     float *expert_weights; /* [M, K] */
-    int32_t *offsets;      /* [experts + 1] */
-    int32_t *order;        /* [M * K] */
-    int32_t *row_index;    /* [M * K] */
-    int32_t *place;        /* [M * K] */
-    float *slot_gate;      /* [M * K, moe width] */
-    float *slot_up;        /* [M * K, moe width] */
-    float *slot_out;       /* [M * K, H] */
     float *shared_out;     /* [M, H] */
-    float *last_hidden;    /* [logit_rows_max, H] */
-    float *last_delta;     /* [logit_rows_max, H] */
-    float *logits;         /* [logit_rows_max, vocab] */
-    proa_segment *batch;   /* [A] segments of one absorbed batch */
+} forward_lane;
+
+/* Shapes: R = rows_max, H = hidden_size, T = EXPANDED_TILE, A = ABSORBED_ROWS, M = min(R, MLP_ROWS), K = top_k. */
+typedef struct forward_buffers {
+    int32_t *positions;          /* [R] */
+    int32_t *logit_rows;         /* [logit_rows_max] */
+    float *hidden;               /* [R, H] the residual stream */
+    float *normed;               /* [R, H] */
+    float *delta;                /* [R, H] what the next norm adds to hidden */
+    uint8_t *q8;                 /* [R, widest k] quantised activations of the linear at hand */
+    float *q8_scale;             /* [R, ceil(widest k / 128)] */
+    float *q_a;                  /* [R, q_lora_rank] */
+    float *q;                    /* [R, heads, nope + rope] */
+    float *kv_a;                 /* [R, kv_lora_rank + rope] */
+    float *attention;            /* [R, heads, v] */
+    float *q_lat;                /* [A, heads, kv_lora_rank] */
+    float *o_lat;                /* [A, heads, kv_lora_rank] */
+    float *tile_lora;            /* [T, kv_lora_rank] */
+    float *tile_pe;              /* [T, rope] */
+    float *tile_kv;              /* [T, heads, nope + v] */
+    float *state_max;            /* [R, heads] */
+    float *state_sum;            /* [R, heads] */
+    float *state_out;            /* [R, heads, v] */
+    float *mlp_gate;             /* [M, width] dense or shared */
+    float *mlp_up;               /* [M, width] */
+    float *router_logits;        /* [M, experts] */
+    forward_lane lanes[2];       /* the second one where the exchange has two lanes */
+    int32_t *offsets;            /* [experts + 1] */
+    int32_t *order;              /* [M * K] */
+    int32_t *row_index;          /* [M * K] */
+    int32_t *place;              /* [M * K] */
+    float *slot_gate;            /* [M * K, moe width] */
+    float *slot_up;              /* [M * K, moe width] */
+    float *slot_out;             /* [M * K, H] */
+    float *last_hidden;          /* [logit_rows_max, H] */
+    float *last_delta;           /* [logit_rows_max, H] */
+    float *logits;               /* [logit_rows_max, vocab] */
+    proa_segment *batch;         /* [A] segments of one absorbed batch */
+    proa_segment *half_segments; /* [R + 1] with two lanes: of both halves */
     /* with an exchange; L = local experts, Q = received_max * min(K, L) */
     int32_t *physical;      /* [M, K] */
     int32_t *work_order;    /* [Q] sorted place -> slot of the work */
@@ -77,6 +83,7 @@ struct proa_forward {
     proa_forward_expert_tap expert_tap;
     void *expert_tap_context;
     bool shared_experts; /* there is an exchange */
+    bool overlap;        /* it has two lanes */
     proa_exchange exchange;
     proa_forward_place place;
     void *place_context;
@@ -90,20 +97,33 @@ proa_rows proa_forward_rows(proa_forward *f, const float *x, int32_t rows, int32
 /* y [x.rows, w->n] = x W^T, rounded in the default precision. */
 void proa_forward_linear(proa_forward *f, proa_rows x, const proa_weight *w, float *y);
 
-/* From b.normed to b.delta, for all rows of the step. */
-void proa_forward_attention(proa_forward *f, int32_t layer, const proa_step *step);
+/* The first half of a layer, for the rows of a step, whose first one is row `first` of the buffers: from b.hidden, to which `delta` of
+ * these rows is added first (unless NULL), to b.normed, which the MLP takes. */
+void proa_forward_attend(proa_forward *f, int32_t layer, int32_t first, const proa_step *step,
+                         const float *delta);
 
-/* From b.normed to b.delta: dense MLP, or routed experts plus the shared one; those in `windows` windows where ranks share them. */
-proa_status proa_forward_mlp(proa_forward *f, int32_t layer, int32_t rows, int32_t windows, proa_error *err);
+/* From b.normed to b.delta; rows as above. */
+void proa_forward_attention(proa_forward *f, int32_t layer, int32_t first, const proa_step *step);
+
+/* From b.normed to b.delta, rows first .. first + rows - 1: dense MLP, or routed experts plus the shared one; those in `windows` windows
+ * where ranks share them. */
+proa_status proa_forward_mlp(proa_forward *f, int32_t layer, int32_t first, int32_t rows, int32_t windows,
+                             proa_error *err);
 
 /* y [x.rows, hidden] = down(silu(gate(x)) * up(x)) */
 void proa_forward_run_mlp(proa_forward *f, const proa_mlp_weights *w, proa_rows x, float *y);
 
 /* y [rows, hidden] of routed experts plus the shared one (moe.c); all of them here. */
 void proa_forward_moe(proa_forward *f, int32_t layer, const float *x, int32_t rows, float *y);
-/* The same with experts at other ranks: one window, whose first row is `first` of the step. */
-proa_status proa_forward_moe_shared(proa_forward *f, int32_t layer, int32_t first, const float *x,
-                                    int32_t rows, float *y, proa_error *err);
+
+/* The same with experts at other ranks: one window on one lane, from b.normed to b.delta, rows first .. first + rows - 1. `send` routes
+ * and dispatches the rows, and computes their shared expert while they travel; `work` computes what all ranks have sent, and gives it
+ * back; `collect` adds up. */
+proa_status proa_forward_moe_send(proa_forward *f, int32_t lane, int32_t layer, int32_t first, int32_t rows,
+                                  proa_error *err);
+proa_status proa_forward_moe_work(proa_forward *f, int32_t lane, int32_t layer, proa_error *err);
+proa_status proa_forward_moe_collect(proa_forward *f, int32_t lane, int32_t layer, int32_t first,
+                                     int32_t rows, proa_error *err);
 
 /* Scratch that these stages' ops may ask for. */
 size_t proa_forward_attention_scratch(const proa_forward *f);

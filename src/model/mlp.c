@@ -22,30 +22,35 @@ void proa_forward_run_mlp(proa_forward *f, const proa_mlp_weights *w, proa_rows 
     proa_forward_linear(f, h, &w->down, y);
 }
 
-static proa_status run_shared(proa_forward *f, int32_t layer, int32_t rows, int32_t windows, proa_error *err)
+static proa_status run_shared(proa_forward *f, int32_t layer, int32_t first, int32_t rows, int32_t windows,
+                              proa_error *err)
 {
-    int64_t hidden = f->config.hidden_size;
+    const int32_t lane = 0;
     int32_t most = f->exchange.rows_max;
     for (int32_t i = 0; i < windows; i++) {
-        int32_t first = min_i32(i * most, rows), count = min_i32(most, rows - first);
-        proa_status status = proa_forward_moe_shared(f, layer, first, f->b.normed + first * hidden, count,
-                                                     f->b.delta + first * hidden, err);
+        int32_t done = min_i32(i * most, rows), count = min_i32(most, rows - done);
+        proa_status status = proa_forward_moe_send(f, lane, layer, first + done, count, err);
+        if (status == PROA_OK)
+            status = proa_forward_moe_work(f, lane, layer, err);
+        if (status == PROA_OK)
+            status = proa_forward_moe_collect(f, lane, layer, first + done, count, err);
         if (status != PROA_OK)
             return status;
     }
     return PROA_OK;
 }
 
-proa_status proa_forward_mlp(proa_forward *f, int32_t layer, int32_t rows, int32_t windows, proa_error *err)
+proa_status proa_forward_mlp(proa_forward *f, int32_t layer, int32_t first, int32_t rows, int32_t windows,
+                             proa_error *err)
 {
     const proa_layer_weights *w = &f->weights->layers[layer];
     int64_t hidden = f->config.hidden_size;
     if (w->moe && f->shared_experts)
-        return run_shared(f, layer, rows, windows, err);
-    for (int32_t first = 0; first < rows; first += MLP_ROWS) {
-        int32_t count = min_i32(MLP_ROWS, rows - first);
-        const float *x = f->b.normed + first * hidden;
-        float *y = f->b.delta + first * hidden;
+        return run_shared(f, layer, first, rows, windows, err);
+    for (int32_t done = 0; done < rows; done += MLP_ROWS) {
+        int32_t count = min_i32(MLP_ROWS, rows - done);
+        const float *x = f->b.normed + (first + done) * hidden;
+        float *y = f->b.delta + (first + done) * hidden;
         if (w->moe)
             proa_forward_moe(f, layer, x, count, y);
         else

@@ -16,7 +16,8 @@ static int32_t min_i32(int32_t a, int32_t b)
     return a < b ? a : b;
 }
 
-static void choose_experts(proa_forward *f, const proa_layer_weights *w, const float *x, int32_t rows)
+static void choose_experts(proa_forward *f, const proa_layer_weights *w, const forward_lane *to,
+                           const float *x, int32_t rows)
 {
     const proa_model_config *c = &f->config;
     const proa_host *host = &f->device->host;
@@ -37,8 +38,8 @@ static void choose_experts(proa_forward *f, const proa_layer_weights *w, const f
                                      .routed_scaling_factor = c->routed_scaling_factor,
                                      .logits = f->b.router_logits,
                                      .bias = w->router_bias,
-                                     .ids = f->b.expert_ids,
-                                     .weights = f->b.expert_weights,
+                                     .ids = to->expert_ids,
+                                     .weights = to->expert_weights,
                                  });
 }
 
@@ -82,8 +83,8 @@ static void run_second_half(proa_forward *f, const grouped *g)
     project(f, g, g->down, h, NULL, f->b.slot_out);
 }
 
-static void add_up(proa_forward *f, const proa_layer_weights *w, int32_t rows, const float *slots,
-                   const int32_t *place, float *y)
+static void add_up(proa_forward *f, const proa_layer_weights *w, const forward_lane *lane, int32_t rows,
+                   const float *slots, const int32_t *place, float *y)
 {
     f->device->ops->combine(&f->device->host, &(proa_combine_args){
                                                   .rows = rows,
@@ -91,8 +92,8 @@ static void add_up(proa_forward *f, const proa_layer_weights *w, int32_t rows, c
                                                   .top_k = f->config.num_experts_per_tok,
                                                   .slots = slots,
                                                   .place = place,
-                                                  .weights = f->b.expert_weights,
-                                                  .shared = w->has_shared ? f->b.shared_out : NULL,
+                                                  .weights = lane->expert_weights,
+                                                  .shared = w->has_shared ? lane->shared_out : NULL,
                                                   .y = y,
                                               });
 }
@@ -103,28 +104,29 @@ static proa_rows rows_of(proa_forward *f, const proa_layer_weights *w, const flo
                              w->has_shared ? &w->mlp.gate : NULL);
 }
 
-/* Fills b.expert_ids and b.expert_weights. */
-static void choose(proa_forward *f, int32_t layer, const float *x, int32_t rows)
+/* Fills expert_ids and expert_weights. */
+static void choose(proa_forward *f, int32_t layer, const forward_lane *to, const float *x, int32_t rows)
 {
-    choose_experts(f, &f->weights->layers[layer], x, rows);
+    choose_experts(f, &f->weights->layers[layer], to, x, rows);
     if (f->expert_tap != NULL)
-        f->expert_tap(f->expert_tap_context, layer, rows, f->b.expert_ids);
+        f->expert_tap(f->expert_tap_context, layer, rows, to->expert_ids);
 }
 
 void proa_forward_moe(proa_forward *f, int32_t layer, const float *x, int32_t rows, float *y)
 {
     const proa_model_config *c = &f->config;
     const proa_layer_weights *w = &f->weights->layers[layer];
+    const forward_lane *lane = &f->b.lanes[0];
     const grouped all = {c->n_routed_experts, f->b.offsets, w->expert_gate, w->expert_up, w->expert_down};
-    choose(f, layer, x, rows);
-    proa_router_sort(rows, c->num_experts_per_tok, c->n_routed_experts, f->b.expert_ids, f->b.offsets,
+    choose(f, layer, lane, x, rows);
+    proa_router_sort(rows, c->num_experts_per_tok, c->n_routed_experts, lane->expert_ids, f->b.offsets,
                      f->b.order, f->b.row_index, f->b.place);
     proa_rows in = rows_of(f, w, x, rows);
     run_first_half(f, &all, in, f->b.row_index);
     if (w->has_shared)
-        proa_forward_run_mlp(f, &w->mlp, in, f->b.shared_out);
+        proa_forward_run_mlp(f, &w->mlp, in, lane->shared_out);
     run_second_half(f, &all);
-    add_up(f, w, rows, f->b.slot_out, f->b.place, y);
+    add_up(f, w, lane, rows, f->b.slot_out, f->b.place, y);
 }
 
 /* ---- experts at several ranks ---- */
@@ -179,7 +181,7 @@ static void run_work(proa_forward *f, int32_t layer, int32_t lane, const proa_di
 static proa_status dispatch(proa_forward *f, int32_t layer, int32_t lane, int32_t first, proa_rows in,
                             proa_error *err)
 {
-    f->place(f->place_context, layer, first, in.rows, f->b.expert_ids, f->b.physical);
+    f->place(f->place_context, layer, first, in.rows, f->b.lanes[lane].expert_ids, f->b.physical);
     return f->exchange.dispatch(
         f->exchange.context, lane,
         &(proa_dispatch_args){
@@ -187,30 +189,40 @@ static proa_status dispatch(proa_forward *f, int32_t layer, int32_t lane, int32_
         err);
 }
 
-proa_status proa_forward_moe_shared(proa_forward *f, int32_t layer, int32_t first, const float *x,
-                                    int32_t rows, float *y, proa_error *err)
+proa_status proa_forward_moe_send(proa_forward *f, int32_t number, int32_t layer, int32_t first, int32_t rows,
+                                  proa_error *err)
 {
-    const int32_t lane = 0;
     const proa_layer_weights *w = &f->weights->layers[layer];
-    proa_dispatched work;
-    proa_collected back;
+    const forward_lane *lane = &f->b.lanes[number];
+    const float *x = f->b.normed + (int64_t)first * f->config.hidden_size;
     proa_rows in = {.cols = f->config.hidden_size};
     if (rows > 0) {
-        choose(f, layer, x, rows);
+        choose(f, layer, lane, x, rows);
         in = rows_of(f, w, x, rows);
     }
-    proa_status status = dispatch(f, layer, lane, first, in, err);
+    proa_status status = dispatch(f, layer, number, first, in, err);
     if (status == PROA_OK && w->has_shared && rows > 0)
-        proa_forward_run_mlp(f, &w->mlp, in, f->b.shared_out); /* while the rows travel */
-    if (status == PROA_OK)
-        status = f->exchange.receive(f->exchange.context, lane, &work, err);
+        proa_forward_run_mlp(f, &w->mlp, in, lane->shared_out); /* while the rows travel */
+    return status;
+}
+
+proa_status proa_forward_moe_work(proa_forward *f, int32_t lane, int32_t layer, proa_error *err)
+{
+    proa_dispatched work;
+    proa_status status = f->exchange.receive(f->exchange.context, lane, &work, err);
     if (status != PROA_OK)
         return status;
     run_work(f, layer, lane, &work);
-    status = f->exchange.give_back(f->exchange.context, lane, err);
-    if (status == PROA_OK)
-        status = f->exchange.collect(f->exchange.context, lane, &back, err);
+    return f->exchange.give_back(f->exchange.context, lane, err);
+}
+
+proa_status proa_forward_moe_collect(proa_forward *f, int32_t lane, int32_t layer, int32_t first,
+                                     int32_t rows, proa_error *err)
+{
+    proa_collected back;
+    proa_status status = f->exchange.collect(f->exchange.context, lane, &back, err);
     if (status == PROA_OK && rows > 0)
-        add_up(f, w, rows, back.slots, back.place, y);
+        add_up(f, &f->weights->layers[layer], &f->b.lanes[lane], rows, back.slots, back.place,
+               f->b.delta + (int64_t)first * f->config.hidden_size);
     return status;
 }

@@ -44,7 +44,7 @@ def assert_as_one(cluster, answers, one_process):
 
 
 WIDTHS = {
-    "4, copies": (4, "--ep-num-redundant-experts", "8", "--ep-dispatch-algorithm", "dynamic"),
+    "4, copies, two halves": (4, "--ep-num-redundant-experts", "8", "--ep-dispatch-algorithm", "dynamic", "--enable-two-batch-overlap"),
     "8, low latency": (8, "--deepep-mode", "low_latency", "--moe-a2a-backend", "deepep", "--ep-num-redundant-experts", "16",
                        "--eplb-algorithm", "deepseek"),
 }

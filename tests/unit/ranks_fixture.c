@@ -148,6 +148,7 @@ static void open_rank(fixture_rank *r)
         .life = r->life,
         .redundant_experts = f->setup.redundant,
         .dispatch = f->setup.dispatch,
+        .two_batch_overlap = f->setup.overlap,
         .rows_max = f->setup.window,
         .deadline_us = f->setup.deadline_us,
         .hub = f->hub,
@@ -161,6 +162,7 @@ static void open_rank(fixture_rank *r)
     if (status == PROA_OK) {
         proa_exchange exchange = proa_ep_group_exchange(r->ranks);
         limits.exchange = &exchange;
+        limits.overlap_threshold = 0.48;
         status = proa_forward_create(f->config, f->weights, r->device, &limits, &r->forward, &err);
     }
     proa_engine *engine = NULL;

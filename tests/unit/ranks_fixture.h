@@ -15,6 +15,7 @@ typedef struct ranks_setup {
     int32_t ranks;
     int32_t redundant;
     int32_t window; /* rows */
+    bool overlap;   /* two halves of each step */
     proa_ep_group_dispatch dispatch;
     int64_t deadline_us; /* of an all-to-all's wait */
 } ranks_setup;

@@ -1,7 +1,8 @@
 /* test_moe_ranks.c - law 2 over ranks, bit for bit: experts spread over ranks give each token the logits that one rank with all of
  * them gives. Ranks are threads, on dummy weights of a small configuration; transports, widths, placements, windows and precisions
- * vary, and some ranks have no rows. */
+ * vary, and some ranks have no rows; steps run whole or in two halves. */
 #include "model/forward.h"
+#include "model/overlap.h"
 #include "net/a2a.h"
 
 #include <pthread.h>
@@ -18,6 +19,7 @@ enum {
     TOP_K = 4,
     LAYERS = 4,
     RANKS_MAX = 32,
+    SEQUENCES = 2 * RANKS_MAX,
     STEPS = 7,
     CHUNK = 24,
     CHUNKS = 2,
@@ -49,8 +51,7 @@ typedef struct model {
     proa_model_config config;
     proa_precision precision;
     proa_checkpoint *checkpoint;
-    float *
-        expected; /* [RANKS_MAX][STEPS][VOCAB] of each rank's sequence, computed with all experts in one place */
+    float *expected; /* [SEQUENCES][STEPS][VOCAB] of each sequence, computed with all experts in one place */
 } model;
 
 /* How a run is set up. */
@@ -58,6 +59,9 @@ typedef struct setup {
     int32_t ranks, redundant;
     int32_t window; /* rows */
     bool dynamic;
+    bool overlap;
+    double threshold; /* of the halves */
+    bool pairs;       /* of sequences at each rank */
     bool ucx;
 } setup;
 
@@ -97,36 +101,65 @@ static int32_t rows_of(int32_t sequence, int32_t step)
     return step < CHUNKS ? 3 + (sequence * 5 + step * 3) % (CHUNK - 3) : 1;
 }
 
-/* One step of a rank's sequence; windows 0: alone. */
-static proa_status run_step(proa_forward *forward, int32_t sequence, int32_t step, int32_t windows,
+/* A segment of a step: what a sequence does in its own step of that number. */
+typedef struct part {
+    int32_t sequence, step;
+} part;
+
+/* What a rank does: its sequence and, in pairs, another one that is a step behind. */
+static int32_t parts_of(const setup *s, int32_t number, int32_t step, part parts[2])
+{
+    int32_t count = 0;
+    if (rows_of(number, step) > 0)
+        parts[count++] = (part){number, step};
+    if (s->pairs && step > 0 && rows_of(number + RANKS_MAX, step - 1) > 0)
+        parts[count++] = (part){number + RANKS_MAX, step - 1};
+    return count;
+}
+
+/* One step; windows 0: alone. logits [count, VOCAB]. */
+static proa_status run_step(proa_forward *forward, const part *parts, int32_t count, int32_t windows,
                             float *logits, proa_error *err)
 {
-    static const int32_t blocks[BLOCKS] = {0, 1};
-    int32_t ids[CHUNK], position = 0, count = rows_of(sequence, step), last = count - 1;
-    for (int32_t i = 0; i < step; i++)
-        position += rows_of(sequence, i);
-    for (int32_t i = 0; i < count; i++)
-        ids[i] = token_at(sequence, position + i);
-    const proa_segment segment = {
-        .row_count = count, .position_first = position, .blocks = blocks, .absorbed = step >= CHUNKS};
-    const proa_step args = {.row_count = count,
+    static const int32_t blocks[2][BLOCKS] = {{0, 1}, {2, 3}};
+    int32_t ids[2 * CHUNK], last[2], rows = 0;
+    proa_segment segments[2];
+    for (int32_t k = 0; k < count; k++) {
+        int32_t sequence = parts[k].sequence, position = 0, own = rows_of(sequence, parts[k].step);
+        for (int32_t i = 0; i < parts[k].step; i++)
+            position += rows_of(sequence, i);
+        segments[k] = (proa_segment){.row_first = rows,
+                                     .row_count = own,
+                                     .position_first = position,
+                                     .blocks = blocks[sequence >= RANKS_MAX],
+                                     .absorbed = parts[k].step >= CHUNKS};
+        for (int32_t i = 0; i < own; i++)
+            ids[rows++] = token_at(sequence, position + i);
+        last[k] = rows - 1;
+    }
+    const proa_step args = {.row_count = rows,
                             .token_ids = ids,
-                            .segments = &segment,
-                            .segment_count = count > 0,
-                            .logit_rows = &last,
-                            .logit_count = count > 0,
+                            .segments = segments,
+                            .segment_count = count,
+                            .logit_rows = last,
+                            .logit_count = count,
                             .windows = windows};
     float *got = NULL;
     if (count == 0 && windows == 0)
         return PROA_OK;
     proa_status status = proa_forward_step(forward, &args, &got, err);
     if (status == PROA_OK && count > 0)
-        memcpy(logits, got, VOCAB * sizeof *got);
+        memcpy(logits, got, (size_t)count * VOCAB * sizeof *got);
     return status;
 }
 
 static const proa_forward_limits limits = {
-    .rows_max = CHUNK, .logit_rows_max = 2, .positions_max = 128, .kv_blocks = BLOCKS};
+    .rows_max = 2 * CHUNK, .logit_rows_max = 2, .positions_max = 128, .kv_blocks = 2 * BLOCKS};
+
+static float *expected_of(const model *m, int32_t sequence, int32_t step)
+{
+    return m->expected + (sequence * STEPS + step) * VOCAB;
+}
 
 static void model_open(model *m, proa_precision precision, bool fp8, int shared)
 {
@@ -148,10 +181,11 @@ static void model_open(model *m, proa_precision precision, bool fp8, int shared)
     assert_int_equal(proa_forward_create(&m->config, proa_checkpoint_weights(m->checkpoint), device, &limits,
                                          &forward, &err),
                      PROA_OK);
-    m->expected = calloc((size_t)RANKS_MAX * STEPS * VOCAB, sizeof *m->expected);
-    for (int32_t sequence = 0; sequence < RANKS_MAX; sequence++) {
+    m->expected = calloc((size_t)SEQUENCES * STEPS * VOCAB, sizeof *m->expected);
+    for (int32_t sequence = 0; sequence < SEQUENCES; sequence++) {
         for (int32_t step = 0; step < STEPS; step++)
-            run_step(forward, sequence, step, 0, m->expected + (sequence * STEPS + step) * VOCAB, &err);
+            run_step(forward, &(part){sequence, step}, rows_of(sequence, step) > 0, 0,
+                     expected_of(m, sequence, step), &err);
     }
     proa_forward_free(forward);
     proa_device_free(device);
@@ -200,7 +234,7 @@ static void open_rank(rank *r, proa_post_hub *hub)
         .hidden = g->m->config.hidden_size,
         .top_k = TOP_K,
         .rows_max = g->s.window,
-        .lanes = 1,
+        .lanes = g->s.overlap ? 2 : 1,
         .format = fp8                                       ? PROA_EXCHANGE_FP8
                   : g->m->precision == PROA_PRECISION_EXACT ? PROA_EXCHANGE_F32
                                                             : PROA_EXCHANGE_BF16,
@@ -213,6 +247,7 @@ static void open_rank(rank *r, proa_post_hub *hub)
     proa_exchange exchange = proa_a2a_exchange(r->a2a);
     proa_forward_limits with = limits;
     with.exchange = &exchange;
+    with.overlap_threshold = g->s.threshold;
     assert_int_equal(proa_forward_create(&g->m->config, proa_checkpoint_weights(g->m->checkpoint), r->device,
                                          &with, &r->forward, &err),
                      PROA_OK);
@@ -232,7 +267,11 @@ static int32_t windows_of(const group *g, int32_t step)
 {
     int32_t windows = 0;
     for (int32_t i = 0; i < g->s.ranks; i++) {
-        int32_t own = proa_forward_windows(g->ranks[0].forward, rows_of(i, step));
+        part parts[2];
+        int32_t count = parts_of(&g->s, i, step, parts), rows = 0;
+        for (int32_t k = 0; k < count; k++)
+            rows += rows_of(parts[k].sequence, parts[k].step);
+        int32_t own = proa_forward_windows(g->ranks[0].forward, rows);
         windows = own > windows ? own : windows;
     }
     return windows;
@@ -243,7 +282,7 @@ static void *run_rank(void *context)
     rank *r = context;
     group *g = r->g;
     bool live[RANKS_MAX];
-    float logits[VOCAB];
+    float logits[2 * VOCAB];
     proa_error err = {0};
     for (int32_t i = 0; i < g->s.ranks; i++) {
         size_t bytes;
@@ -258,11 +297,15 @@ static void *run_rank(void *context)
         fail_rank(r, err.text);
     pthread_barrier_wait(&g->barrier); /* all have begun */
     for (int32_t step = 0; step < STEPS && r->good; step++) {
-        if (run_step(r->forward, r->number, step, windows_of(g, step), logits, &err) != PROA_OK)
+        part parts[2];
+        int32_t count = parts_of(&g->s, r->number, step, parts);
+        if (run_step(r->forward, parts, count, windows_of(g, step), logits, &err) != PROA_OK)
             fail_rank(r, err.text);
-        else if (rows_of(r->number, step) > 0 &&
-                 memcmp(logits, g->m->expected + (r->number * STEPS + step) * VOCAB, sizeof logits) != 0)
-            fail_rank(r, "logits differ from those of one rank");
+        for (int32_t i = 0; i < count && r->good; i++) {
+            if (memcmp(logits + i * VOCAB, expected_of(g->m, parts[i].sequence, parts[i].step),
+                       VOCAB * sizeof *logits) != 0)
+                fail_rank(r, "logits differ from those of one rank");
+        }
     }
     pthread_barrier_wait(&g->barrier); /* nobody is needed any more */
     return NULL;
@@ -290,8 +333,9 @@ static void check_setup(const model *m, const setup *s)
     proa_post_hub_free(hub);
     for (int32_t i = 0; i < s->ranks; i++) {
         if (!g.ranks[i].good)
-            fail_msg("%d ranks, %d redundant, windows of %d, %s, %s: rank %d: %s", s->ranks, s->redundant,
-                     s->window, s->dynamic ? "dynamic" : "static", s->ucx ? "ucx" : "local", i,
+            fail_msg("%d ranks, %d redundant, windows of %d, %s, %s (%g), %s: rank %d: %s", s->ranks,
+                     s->redundant, s->window, s->dynamic ? "dynamic" : "static",
+                     s->overlap ? "halves" : "whole", s->threshold, s->ucx ? "ucx" : "local", i,
                      g.ranks[i].complaint);
     }
 }
@@ -299,9 +343,28 @@ static void check_setup(const model *m, const setup *s)
 /* ---- tests ---- */
 
 static const setup setups[] = {
-    {1, 0, 8, false, false}, {2, 0, 32, false, false}, {2, 4, 5, true, false},
-    {4, 0, 8, false, false}, {4, 8, 8, true, false},   {8, 0, 8, false, false},
-    {8, 8, 3, true, false},  {32, 0, 8, false, false}, {32, 32, 16, true, false},
+    {1, 0, 8, false},
+    {2, 0, 32, false},
+    {2, 4, 5, true},
+    {4, 0, 8, false},
+    {4, 8, 8, true},
+    {8, 0, 8, false},
+    {8, 8, 3, true},
+    {32, 0, 8, false},
+    {32, 32, 16, true},
+    {4, 0, 8, true, .pairs = true},
+    /* in halves, of which windows hold all or a part */
+    {1, 0, 8, false, .overlap = true, .threshold = 0.48},
+    {2, 0, 12, false, .overlap = true, .threshold = 0.48},
+    {2, 0, 24, false, .overlap = true, .threshold = 0},
+    {2, 4, 5, true, .overlap = true, .threshold = 0.5},
+    {2, 0, 9, false, .overlap = true, .threshold = 0, .pairs = true},
+    {4, 0, 8, false, .overlap = true, .threshold = 0},
+    {4, 8, 13, true, .overlap = true, .threshold = 0.48},
+    {4, 0, 7, true, .overlap = true, .threshold = 0.48, .pairs = true},
+    {8, 0, 8, false, .overlap = true, .threshold = 0.3},
+    {8, 8, 3, true, .overlap = true, .threshold = 0.48},
+    {8, 0, 16, false, .overlap = true, .threshold = 0.2, .pairs = true},
 };
 
 static void check_all(proa_precision precision, bool fp8, int shared, bool ucx)
@@ -341,13 +404,55 @@ static void over_ucx(void **state)
     check_all(PROA_PRECISION_DEFAULT, true, 1, true);
 }
 
+/* Lengths of segments, the threshold, what the first half must get. */
+static void cuts(void **state)
+{
+    static const struct {
+        int32_t lengths[5];
+        double threshold;
+        int32_t first;
+    } cases[] = {
+        {{0}, 0.48, 0},
+        {{1}, 0.48, 1},
+        {{2}, 0.48, 1},
+        {{2}, 0, 2},
+        {{9}, 0.48, 5},
+        {{9}, 0, 9},
+        {{1, 1, 1}, 0.48, 2},
+        {{1, 1, 1}, 0, 1},
+        {{1, 1, 1, 1}, 0.5, 2},
+        {{48, 52}, 0.48, 48},
+        {{47, 53}, 0.48, 50},
+        {{47, 53}, 0.47, 47},
+        {{10, 30, 20}, 0.1, 40},
+        {{10, 30, 20}, 0.4, 30},
+        {{90, 1, 1, 1}, 0, 90},
+        {{90, 1, 1, 1}, 0.03, 90},
+        {{90, 1, 1, 1}, 0.04, 47},
+    };
+    (void)state;
+    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+        proa_segment segments[5];
+        proa_step step = {.segments = segments};
+        for (int32_t k = 0; k < 5 && cases[i].lengths[k] > 0; k++) {
+            segments[k] = (proa_segment){.row_first = step.row_count, .row_count = cases[i].lengths[k]};
+            step.row_count += cases[i].lengths[k];
+            step.segment_count++;
+        }
+        int32_t first = proa_overlap_cut(&step, cases[i].threshold), second = step.row_count - first;
+        if (first != cases[i].first)
+            fail_msg("case %zu: the first half has %d rows, not %d", i, first, cases[i].first);
+        int32_t most = proa_overlap_half_rows(step.row_count, cases[i].threshold);
+        assert_true(first <= most);
+        assert_true(second <= most);
+    }
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(fp8_recipe),
-        cmocka_unit_test(bf16),
-        cmocka_unit_test(exact),
-        cmocka_unit_test(over_ucx),
+        cmocka_unit_test(cuts),  cmocka_unit_test(fp8_recipe), cmocka_unit_test(bf16),
+        cmocka_unit_test(exact), cmocka_unit_test(over_ucx),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -123,10 +123,15 @@ static void check(const model *m, const engine_client *c, int32_t number)
     }
 }
 
-static ranks_fixture *open(const model *m, int32_t ranks, int32_t redundant, proa_ep_group_dispatch dispatch)
+static ranks_fixture *open(const model *m, int32_t ranks, int32_t redundant, proa_ep_group_dispatch dispatch,
+                           bool overlap)
 {
-    const ranks_setup setup = {
-        .ranks = ranks, .redundant = redundant, .window = 16, .dispatch = dispatch, .deadline_us = 1000000};
+    const ranks_setup setup = {.ranks = ranks,
+                               .redundant = redundant,
+                               .window = 16,
+                               .overlap = overlap,
+                               .dispatch = dispatch,
+                               .deadline_us = 1000000};
     ranks_fixture *f =
         ranks_fixture_open(&m->config, proa_checkpoint_weights(m->checkpoint), &ordinary, &setup);
     assert_true(ranks_fixture_wait_live(f, ranks));
@@ -167,12 +172,14 @@ static void any_number_of_ranks(void **state)
     static const struct {
         int32_t ranks, redundant;
         proa_ep_group_dispatch dispatch;
+        bool overlap;
     } table[] = {
-        {1, 0, PROA_EP_DISPATCH_STATIC}, {2, 0, PROA_EP_DISPATCH_STATIC},  {2, 6, PROA_EP_DISPATCH_DYNAMIC},
-        {8, 0, PROA_EP_DISPATCH_STATIC}, {8, 8, PROA_EP_DISPATCH_DYNAMIC},
+        {1, 0, PROA_EP_DISPATCH_STATIC},  {2, 0, PROA_EP_DISPATCH_STATIC},
+        {2, 6, PROA_EP_DISPATCH_DYNAMIC}, {8, 0, PROA_EP_DISPATCH_STATIC},
+        {8, 8, PROA_EP_DISPATCH_DYNAMIC}, {4, 8, PROA_EP_DISPATCH_DYNAMIC, .overlap = true},
     };
     for (size_t i = 0; i < sizeof table / sizeof table[0]; i++) {
-        ranks_fixture *f = open(m, table[i].ranks, table[i].redundant, table[i].dispatch);
+        ranks_fixture *f = open(m, table[i].ranks, table[i].redundant, table[i].dispatch, table[i].overlap);
         send_all(f, table[i].ranks, -1);
         check_all(m);
         ranks_fixture_close(f);
@@ -183,7 +190,7 @@ static void any_number_of_ranks(void **state)
 static void idle_ranks_are_quiet(void **state)
 {
     const model *m = *state;
-    ranks_fixture *f = open(m, 4, 0, PROA_EP_DISPATCH_STATIC);
+    ranks_fixture *f = open(m, 4, 0, PROA_EP_DISPATCH_STATIC, false);
     usleep(300000);
     proa_ep_group_stats before = ranks_fixture_stats(f, 0), after;
     usleep(300000);
@@ -200,7 +207,7 @@ static void a_rank_dies_and_returns(void **state)
 {
     const model *m = *state;
     static const int32_t victims[] = {3, 0, 7};
-    ranks_fixture *f = open(m, 8, 8, PROA_EP_DISPATCH_STATIC);
+    ranks_fixture *f = open(m, 8, 8, PROA_EP_DISPATCH_STATIC, false);
     for (size_t i = 0; i < sizeof victims / sizeof victims[0]; i++) {
         send_all(f, 8, victims[i]);
         engine_client_wait_tokens(&clients[0], 3);
@@ -219,10 +226,9 @@ static void a_rank_dies_and_returns(void **state)
 }
 
 /* Half of the ranks die at once: experts without a copy are read by those that are left. */
-static void half_of_the_ranks_die(void **state)
+static void lose_half(const model *m, bool overlap)
 {
-    const model *m = *state;
-    ranks_fixture *f = open(m, 4, 0, PROA_EP_DISPATCH_STATIC);
+    ranks_fixture *f = open(m, 4, 0, PROA_EP_DISPATCH_STATIC, overlap);
     for (int32_t i = 0; i < CLIENTS; i++) {
         draw(&clients[i], ranks_fixture_engine(f, 2 + i % 2), (uint64_t)i + 1);
         assert_int_equal(engine_client_send(&clients[i]), PROA_OK);
@@ -235,6 +241,16 @@ static void half_of_the_ranks_die(void **state)
     ranks_fixture_close(f);
 }
 
+static void half_of_the_ranks_die(void **state)
+{
+    lose_half(*state, false);
+}
+
+static void half_of_the_ranks_die_in_halves_of_steps(void **state)
+{
+    lose_half(*state, true);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -242,6 +258,7 @@ int main(void)
         cmocka_unit_test(idle_ranks_are_quiet),
         cmocka_unit_test(a_rank_dies_and_returns),
         cmocka_unit_test(half_of_the_ranks_die),
+        cmocka_unit_test(half_of_the_ranks_die_in_halves_of_steps),
     };
     return cmocka_run_group_tests(tests, load, unload);
 }
