@@ -5,146 +5,27 @@
  * time, cpu: medians over windows of rank 0's time, and of its thread's processor time, which a busy machine does not change. rows,
  * outputs: bytes that rank 0 sends to others in a window. copy: one thread's memcpy of those bytes, and its share of cpu: less than
  * any transport does, which packs, moves and unpacks, for its own rows too.
+ *
+ * overlap: two ranks by UCX run layers of two windows, with arithmetic in place of attention (before the dispatch) and experts (before
+ * the outputs are given back), half of `compute` each: one window after the other, or one a lane in the order of model/overlap.h. What
+ * travels is moved by the ranks' own threads, so only a wait can be hidden: the bound of two windows is max(compute + processor time of
+ * the all-to-all, time of the all-to-all), the latter as measured without arithmetic.
+ * Times are those that a tenth of the windows keep, since a wait on a busy machine lasts as long as others please.
  */
 #include "base/clock.h"
-#include "base/random.h"
 #include "base/cpu.h"
 #include "cmd/bench.h"
+#include "cmd/bench_a2a_ranks.h"
 #include "cmd/cmd.h"
-#include "net/a2a.h"
 
-#include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
-enum {
-    HIDDEN = 7168,
-    EXPERTS = 256,
-    TOP_K = 8,
-    ROWS_MAX = 128,
-    RANKS_MAX = 8,
-    WINDOWS = 60,
-    WARM_UP = 5,
-    DEADLINE_US = 20000000
-};
-
 static const int32_t rank_counts[] = {2, 4, 8};
 static const int32_t row_counts[] = {1, 32, 128};
-
-typedef struct round {
-    proa_post_hub *hub; /* NULL: UCX */
-    int32_t ranks, rows;
-    pthread_barrier_t barrier;
-    struct member *members;
-} round;
-
-typedef struct member {
-    round *r;
-    int32_t rank;
-    proa_a2a *a2a;
-    pthread_t thread;
-    double us[WINDOWS];
-    double cpu_us[WINDOWS]; /* of its thread */
-    proa_a2a_stats stats;
-    proa_error err; /* status PROA_OK unless it failed */
-} member;
-
-typedef struct payload {
-    uint8_t q[ROWS_MAX * HIDDEN];
-    float s[ROWS_MAX * HIDDEN / PROA_QUANT_GROUP];
-    int32_t physical[ROWS_MAX * TOP_K];
-    float y[HIDDEN];
-} payload;
-
-/* top_k different experts for each row. */
-static void choose(payload *p, int32_t rows, int32_t rank)
-{
-    for (int32_t row = 0; row < rows; row++) {
-        for (int32_t k = 0; k < TOP_K; k++) {
-            uint32_t words[4];
-            proa_random_philox(1, (uint64_t)rank * ROWS_MAX + (uint64_t)row, (uint64_t)k, words);
-            p->physical[row * TOP_K + k] = (int32_t)(words[0] % (EXPERTS / TOP_K)) + k * (EXPERTS / TOP_K);
-        }
-    }
-}
-
-static proa_status run_window(const proa_exchange *x, payload *p, int32_t rows, proa_error *err)
-{
-    proa_dispatched work;
-    proa_collected back;
-    const proa_dispatch_args args = {
-        .x = {.rows = rows, .cols = HIDDEN, .q = p->q, .s = p->s}, .top_k = TOP_K, .physical = p->physical};
-    proa_status status = x->dispatch(x->context, 0, &args, err);
-    if (status == PROA_OK)
-        status = x->receive(x->context, 0, &work, err);
-    if (status != PROA_OK)
-        return status;
-    for (int32_t i = 0; i < work.slots; i++)
-        x->put(x->context, 0, 1, &i, p->y);
-    status = x->give_back(x->context, 0, err);
-    return status == PROA_OK ? x->collect(x->context, 0, &back, err) : status;
-}
-
-static proa_status connect_all(const round *r, const member *m, proa_error *err)
-{
-    bool live[RANKS_MAX];
-    for (int32_t i = 0; i < r->ranks; i++) {
-        size_t bytes;
-        const void *address = proa_post_address(proa_a2a_post(r->members[i].a2a), &bytes);
-        proa_status status =
-            i == m->rank ? PROA_OK : proa_post_connect(proa_a2a_post(m->a2a), i, address, bytes, err);
-        if (status != PROA_OK)
-            return status;
-        live[i] = true;
-    }
-    return proa_a2a_begin(m->a2a, 1, live, err);
-}
-
-static void *run_member(void *context)
-{
-    member *m = context;
-    round *r = m->r;
-    payload *p = calloc(1, sizeof *p);
-    proa_exchange x = proa_a2a_exchange(m->a2a);
-    proa_status status =
-        p != NULL ? connect_all(r, m, &m->err) : proa_error_set(&m->err, PROA_ERR_MEMORY, "no memory");
-    pthread_barrier_wait(&r->barrier);
-    if (p != NULL)
-        choose(p, r->rows, m->rank);
-    for (int32_t i = -WARM_UP; i < WINDOWS && status == PROA_OK; i++) {
-        int64_t begun = proa_clock_us(), cpu = proa_clock_thread_ns();
-        status = run_window(&x, p, r->rows, &m->err);
-        if (i >= 0) {
-            m->us[i] = (double)(proa_clock_us() - begun);
-            m->cpu_us[i] = (double)(proa_clock_thread_ns() - cpu) / 1e3;
-        }
-    }
-    m->err.status = status;
-    proa_a2a_get_stats(m->a2a, &m->stats);
-    pthread_barrier_wait(&r->barrier); /* nobody leaves who is still needed */
-    free(p);
-    return NULL;
-}
-
-static proa_status make_member(member *m, round *r, int32_t rank, proa_error *err)
-{
-    int cores = proa_cpu_core_count();
-    const proa_a2a_options options = {.ranks = r->ranks,
-                                      .rank = rank,
-                                      .local_experts = EXPERTS / r->ranks,
-                                      .hidden = HIDDEN,
-                                      .top_k = TOP_K,
-                                      .rows_max = ROWS_MAX,
-                                      .lanes = 1,
-                                      .format = PROA_EXCHANGE_FP8,
-                                      .precision = PROA_PRECISION_DEFAULT,
-                                      .deadline_us = DEADLINE_US,
-                                      .spin_us = cores >= r->ranks ? 50 : 0};
-    m->r = r;
-    m->rank = rank;
-    return proa_a2a_create(&options, r->hub, &m->a2a, err);
-}
+static const int32_t overlap_rows[] = {32, 128};
+static const double compute_shares[] = {0.5, 1, 2}; /* of the time of an all-to-all without arithmetic */
 
 static int compare(const void *a, const void *b)
 {
@@ -170,7 +51,7 @@ static double copy_us(size_t bytes)
     return measured ? us[TRIES / 2] : 0;
 }
 
-static double median(const double *values)
+static double median(const double values[WINDOWS])
 {
     double sorted[WINDOWS];
     memcpy(sorted, values, sizeof sorted);
@@ -178,9 +59,9 @@ static double median(const double *values)
     return sorted[WINDOWS / 2];
 }
 
-static void print_round(const char *way, const round *r, proa_json *rows)
+static void print_round(const char *way, const bench_a2a_round *r, proa_json *rows)
 {
-    const member *m = &r->members[0];
+    const bench_a2a_member *m = &r->members[0];
     double windows = (double)m->stats.windows, dispatched = (double)m->stats.dispatch_bytes / windows,
            outputs = (double)m->stats.output_bytes / windows, us = median(m->us), cpu = median(m->cpu_us),
            copy = copy_us((size_t)(dispatched + outputs));
@@ -202,38 +83,90 @@ static void print_round(const char *way, const round *r, proa_json *rows)
     proa_json_append(rows, row);
 }
 
-static proa_status run_round(bool ucx, int32_t ranks, int32_t rows, proa_json *out, proa_error *err)
+static proa_status run_plain(bool ucx, int32_t ranks, int32_t rows, proa_json *out, proa_error *err)
 {
-    member *members = calloc((size_t)ranks, sizeof *members);
-    round r = {
-        .hub = ucx ? NULL : proa_post_hub_create(ranks), .ranks = ranks, .rows = rows, .members = members};
-    proa_status status = members != NULL && (ucx || r.hub != NULL)
-                             ? PROA_OK
-                             : proa_error_set(err, PROA_ERR_MEMORY, "no memory for %d ranks", ranks);
-    for (int32_t i = 0; i < ranks && status == PROA_OK; i++)
-        status = make_member(&members[i], &r, i, err);
-    if (status == PROA_OK) {
-        int32_t begun = 0;
-        pthread_barrier_init(&r.barrier, NULL, (unsigned)ranks);
-        while (begun < ranks &&
-               pthread_create(&members[begun].thread, NULL, run_member, &members[begun]) == 0)
-            begun++;
-        PROA_ASSERT(begun == ranks); /* the barrier would wait for ever */
-        for (int32_t i = 0; i < ranks; i++) {
-            pthread_join(members[i].thread, NULL);
-            if (status == PROA_OK && members[i].err.status != PROA_OK) {
-                *err = members[i].err;
-                status = err->status;
-            }
-        }
-        pthread_barrier_destroy(&r.barrier);
-    }
+    bench_a2a_round r = {.ranks = ranks, .rows = rows};
+    proa_status status = proa_bench_a2a_run(&r, ucx, err);
     if (status == PROA_OK)
         print_round(ucx ? "ucx" : "local", &r, out);
-    for (int32_t i = 0; i < ranks && members != NULL; i++)
-        proa_a2a_free(members[i].a2a);
-    proa_post_hub_free(r.hub);
-    free(members);
+    proa_bench_a2a_close(&r);
+    return status;
+}
+
+/* ---- overlap ---- */
+
+/* What a tenth of the windows do better: other programs disturb the rest. */
+static double best(const double values[WINDOWS])
+{
+    double sorted[WINDOWS];
+    memcpy(sorted, values, sizeof sorted);
+    qsort(sorted, WINDOWS, sizeof sorted[0], compare);
+    return sorted[WINDOWS / 10];
+}
+
+/* Of rank 0, for two windows with so much arithmetic. */
+static proa_status time_two(bench_a2a_order how, int32_t rows, int64_t loops, double *us, double *cpu_us,
+                            proa_error *err)
+{
+    bench_a2a_round r = {.ranks = 2, .rows = rows, .order = how, .loops = loops};
+    proa_status status = proa_bench_a2a_run(&r, true, err);
+    if (status == PROA_OK) {
+        *us = best(r.members[0].us);
+        *cpu_us = best(r.members[0].cpu_us);
+    }
+    proa_bench_a2a_close(&r);
+    return status;
+}
+
+static double loops_in_us(void)
+{
+    const int64_t loops = 20000000;
+    volatile double value = 1; /* keeps the arithmetic between the two looks at the clock */
+    int64_t begun = proa_clock_thread_ns();
+    value = proa_bench_a2a_calculate(value, loops);
+    return (double)loops * 1e3 / (double)(proa_clock_thread_ns() - begun);
+}
+
+static proa_status run_overlap(int32_t rows, double share, double speed, proa_json *out, proa_error *err)
+{
+    double alone = 0, alone_cpu = 0, serial = 0, overlapped = 0, cpu;
+    proa_status status = time_two(TWO_SERIAL, rows, 0, &alone, &alone_cpu, err);
+    double compute = share * alone; /* of two windows, in four places */
+    int64_t loops = (int64_t)(compute / 4 * speed);
+    if (status == PROA_OK)
+        status = time_two(TWO_SERIAL, rows, loops, &serial, &cpu, err);
+    if (status == PROA_OK)
+        status = time_two(TWO_OVERLAPPED, rows, loops, &overlapped, &cpu, err);
+    if (status != PROA_OK)
+        return status;
+    double bound = compute + alone_cpu > alone ? compute + alone_cpu : alone;
+    printf("%5d %12.0f %12.0f %12.0f %10.0f %12.0f %10.0f %7.0f%%\n", rows, compute, alone, alone_cpu, serial,
+           overlapped, bound, 100 * (serial - overlapped) / serial);
+    fflush(stdout);
+    if (out == NULL)
+        return PROA_OK;
+    proa_json *row = proa_json_new_object();
+    proa_json_set(row, "rows", proa_json_new_int(rows));
+    proa_json_set(row, "compute_us", proa_json_new_real(compute));
+    proa_json_set(row, "exchange_us", proa_json_new_real(alone));
+    proa_json_set(row, "exchange_cpu_us", proa_json_new_real(alone_cpu));
+    proa_json_set(row, "serial_us", proa_json_new_real(serial));
+    proa_json_set(row, "overlapped_us", proa_json_new_real(overlapped));
+    proa_json_append(out, row);
+    return PROA_OK;
+}
+
+static proa_status run_overlaps(proa_json *out, proa_error *err)
+{
+    double speed = loops_in_us();
+    proa_status status = PROA_OK;
+    printf("\ntwo windows of 2 ranks by UCX with arithmetic, one after the other or overlapped\n"
+           "%5s %12s %12s %12s %10s %12s %10s %8s\n",
+           "rows", "compute us", "exchange us", "its cpu us", "serial us", "overlap us", "bound us", "saved");
+    for (size_t i = 0; i < sizeof overlap_rows / sizeof overlap_rows[0] && status == PROA_OK; i++) {
+        for (size_t k = 0; k < sizeof compute_shares / sizeof compute_shares[0] && status == PROA_OK; k++)
+            status = run_overlap(overlap_rows[i], compute_shares[k], speed, out, err);
+    }
     return status;
 }
 
@@ -252,17 +185,22 @@ int proa_cmd_bench_a2a(const proa_options *options)
         for (size_t i = 0; i < sizeof rank_counts / sizeof rank_counts[0] && status == PROA_OK; i++) {
             for (size_t k = 0; k < sizeof row_counts / sizeof row_counts[0] && status == PROA_OK; k++) {
                 if (only == NULL || strcmp(only, ucx ? "ucx" : "local") == 0)
-                    status = run_round(ucx, rank_counts[i], row_counts[k], rows, &err);
+                    status = run_plain(ucx != 0, rank_counts[i], row_counts[k], rows, &err);
             }
         }
     }
+    proa_json *overlaps = json != NULL ? proa_json_new_array() : NULL;
+    if (status == PROA_OK && (only == NULL || strcmp(only, "overlap") == 0))
+        status = run_overlaps(overlaps, &err);
     if (status == PROA_OK && json != NULL) {
         proa_json *whole = proa_json_new_object();
         proa_json_set(whole, "rows", rows);
-        rows = NULL;
+        proa_json_set(whole, "overlap", overlaps);
+        rows = overlaps = NULL;
         status = proa_bench_write_file(whole, json, &err);
         proa_json_free(whole);
     }
     proa_json_free(rows);
+    proa_json_free(overlaps);
     return status == PROA_OK ? PROA_EXIT_OK : proa_cmd_fail(&err);
 }
