@@ -96,6 +96,8 @@ static _Noreturn void become_rank(const supervisor *s, const rank_child *c, int 
     if (s->shares != NULL)
         proa_cpu_shares_take(s->shares, c->rank - s->options->first);
     fcntl(ready_fd, F_SETFD, 0);
+    signal(SIGTERM, SIG_DFL); /* a shell's background job ignores SIGINT, and its children would */
+    signal(SIGINT, SIG_DFL);
     sigprocmask(SIG_SETMASK, &s->mask_before, NULL);
     execv("/proc/self/exe", words);
     ssize_t written = write(STDERR_FILENO, complaint, sizeof complaint - 1);
