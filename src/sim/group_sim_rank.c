@@ -285,6 +285,7 @@ void proa_gsim_rank_start(gsim_world *w, int32_t rank)
 {
     gsim_rank *r = &w->rank[rank];
     uint64_t life = r->life + 1;
+    proa_group_free(r->group); /* of two starts that were due, the second one takes the place of the first */
     *r = (gsim_rank){.alive = true, .life = life, .windows = 1};
     r->group = proa_group_create(w->ranks, rank, life, &w->limits, w->now_us);
     if (r->group == NULL)
