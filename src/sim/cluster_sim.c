@@ -184,7 +184,11 @@ static void live(sim_world *w)
 void proa_cluster_sim_run(uint64_t seed, bool trouble, proa_cluster_sim_result *result)
 {
     *result = (proa_cluster_sim_result){0};
-    sim_world w = {.seed = seed, .trouble = trouble, .rough = trouble, .result = result};
+    sim_world w = {.seed = seed,
+                   .trouble = trouble,
+                   .rough = trouble,
+                   .queue = {.event_bytes = sizeof(sim_event)},
+                   .result = result};
     w.prefills = 1 + (int32_t)proa_sim_random(&w, 3);
     w.node_count = SIM_FRONTS + w.prefills + 1 + (int32_t)proa_sim_random(&w, 3);
     bool dense = proa_sim_chance(&w, 500); /* all at once, or a life of several stalls' length */
@@ -219,5 +223,5 @@ void proa_cluster_sim_run(uint64_t seed, bool trouble, proa_cluster_sim_result *
     }
     free(w.nodes);
     free(w.links);
-    free(w.heap);
+    proa_sim_queue_free(&w.queue);
 }

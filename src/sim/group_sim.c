@@ -282,7 +282,7 @@ static void clean_up(gsim_world *w)
             proa_gsim_drop(w, a, b);
         proa_gsim_rank_stop(w, a);
     }
-    free(w->heap);
+    proa_sim_queue_free(&w->queue);
     free(w->views);
     free(w->cuts);
     free(w);
@@ -296,6 +296,7 @@ void proa_group_sim_run(uint64_t seed, proa_group_sim_trouble trouble, int32_t r
     if (w == NULL)
         abort();
     w->seed = seed;
+    w->queue.event_bytes = sizeof(gsim_event);
     w->trouble = trouble;
     w->log = log;
     w->result = result;

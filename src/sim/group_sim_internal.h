@@ -6,6 +6,7 @@
 
 #include "engine/group.h"
 #include "sim/group_sim.h"
+#include "sim/queue.h"
 
 enum {
     GSIM_RANKS_MAX = 64,
@@ -34,8 +35,6 @@ typedef enum gsim_kind {
 } gsim_kind;
 
 typedef struct gsim_event {
-    int64_t due_us;
-    uint64_t order;
     gsim_kind kind;
     int32_t rank, peer;
     uint64_t life; /* of the process it is for; 0: any */
@@ -117,9 +116,8 @@ typedef struct gsim_world {
     int64_t missed_us; /* deadline of the all-to-all */
     int64_t trouble_until_us, heal_us, work_until_us, end_us;
     int64_t now_us;
-    uint64_t order, links;
-    gsim_event *heap;
-    int32_t heap_count, heap_room;
+    uint64_t links;
+    sim_queue queue; /* of gsim_event */
     int32_t ranks;
     gsim_rank rank[GSIM_RANKS_MAX];
     gsim_way way[GSIM_RANKS_MAX][GSIM_RANKS_MAX]; /* from, to */

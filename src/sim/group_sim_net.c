@@ -44,51 +44,16 @@ void proa_gsim_find(gsim_world *w, const char *format, ...)
     proa_gsim_log(w, "FINDING: %s", w->result->finding);
 }
 
-/* ---- time: a heap of events ---- */
-
-static bool before(const gsim_event *a, const gsim_event *b)
-{
-    return a->due_us != b->due_us ? a->due_us < b->due_us : a->order < b->order;
-}
+/* ---- time ---- */
 
 void proa_gsim_post(gsim_world *w, const gsim_event *event, int64_t delay_us)
 {
-    if (w->heap_count == w->heap_room) {
-        w->heap_room = w->heap_room > 0 ? 2 * w->heap_room : 256;
-        w->heap = realloc(w->heap, (size_t)w->heap_room * sizeof *w->heap);
-        if (w->heap == NULL)
-            abort();
-    }
-    gsim_event posted = *event;
-    posted.due_us = w->now_us + delay_us;
-    posted.order = w->order++;
-    int32_t i = w->heap_count++;
-    for (; i > 0 && before(&posted, &w->heap[(i - 1) / 2]); i = (i - 1) / 2)
-        w->heap[i] = w->heap[(i - 1) / 2];
-    w->heap[i] = posted;
+    proa_sim_queue_post(&w->queue, event, w->now_us + delay_us);
 }
 
 bool proa_gsim_take(gsim_world *w, gsim_event *event)
 {
-    if (w->heap_count == 0)
-        return false;
-    *event = w->heap[0];
-    const gsim_event *last = &w->heap[--w->heap_count];
-    int32_t i = 0;
-    for (;;) {
-        int32_t child = 2 * i + 1;
-        if (child >= w->heap_count)
-            break;
-        if (child + 1 < w->heap_count && before(&w->heap[child + 1], &w->heap[child]))
-            child++;
-        if (!before(&w->heap[child], last))
-            break;
-        w->heap[i] = w->heap[child];
-        i = child;
-    }
-    w->heap[i] = *last;
-    w->now_us = event->due_us;
-    return true;
+    return proa_sim_queue_take(&w->queue, event, &w->now_us);
 }
 
 /* ---- packets ---- */

@@ -6,6 +6,7 @@
 #include "cluster/room.h"
 #include "cluster/router.h"
 #include "sim/cluster_sim.h"
+#include "sim/queue.h"
 
 enum {
     SIM_FRONTS = 2,
@@ -47,8 +48,6 @@ typedef enum sim_kind {
 } sim_kind;
 
 typedef struct sim_event {
-    int64_t due_us;
-    uint64_t order;
     sim_kind kind;
     int32_t to;
     int32_t from;
@@ -179,9 +178,7 @@ typedef struct sim_world {
     int64_t trouble_until_us;
     int64_t calls_until_us;
     int64_t now_us;
-    uint64_t order;
-    sim_event *heap;
-    int32_t heap_count, heap_room;
+    sim_queue queue; /* of sim_event */
     sim_link *links;
     int32_t link_count, link_room;
     int32_t node_count;
