@@ -223,17 +223,11 @@ static proa_status open_writer(proa_kv_ucx *ucx, proa_error *err)
                           ucx->lib.ucs_status_string(got));
 }
 
-static proa_status open_link(ucx_link *link, const void *address, proa_error *err)
+static proa_status open_link(ucx_link *link, const void *address, size_t bytes, proa_error *err)
 {
     const proa_ucx *lib = &link->ucx->lib;
-    ucp_ep_params_t params = {
-        .field_mask = UCP_EP_PARAM_FIELD_REMOTE_ADDRESS | UCP_EP_PARAM_FIELD_ERR_HANDLING_MODE |
-                      UCP_EP_PARAM_FIELD_ERR_HANDLER,
-        .address = address,
-        .err_mode = UCP_ERR_HANDLING_MODE_PEER,
-        .err_handler = {on_endpoint_error, link},
-    };
-    ucs_status_t status = lib->ucp_ep_create(link->ucx->writer, &params, &link->ep);
+    ucs_status_t status =
+        proa_ucx_endpoint_open(lib, link->ucx->writer, address, bytes, on_endpoint_error, link, &link->ep);
     if (status != UCS_OK)
         return proa_error_set(err, PROA_ERR_UNREACHABLE,
                               "%s: UCX cannot connect: %s; both ends need a transport in common (UCX_TLS, "
@@ -255,20 +249,13 @@ static proa_status ucx_connect(proa_kv_peer *peer, const proa_kv_descriptor *des
     if (proa_failed(status))
         return status;
     ucx_link *link = calloc(1, sizeof *link);
-    uint8_t *padded = calloc(1, address_bytes + PROA_KV_UCX_PADDING);
-    if (link == NULL || padded == NULL) {
-        free(link);
-        free(padded);
+    if (link == NULL)
         return proa_error_set(err, PROA_ERR_MEMORY, "no memory for the KV peer %s", peer->name);
-    }
     *link = (ucx_link){.ucx = ucx, .peer = peer, .next = ucx->links};
     memcpy(link->token, token, PROA_KV_TOKEN_BYTES);
     ucx->links = link;
     peer->backend = link;
-    memcpy(padded, address, address_bytes);
-    status = open_link(link, padded, err);
-    free(padded);
-    return status;
+    return open_link(link, address, address_bytes, err);
 }
 
 static void ucx_close(proa_kv_peer *peer)

@@ -34,7 +34,8 @@ typedef struct ucx_inbox {
     proa_kv_ucx *ucx;
     ucp_worker_h worker;
     uint8_t token[PROA_KV_TOKEN_BYTES];
-    uint8_t *hello; /* the writer's address, zeros behind it, until `back` is made */
+    uint8_t *hello; /* the writer's address, until `back` is made */
+    size_t hello_bytes;
     ucp_ep_h back;
     bool lost;       /* the writer */
     bool complained; /* of strangers */
@@ -89,9 +90,10 @@ static ucs_status_t on_hello(void *context, const void *header, size_t header_by
         inbox->back != NULL || param->recv_attr & UCP_AM_RECV_ATTR_FLAG_RNDV ||
         bytes > PROA_KV_DESCRIPTOR_BYTES_MAX)
         return UCS_OK;
-    inbox->hello = calloc(1, bytes + PROA_KV_UCX_PADDING); /* the endpoint is made outside of this callback */
+    inbox->hello = malloc(bytes + 1); /* the endpoint is made outside of this callback */
     if (inbox->hello != NULL)
         memcpy(inbox->hello, data, bytes);
+    inbox->hello_bytes = bytes;
     return UCS_OK;
 }
 
@@ -182,17 +184,8 @@ static void on_answered(void *request, ucs_status_t status, void *context)
 
 static void open_back(ucx_inbox *inbox)
 {
-    ucp_ep_params_t params = {
-        .field_mask = UCP_EP_PARAM_FIELD_REMOTE_ADDRESS | UCP_EP_PARAM_FIELD_ERR_HANDLING_MODE |
-                      UCP_EP_PARAM_FIELD_ERR_HANDLER,
-        .address = (const ucp_address_t *)inbox->hello,
-        .err_mode = UCP_ERR_HANDLING_MODE_PEER,
-        .err_handler = {on_back_error, inbox},
-    };
-    if (inbox->ucx->lib.ucp_ep_create(inbox->worker, &params, &inbox->back) != UCS_OK) {
-        inbox->back = NULL;
-        inbox->lost = true;
-    }
+    inbox->lost |= proa_ucx_endpoint_open(&inbox->ucx->lib, inbox->worker, inbox->hello, inbox->hello_bytes,
+                                          on_back_error, inbox, &inbox->back) != UCS_OK;
     free(inbox->hello);
     inbox->hello = NULL;
 }
@@ -275,15 +268,7 @@ void proa_kv_ucx_inbox_close(proa_kv_inbox *outer)
     ucx_inbox *inbox = outer->backend;
     if (inbox == NULL)
         return;
-    proa_ucx *lib = &inbox->ucx->lib;
-    ucp_request_param_t force = {.op_attr_mask = UCP_OP_ATTR_FIELD_FLAGS, .flags = UCP_EP_CLOSE_FLAG_FORCE};
-    if (inbox->back != NULL) {
-        ucs_status_ptr_t request = lib->ucp_ep_close_nbx(inbox->back, &force);
-        for (int i = 0; i < CLOSE_TURNS && lib->ucp_worker_progress(inbox->worker) != 0; i++)
-            ;
-        if (UCS_PTR_IS_PTR(request))
-            lib->ucp_request_free(request);
-    }
+    proa_ucx_endpoint_close(&inbox->ucx->lib, inbox->worker, inbox->back, CLOSE_TURNS);
     proa_ucx_worker_close(&inbox->ucx->lib, inbox->ucx->epoll, inbox->worker);
     while (inbox->incoming != NULL)
         free_incoming(inbox->incoming);

@@ -6,8 +6,6 @@
 #include "net/kv_ucx_message.h"
 #include "net/ucx.h"
 
-enum { PROA_KV_UCX_PADDING = 4096 /* zeros behind a peer's address, which UCX reads without a length */ };
-
 /* A transfer's own. */
 typedef struct proa_kv_ucx {
     proa_ucx lib;

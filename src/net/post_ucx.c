@@ -22,7 +22,6 @@ enum {
     HEADER_BYTES = TOKEN_BYTES + 4 + PROA_POST_HEADER_BYTES,
     UNDER_WAY = 8,     /* messages to one rank, and payloads from one rank, at once */
     CLOSE_TURNS = 256, /* of progress, for forced closes */
-    PADDING = 256,     /* UCX 1.13 reads beyond the end of an address */
 };
 
 typedef struct ucx_post ucx_post;
@@ -200,18 +199,13 @@ static void ucx_disconnect(proa_post *post, int32_t rank)
 {
     ucx_post *u = of(post);
     end *e = &u->ends[rank];
-    ucp_request_param_t force = {.op_attr_mask = UCP_OP_ATTR_FIELD_FLAGS, .flags = UCP_EP_CLOSE_FLAG_FORCE};
     ucp_ep_h ep = e->ep;
     if (ep == NULL)
         return;
     e->ep = NULL;
     e->broken = false;
     e->life++;
-    ucs_status_ptr_t request = u->lib.ucp_ep_close_nbx(ep, &force);
-    for (int i = 0; i < CLOSE_TURNS && u->lib.ucp_worker_progress(u->worker) != 0; i++)
-        ;
-    if (UCS_PTR_IS_PTR(request))
-        u->lib.ucp_request_free(request);
+    proa_ucx_endpoint_close(&u->lib, u->worker, ep, CLOSE_TURNS);
 }
 
 static proa_status ucx_connect(proa_post *post, int32_t rank, const void *address, size_t bytes,
@@ -223,23 +217,11 @@ static proa_status ucx_connect(proa_post *post, int32_t rank, const void *addres
         return proa_error_set(err, PROA_ERR_PROTOCOL, "the UCX address of rank %d has %zu bytes", rank,
                               bytes);
     ucx_disconnect(post, rank);
-    uint8_t *padded = calloc(1, bytes + PADDING);
-    if (padded == NULL)
-        return proa_error_set(err, PROA_ERR_MEMORY, "no memory for the UCX address of rank %d", rank);
     memcpy(e->token, address, TOKEN_BYTES);
-    memcpy(padded, (const uint8_t *)address + TOKEN_BYTES, bytes - TOKEN_BYTES);
-    ucp_ep_params_t params = {
-        .field_mask = UCP_EP_PARAM_FIELD_REMOTE_ADDRESS | UCP_EP_PARAM_FIELD_ERR_HANDLING_MODE |
-                      UCP_EP_PARAM_FIELD_ERR_HANDLER,
-        .address = (const ucp_address_t *)padded,
-        .err_mode = UCP_ERR_HANDLING_MODE_PEER,
-        .err_handler = {on_endpoint_error, e},
-    };
-    ucs_status_t status = u->lib.ucp_ep_create(u->worker, &params, &e->ep);
-    free(padded);
+    ucs_status_t status = proa_ucx_endpoint_open(&u->lib, u->worker, (const uint8_t *)address + TOKEN_BYTES,
+                                                 bytes - TOKEN_BYTES, on_endpoint_error, e, &e->ep);
     if (status == UCS_OK)
         return PROA_OK;
-    e->ep = NULL;
     return proa_error_set(err, PROA_ERR_UNREACHABLE,
                           "UCX cannot connect to rank %d: %s; both ends need a transport in common (UCX_TLS, "
                           "UCX_NET_DEVICES)",

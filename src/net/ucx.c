@@ -212,6 +212,41 @@ ucs_status_t proa_ucx_worker_handle(const proa_ucx *ucx, ucp_worker_h worker, un
     return ucx->ucp_worker_set_am_recv_handler(worker, &params);
 }
 
+ucs_status_t proa_ucx_endpoint_open(const proa_ucx *ucx, ucp_worker_h worker, const void *address,
+                                    size_t bytes, ucp_err_handler_cb_t failed, void *context,
+                                    ucp_ep_h *endpoint)
+{
+    enum { PADDING = 4096 }; /* zeros behind the address, which UCX reads without a length */
+    uint8_t *padded = calloc(1, bytes + PADDING);
+    if (padded == NULL)
+        return UCS_ERR_NO_MEMORY;
+    memcpy(padded, address, bytes);
+    ucp_ep_params_t params = {
+        .field_mask = UCP_EP_PARAM_FIELD_REMOTE_ADDRESS | UCP_EP_PARAM_FIELD_ERR_HANDLING_MODE |
+                      UCP_EP_PARAM_FIELD_ERR_HANDLER,
+        .address = (const ucp_address_t *)padded,
+        .err_mode = UCP_ERR_HANDLING_MODE_PEER,
+        .err_handler = {failed, context},
+    };
+    ucs_status_t status = ucx->ucp_ep_create(worker, &params, endpoint);
+    if (status != UCS_OK)
+        *endpoint = NULL;
+    free(padded);
+    return status;
+}
+
+void proa_ucx_endpoint_close(const proa_ucx *ucx, ucp_worker_h worker, ucp_ep_h endpoint, int turns)
+{
+    ucp_request_param_t force = {.op_attr_mask = UCP_OP_ATTR_FIELD_FLAGS, .flags = UCP_EP_CLOSE_FLAG_FORCE};
+    if (endpoint == NULL)
+        return;
+    ucs_status_ptr_t request = ucx->ucp_ep_close_nbx(endpoint, &force);
+    for (int i = 0; i < turns && ucx->ucp_worker_progress(worker) != 0; i++)
+        ;
+    if (UCS_PTR_IS_PTR(request))
+        ucx->ucp_request_free(request);
+}
+
 bool proa_ucx_worker_drive(const proa_ucx *ucx, ucp_worker_h worker, int64_t deadline_us)
 {
     bool worked = false;

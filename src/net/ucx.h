@@ -67,6 +67,13 @@ proa_status proa_ucx_worker_open(const proa_ucx *ucx, int epoll, ucp_worker_h *w
 void proa_ucx_worker_close(const proa_ucx *ucx, int epoll, ucp_worker_h worker); /* accepts NULL */
 ucs_status_t proa_ucx_worker_handle(const proa_ucx *ucx, ucp_worker_h worker, unsigned id,
                                     ucp_am_recv_callback_t call, void *context);
+/* An endpoint to the worker whose address this is; its operations fail when the peer is lost, and `failed` is called. */
+ucs_status_t proa_ucx_endpoint_open(const proa_ucx *ucx, ucp_worker_h worker, const void *address,
+                                    size_t bytes, ucp_err_handler_cb_t failed, void *context,
+                                    ucp_ep_h *endpoint);
+/* At once: what is under way ends with errors, as far as so many turns of progress bring it. Accepts NULL. */
+void proa_ucx_endpoint_close(const proa_ucx *ucx, ucp_worker_h worker, ucp_ep_h endpoint, int turns);
+
 /* Progress until there is nothing to do, then armed; or until the deadline. True while there may be more to do at once. */
 bool proa_ucx_worker_drive(const proa_ucx *ucx, ucp_worker_h worker, int64_t deadline_us);
 
