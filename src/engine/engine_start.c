@@ -34,14 +34,17 @@ static bool idle_ranks(void *context)
     return proa_ep_group_idle(context);
 }
 
+/* `ranks` NULL: the model is a forward of its own. */
 static proa_status start(const proa_engine_options *options, const proa_model_config *config,
-                         const proa_engine_model *model, proa_device *device, proa_engine **engine,
-                         proa_error *err)
+                         const proa_engine_model *model, proa_forward *forward, proa_device *device,
+                         proa_ep_group *ranks, proa_engine **engine, proa_error *err)
 {
     proa_forward_limits limits;
     proa_status status = proa_engine_forward_limits(options, &limits, err);
     if (status != PROA_OK)
         return status;
+    if (ranks != NULL)
+        proa_ep_group_attach(ranks, forward, limits.rows_max);
     size_t scratch = proa_sample_scratch_bytes(&device->host, limits.logit_rows_max, config->vocab_size);
     status = proa_device_reserve(device, scratch, err);
     return status == PROA_OK ? proa_engine_start_with(options, config, model, engine, err) : status;
@@ -51,18 +54,13 @@ proa_status proa_engine_start_ranks(const proa_engine_options *options, const pr
                                     proa_forward *forward, proa_device *device, proa_ep_group *ranks,
                                     proa_engine **engine, proa_error *err)
 {
-    proa_forward_limits limits;
-    proa_status status = proa_engine_forward_limits(options, &limits, err);
-    if (status != PROA_OK)
-        return status;
-    proa_ep_group_attach(ranks, forward, limits.rows_max);
     const proa_engine_model model = {.context = ranks,
                                      .copy = copy_ranks,
                                      .step = step_ranks,
                                      .idle = idle_ranks,
                                      .sample_context = device,
                                      .sample = sample};
-    return start(options, config, &model, device, engine, err);
+    return start(options, config, &model, forward, device, ranks, engine, err);
 }
 
 proa_status proa_engine_start(const proa_engine_options *options, const proa_model_config *config,
@@ -71,5 +69,5 @@ proa_status proa_engine_start(const proa_engine_options *options, const proa_mod
 {
     const proa_engine_model model = {
         .context = forward, .copy = copy, .step = step, .sample_context = device, .sample = sample};
-    return start(options, config, &model, device, engine, err);
+    return start(options, config, &model, forward, device, NULL, engine, err);
 }

@@ -10,7 +10,6 @@
 #include "base/log.h"
 #include "engine/expert_map.h"
 
-#include <errno.h>
 #include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -25,7 +24,6 @@ enum {
 
 /* What is known of another rank. */
 typedef struct peer {
-    bool up;
     uint64_t life;
     uint64_t connected; /* life that the all-to-all is connected to; 0: none */
     uint8_t *address;   /* [PROA_POST_ADDRESS_BYTES_MAX] */
@@ -188,7 +186,6 @@ void proa_ep_group_peer_up(proa_ep_group *r, int32_t number, uint64_t life, cons
         return; /* it will not be reached, and is missed */
     pthread_mutex_lock(&r->lock);
     peer *p = &r->peers[number];
-    p->up = true;
     p->life = life;
     p->address_bytes = bytes;
     if (bytes > 0)
@@ -201,8 +198,6 @@ void proa_ep_group_peer_up(proa_ep_group *r, int32_t number, uint64_t life, cons
 void proa_ep_group_peer_down(proa_ep_group *r, int32_t number, uint64_t life)
 {
     pthread_mutex_lock(&r->lock);
-    if (r->peers[number].life == life)
-        r->peers[number].up = false;
     if (proa_group_mask_has(&r->view, number))
         note_trouble(r);
     proa_group_link_down(r->group, number, life, proa_clock_us());
@@ -279,11 +274,12 @@ static int32_t slots_of_rank(const proa_ep_group *r, int32_t live)
 
 static proa_status make_placement(proa_ep_group *r, int32_t live, proa_error *err)
 {
-    r->map_shape.physical = slots_of_rank(r, live) * r->options.ranks;
-    if (slots_of_rank(r, live) > r->capacity)
+    int32_t slots = slots_of_rank(r, live);
+    if (slots > r->capacity)
         return proa_error_set(err, PROA_ERR_TOO_LONG,
                               "%d ranks that live have no room for %d experts: %d a rank at most", live,
                               r->config.n_routed_experts, r->capacity);
+    r->map_shape.physical = slots * r->options.ranks;
     const proa_eplb_placement to = {.physical_to_logical = r->scratch};
     proa_status status = PROA_OK;
     if (live == r->options.ranks && r->options.algorithm == PROA_EPLB_AUTO)
@@ -344,8 +340,8 @@ static void connect_members(proa_ep_group *r)
     }
 }
 
-/* Under lock, which is left meanwhile. False: this process cannot go on. */
-static bool install(proa_ep_group *r)
+/* Under lock, which is left meanwhile. */
+static void install(proa_ep_group *r)
 {
     proa_error err = {0};
     proa_group_mask members = r->view;
@@ -364,44 +360,43 @@ static bool install(proa_ep_group *r)
     pthread_mutex_lock(&r->lock);
     if (status == PROA_ERR_TOO_LONG) {
         proa_log(PROA_LOG_ERROR, "ranks", "%s: no step is made until more ranks are back", err.text);
-        return true;
+        return;
     }
     if (status != PROA_OK) {
         if (!r->stopped)
             r->options.hooks.stuck(r->options.hooks.context, err.text);
         r->stopped = true;
-        return false;
+        return;
     }
     if (r->to_install || !proa_group_epoch_equal(&epoch, &r->epoch))
-        return true; /* another one has come meanwhile */
+        return; /* another one has come meanwhile */
     r->installed = r->speaks = r->unproven = true;
     r->stats.views++;
     log_view(r);
     pump(r);
-    return true;
 }
 
 /* ---- steps ---- */
 
-/* Runs the step that has begun; `step` NULL or too large for its shape: without rows, and *done is not set. Under lock, which is left. */
-static proa_status run(proa_ep_group *r, const proa_step *step, float **logits, bool *done, proa_error *err)
+/* Runs the step that has begun; `step` NULL or too large for its shape: without rows. True: `step` is computed. Under lock, which is left. */
+static bool run(proa_ep_group *r, const proa_step *step, float **logits)
 {
     proa_group_epoch epoch = r->shape.epoch;
     bool fits = step != NULL && proa_forward_windows(r->forward, step->row_count) <= r->shape.windows;
     proa_step rows = fits ? *step : (proa_step){0};
     float *unused;
+    proa_error err;
     rows.windows = r->shape.windows;
     r->begun = false;
     r->running = true;
     pthread_mutex_unlock(&r->lock);
-    proa_status status = proa_forward_step(r->forward, &rows, fits ? logits : &unused, err);
+    proa_status status = proa_forward_step(r->forward, &rows, fits ? logits : &unused, &err);
     pthread_mutex_lock(&r->lock);
     r->running = false;
     int32_t suspect = proa_a2a_suspect(r->a2a);
     int64_t now = proa_clock_us();
     proa_a2a_get_stats(r->a2a, &r->stats.a2a);
     if (status == PROA_OK) {
-        *done = fits;
         r->unproven = false;
         r->stats.steps++;
         r->stats.idle_steps += !fits;
@@ -412,11 +407,11 @@ static proa_status run(proa_ep_group *r, const proa_step *step, float **logits, 
         }
         r->trouble_us = 0;
     } else if (r->stopped) {
-        return status; /* to the group, this rank is as good as dead */
+        return false; /* to the group, this rank is as good as dead */
     } else {
         r->stats.abandoned++;
         note_trouble(r);
-        proa_log(PROA_LOG_INFO, "ranks", "a step is broken off: %s", err->text);
+        proa_log(PROA_LOG_INFO, "ranks", "a step is broken off: %s", err.text);
     }
     if (status != PROA_OK && status != PROA_ERR_CANCELLED && suspect >= 0) {
         proa_group_missed(r->group, suspect, &epoch, now);
@@ -424,7 +419,7 @@ static proa_status run(proa_ep_group *r, const proa_step *step, float **logits, 
     }
     proa_group_ended(r->group, status == PROA_OK, proa_clock_us());
     pump(r);
-    return status;
+    return status == PROA_OK && fits;
 }
 
 static void set_wanted(proa_ep_group *r, int32_t windows)
@@ -470,7 +465,7 @@ proa_status proa_ep_group_step(proa_ep_group *r, const proa_step *step, float **
             install(r);
         } else if (r->begun) {
             r->stats.agree_us += (uint64_t)(now - begun);
-            run(r, step, logits, &done, err);
+            done = run(r, step, logits);
             begun = proa_clock_us();
         } else if (now - first >= r->options.agreement_us) {
             status =
@@ -487,19 +482,15 @@ proa_status proa_ep_group_step(proa_ep_group *r, const proa_step *step, float **
 
 bool proa_ep_group_idle(proa_ep_group *r)
 {
-    proa_error err;
-    bool done, any = false;
     pthread_mutex_lock(&r->lock);
     set_wanted(r, r->unproven);
-    if (!r->stopped && r->to_install) {
-        any = install(r);
-    } else if (!r->stopped && r->begun) {
-        run(r, NULL, NULL, &done, &err);
-        any = true;
-    } else if (!r->stopped && (r->unproven || r->trouble_us != 0)) {
+    bool any = !r->stopped && (r->to_install || r->begun || r->unproven || r->trouble_us != 0);
+    if (any && r->to_install)
+        install(r);
+    else if (any && r->begun)
+        run(r, NULL, NULL);
+    else if (any)
         await(r, NAP_US);
-        any = true;
-    }
     pthread_mutex_unlock(&r->lock);
     return any;
 }
@@ -669,14 +660,4 @@ void proa_ep_group_get_stats(proa_ep_group *r, proa_ep_group_stats *stats)
     *stats = r->stats;
     stats->live = r->installed ? proa_group_mask_count(&r->view) : 0;
     pthread_mutex_unlock(&r->lock);
-}
-
-int32_t proa_ep_group_live(proa_ep_group *r, bool *live)
-{
-    pthread_mutex_lock(&r->lock);
-    for (int32_t i = 0; i < r->options.ranks; i++)
-        live[i] = r->installed && proa_group_mask_has(&r->view, i);
-    int32_t count = r->installed ? proa_group_mask_count(&r->view) : 0;
-    pthread_mutex_unlock(&r->lock);
-    return count;
 }

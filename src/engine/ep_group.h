@@ -106,7 +106,4 @@ typedef struct proa_ep_group_stats {
 } proa_ep_group_stats;
 void proa_ep_group_get_stats(proa_ep_group *ranks, proa_ep_group_stats *stats);
 
-/* The ranks of the current view, live [ranks]; their number. */
-int32_t proa_ep_group_live(proa_ep_group *ranks, bool *live);
-
 #endif

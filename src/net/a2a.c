@@ -128,16 +128,6 @@ proa_status proa_a2a_send(proa_a2a *a, a2a_lane *lane, int32_t to, const a2a_hea
 
 /* ---- waits ---- */
 
-static int32_t first_missing(const proa_a2a *a, const a2a_lane *lane,
-                             bool (*ready)(const proa_a2a *, const a2a_lane *, int32_t))
-{
-    for (int32_t i = 0; i < a->options.ranks; i++) {
-        if (a->live[i] && i != a->options.rank && !ready(a, lane, i))
-            return i;
-    }
-    return -1;
-}
-
 static int32_t count_missing(const proa_a2a *a, const a2a_lane *lane,
                              bool (*ready)(const proa_a2a *, const a2a_lane *, int32_t))
 {
@@ -147,16 +137,21 @@ static int32_t count_missing(const proa_a2a *a, const a2a_lane *lane,
     return count;
 }
 
-/* Which ranks are missing: "3, 7" */
-static void name_missing(const proa_a2a *a, const a2a_lane *lane,
-                         bool (*ready)(const proa_a2a *, const a2a_lane *, int32_t), char *text, size_t bytes)
+/* Which ranks are missing, "3, 7"; the first of them. */
+static int32_t name_missing(const proa_a2a *a, const a2a_lane *lane,
+                            bool (*ready)(const proa_a2a *, const a2a_lane *, int32_t), char *text,
+                            size_t bytes)
 {
     size_t used = 0;
+    int32_t first = -1;
     text[0] = 0;
     for (int32_t i = 0; i < a->options.ranks && used + 16 < bytes; i++) {
-        if (a->live[i] && i != a->options.rank && !ready(a, lane, i))
-            used += (size_t)snprintf(text + used, bytes - used, "%s%d", used > 0 ? ", " : "", i);
+        if (!a->live[i] || i == a->options.rank || ready(a, lane, i))
+            continue;
+        used += (size_t)snprintf(text + used, bytes - used, "%s%d", used > 0 ? ", " : "", i);
+        first = first < 0 ? i : first;
     }
+    return first;
 }
 
 static proa_status give_up(proa_a2a *a, a2a_lane *lane,
@@ -164,12 +159,12 @@ static proa_status give_up(proa_a2a *a, a2a_lane *lane,
                            int64_t waited_us, proa_error *err)
 {
     char missing[200];
-    name_missing(a, lane, ready, missing, sizeof missing);
+    int32_t first = name_missing(a, lane, ready, missing, sizeof missing);
     proa_error_set(err, PROA_ERR_DEADLINE,
                    "no %s from rank %s for %.1f s (layer %d, window %llu of epoch %llx)", what, missing,
                    (double)waited_us / 1e6, lane->layer, (unsigned long long)lane->turn,
                    (unsigned long long)a->epoch);
-    return broken(a, lane, first_missing(a, lane, ready), PROA_ERR_DEADLINE);
+    return broken(a, lane, first, PROA_ERR_DEADLINE);
 }
 
 proa_status proa_a2a_wait(proa_a2a *a, a2a_lane *lane,
