@@ -7,17 +7,11 @@ import time
 
 import pytest
 
+from cluster import wait_for
 from conftest import BUILD
 from places import Loopback, children_of
 
 RANKLAB = BUILD / "tests" / "system" / "tools" / "ranklab"
-
-
-def wait_for(condition, seconds, what):
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, f"{what}: not after {seconds} s"
-        time.sleep(0.01)
 
 
 def lives(pid):

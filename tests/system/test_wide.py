@@ -2,6 +2,7 @@
 the number of ranks and nodes, and whatever happens to a rank."""
 import asyncio
 import os
+import pathlib
 import re
 import signal
 import threading
@@ -10,7 +11,7 @@ import pytest
 
 import mixed
 from cluster import Cluster, Settings, wait_for
-from places import Loopback
+from places import Loopback, children_of
 
 HERE = Loopback()
 MIXED = mixed.draw_requests(20, seed=5)
@@ -86,15 +87,15 @@ def test_prefill_and_decode_of_different_width(cluster, one_process):
     cluster.stop()
 
 
+def newest_epoch(worker):
+    return max(map(int, re.findall(r"all 4 ranks step together \(epoch (\d+)", worker.process.log())))
+
+
 def pid_of(worker, rank):
-    """The process of a rank, by its parent's children."""
-    for pid in (int(p) for p in os.listdir("/proc") if p.isdigit()):
-        try:
-            words = open(f"/proc/{pid}/cmdline").read().split("\0")
-            parent = int(open(f"/proc/{pid}/stat").read().rpartition(")")[2].split()[1])
-        except (OSError, ValueError):
-            continue
-        if parent == worker.process.pid and "--rank" in words and words[words.index("--rank") + 1] == str(rank):
+    """The process of a rank, one of its parent's children."""
+    for pid in children_of(worker.process.pid):
+        words = pathlib.Path(f"/proc/{pid}/cmdline").read_text().split("\0")
+        if "--rank" in words and words[words.index("--rank") + 1] == str(rank):
             return pid
     raise AssertionError(f"rank {rank} is not there")
 
@@ -107,7 +108,7 @@ def test_a_rank_dies_and_nobody_notices(cluster, one_process, number, rank):
     cluster.frontend(HERE)
     worker = cluster.worker(HERE, "null", *ranks_flags(4, "--ep-num-redundant-experts", "8"), ranks=4)
     cluster.wait_ready(READY_SECONDS)
-    whole = max(map(int, re.findall(r"all 4 ranks step together \(epoch (\d+)", worker.process.log())))
+    whole = newest_epoch(worker)
     victim = pid_of(worker, rank)
     done = []
     asking = threading.Thread(target=lambda: done.append(ask(cluster)))
@@ -121,7 +122,7 @@ def test_a_rank_dies_and_nobody_notices(cluster, one_process, number, rank):
     if number == signal.SIGSTOP:
         os.kill(victim, signal.SIGCONT)
     cluster.wait_ready(READY_SECONDS)
-    wait_for(lambda: max(map(int, re.findall(r"all 4 ranks step together \(epoch (\d+)", worker.process.log()))) > whole, 30,
+    wait_for(lambda: newest_epoch(worker) > whole, 30,
              "the rank is back")
     assert_as_one(cluster, ask(cluster), one_process)
     cluster.stop()
