@@ -85,6 +85,22 @@ void engine_client_init(engine_client *c, proa_engine *engine, int32_t prompt_co
     };
 }
 
+void engine_client_draw(engine_client *c, proa_engine *engine, uint64_t seed, int32_t max_new)
+{
+    int32_t count = 20 + (int32_t)(seed * 37 % 200);
+    engine_client_init(c, engine, count, max_new);
+    for (int32_t i = 0; i < count; i++)
+        c->prompt[i] = (int32_t)((i < 60 ? (uint64_t)i * 7 + 3 : (uint64_t)i * (seed + 5) + 11 * seed) % 440);
+    c->asked.min_new_tokens = 25;
+    c->asked.ignore_eos = true;
+    c->asked.temperature = seed % 2 == 0 ? 0 : 0.9f;
+    c->asked.top_p = 0.95f;
+    c->asked.repetition_penalty = seed % 3 == 0 ? 1.2f : 1;
+    c->asked.frequency_penalty = seed % 3 == 1 ? 0.5f : 0;
+    c->asked.seed = seed;
+    c->asked.top_logprobs = 5;
+}
+
 void engine_client_free(engine_client *c)
 {
     pthread_mutex_destroy(&c->lock);

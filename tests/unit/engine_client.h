@@ -40,6 +40,9 @@ typedef struct engine_client {
 /* A greedy request of max_new tokens with credit for all of them; the prompt is to be filled in. */
 void engine_client_init(engine_client *client, proa_engine *engine, int32_t prompt_count, int32_t max_new);
 void engine_client_free(engine_client *client);
+/* A request drawn from `seed`, of an engine whose model has at least 440 ids: half are greedy; penalties, log probabilities; prompts begin
+ * alike. */
+void engine_client_draw(engine_client *client, proa_engine *engine, uint64_t seed, int32_t max_new);
 
 /* Submits; prints why when that fails. */
 proa_status engine_client_send(engine_client *client);

@@ -100,23 +100,6 @@ static proa_kv_layout layout_of(const model *m, const rank *r)
     };
 }
 
-/* A request drawn from `seed`: half greedy, penalties, log probabilities; prompts begin alike. */
-static void draw_client(engine_client *c, const rank *r, uint64_t seed)
-{
-    int32_t count = 20 + (int32_t)(seed * 37 % 200);
-    engine_client_init(c, r->engine, count, NEW);
-    for (int32_t i = 0; i < count; i++)
-        c->prompt[i] = (int32_t)((i < 60 ? (uint64_t)i * 7 + 3 : (uint64_t)i * (seed + 5) + 11 * seed) % 440);
-    c->asked.min_new_tokens = 25;
-    c->asked.ignore_eos = true;
-    c->asked.temperature = seed % 2 == 0 ? 0 : 0.9f;
-    c->asked.top_p = 0.95f;
-    c->asked.repetition_penalty = seed % 3 == 0 ? 1.2f : 1;
-    c->asked.frequency_penalty = seed % 3 == 1 ? 0.5f : 0;
-    c->asked.seed = seed;
-    c->asked.top_logprobs = 5;
-}
-
 /* ---- the undisturbed run ---- */
 
 static void run_alone(const model *m, engine_client *clients)
@@ -124,7 +107,7 @@ static void run_alone(const model *m, engine_client *clients)
     rank r;
     rank_start(&r, m, &ordinary);
     for (int32_t i = 0; i < CLIENTS; i++) {
-        draw_client(&clients[i], &r, (uint64_t)i + 1);
+        engine_client_draw(&clients[i], r.engine, (uint64_t)i + 1, NEW);
         assert_int_equal(engine_client_send(&clients[i]), PROA_OK);
         engine_client_wait_end(&clients[i]);
         assert_int_equal(clients[i].count, NEW);
@@ -174,7 +157,7 @@ static void earlier_output_is_gone_on_from(void **state)
         options.disable_radix_cache = k == 1;
         rank_start(&r, *state, &options);
         for (int32_t i = 0; i < CLIENTS; i++) {
-            draw_client(&again[i], &r, (uint64_t)i + 1);
+            engine_client_draw(&again[i], r.engine, (uint64_t)i + 1, NEW);
             give_output(&again[i], &alone[i], counts[k], ids);
             assert_int_equal(engine_client_send(&again[i]), PROA_OK);
             memset(ids, -1, sizeof ids); /* it was copied */
@@ -247,8 +230,8 @@ static void what_is_handed_off_goes_on(void **state)
         }
         rank_start(&decode, *state, &options);
         for (int32_t i = 0; i < CLIENTS; i++) {
-            draw_client(&first[i], &prefill, (uint64_t)i + 1);
-            draw_client(&rest[i], &decode, (uint64_t)i + 1);
+            engine_client_draw(&first[i], prefill.engine, (uint64_t)i + 1, NEW);
+            engine_client_draw(&rest[i], decode.engine, (uint64_t)i + 1, NEW);
             give_output(&first[i], &alone[i], counts[k], ids);
             give_output(&rest[i], &alone[i], counts[k], ids);
             rest[i].asked.credit = 2; /* none is done before all are there */

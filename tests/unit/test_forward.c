@@ -1,6 +1,8 @@
 /* test_forward.c - law 2 on the layer graph, bit for bit: the logits of a token do not depend on chunk size, batch
  * neighbours, the order of KV blocks or the number of threads. On dummy weights of a small configuration that has
  * everything: q_lora, groups, a shared expert, YaRN, partial FP8 blocks. */
+#include "small_model.h"
+
 #include "base/log.h"
 #include "model/forward.h"
 
@@ -12,26 +14,14 @@
 #include <string.h>
 #include <cmocka.h>
 
-enum { PROMPT = 150, OUTPUT = 12, TOTAL = PROMPT + OUTPUT, VOCAB = 300, NEIGHBOURS = 3, BLOCKS = 32 };
-
-static const char *const config_text =
-    "{\"model_type\": \"deepseek_v3\", \"vocab_size\": 300, \"hidden_size\": 192, \"intermediate_size\": 320,"
-    " \"moe_intermediate_size\": 160, \"num_hidden_layers\": 3, \"num_nextn_predict_layers\": 0,"
-    " \"num_attention_heads\": 3, \"num_key_value_heads\": 3, \"n_shared_experts\": 1, \"n_routed_experts\": "
-    "8,"
-    " \"routed_scaling_factor\": 2.5, \"kv_lora_rank\": 96, \"q_lora_rank\": 64, \"qk_rope_head_dim\": 32,"
-    " \"v_head_dim\": 40, \"qk_nope_head_dim\": 48, \"n_group\": 4, \"topk_group\": 2, "
-    "\"num_experts_per_tok\": 3,"
-    " \"moe_layer_freq\": 1, \"first_k_dense_replace\": 1, \"norm_topk_prob\": true,"
-    " \"scoring_func\": \"sigmoid\", \"topk_method\": \"noaux_tc\", \"hidden_act\": \"silu\","
-    " \"max_position_embeddings\": 512, \"rms_norm_eps\": 1e-6, \"rope_theta\": 10000.0,"
-    " \"rope_scaling\": {\"type\": \"yarn\", \"factor\": 4.0, \"original_max_position_embeddings\": 128,"
-    " \"beta_fast\": 32, \"beta_slow\": 1, \"mscale\": 1.0, \"mscale_all_dim\": 1.0},"
-    " \"attention_bias\": false, \"tie_word_embeddings\": false, \"bos_token_id\": 0, \"eos_token_id\": 1%s}";
-
-static const char *const fp8_text =
-    ", \"quantization_config\": {\"activation_scheme\": \"dynamic\", \"fmt\": "
-    "\"e4m3\", \"quant_method\": \"fp8\", \"weight_block_size\": [128, 128]}";
+enum {
+    PROMPT = 150,
+    OUTPUT = 12,
+    TOTAL = PROMPT + OUTPUT,
+    VOCAB = SMALL_MODEL_VOCAB,
+    NEIGHBOURS = 3,
+    BLOCKS = 32
+};
 
 typedef struct model {
     proa_model_config config;
@@ -42,14 +32,10 @@ typedef struct model {
 
 static void model_open(model *m, const char *device, int threads, proa_precision precision, bool fp8)
 {
-    char text[4096];
     proa_error err = {0};
-    snprintf(text, sizeof text, config_text, fp8 ? fp8_text : "");
-    proa_json *json = proa_json_parse(text, strlen(text), &err);
-    assert_non_null(json);
-    if (proa_model_config_parse(json, "test", &m->config, &err) != PROA_OK)
+    const small_model small = {.layers = 3, .experts = 8, .top_k = 3, .shared = 1, .fp8 = fp8};
+    if (small_model_config(&small, &m->config, &err) != PROA_OK)
         fail_msg("%s", err.text);
-    proa_json_free(json);
     assert_int_equal(proa_device_create(device, threads, precision, &m->device, &err), PROA_OK);
     if (proa_checkpoint_load("test", PROA_LOAD_DUMMY, &m->config, precision, m->device->host.pool,
                              &m->checkpoint, &err) != PROA_OK)

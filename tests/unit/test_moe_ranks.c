@@ -1,6 +1,8 @@
 /* test_moe_ranks.c - law 2 over ranks, bit for bit: experts spread over ranks give each token the logits that one rank with all of
  * them gives. Ranks are threads, on dummy weights of a small configuration; transports, widths, placements, windows and precisions
  * vary, and some ranks have no rows; steps run whole or in two halves. */
+#include "small_model.h"
+
 #include "model/forward.h"
 #include "model/overlap.h"
 #include "net/a2a.h"
@@ -14,7 +16,7 @@
 #include <cmocka.h>
 
 enum {
-    VOCAB = 300,
+    VOCAB = SMALL_MODEL_VOCAB,
     EXPERTS = 32,
     TOP_K = 4,
     LAYERS = 4,
@@ -25,25 +27,6 @@ enum {
     CHUNKS = 2,
     BLOCKS = 2
 };
-
-static const char *const config_text =
-    "{\"model_type\": \"deepseek_v3\", \"vocab_size\": 300, \"hidden_size\": 192, \"intermediate_size\": 320,"
-    " \"moe_intermediate_size\": 160, \"num_hidden_layers\": 4, \"num_nextn_predict_layers\": 0,"
-    " \"num_attention_heads\": 3, \"num_key_value_heads\": 3, \"n_shared_experts\": %d, "
-    "\"n_routed_experts\": 32,"
-    " \"routed_scaling_factor\": 2.5, \"kv_lora_rank\": 96, \"q_lora_rank\": 64, \"qk_rope_head_dim\": 32,"
-    " \"v_head_dim\": 40, \"qk_nope_head_dim\": 48, \"n_group\": 4, \"topk_group\": 2, "
-    "\"num_experts_per_tok\": 4,"
-    " \"moe_layer_freq\": 1, \"first_k_dense_replace\": 1, \"norm_topk_prob\": true,"
-    " \"scoring_func\": \"sigmoid\", \"topk_method\": \"noaux_tc\", \"hidden_act\": \"silu\","
-    " \"max_position_embeddings\": 512, \"rms_norm_eps\": 1e-6, \"rope_theta\": 10000.0,"
-    " \"rope_scaling\": {\"type\": \"yarn\", \"factor\": 4.0, \"original_max_position_embeddings\": 128,"
-    " \"beta_fast\": 32, \"beta_slow\": 1, \"mscale\": 1.0, \"mscale_all_dim\": 1.0},"
-    " \"attention_bias\": false, \"tie_word_embeddings\": false, \"bos_token_id\": 0, \"eos_token_id\": 1%s}";
-
-static const char *const fp8_text =
-    ", \"quantization_config\": {\"activation_scheme\": \"dynamic\", \"fmt\": "
-    "\"e4m3\", \"quant_method\": \"fp8\", \"weight_block_size\": [128, 128]}";
 
 /* ---- a model, once for all ranks ---- */
 
@@ -163,16 +146,13 @@ static float *expected_of(const model *m, int32_t sequence, int32_t step)
 
 static void model_open(model *m, proa_precision precision, bool fp8, int shared)
 {
-    char text[4096];
     proa_error err = {0};
     proa_device *device;
     proa_forward *forward;
-    snprintf(text, sizeof text, config_text, shared, fp8 ? fp8_text : "");
-    proa_json *json = proa_json_parse(text, strlen(text), &err);
-    assert_non_null(json);
-    if (proa_model_config_parse(json, "test", &m->config, &err) != PROA_OK)
+    const small_model small = {
+        .layers = LAYERS, .experts = EXPERTS, .top_k = TOP_K, .shared = shared, .fp8 = fp8};
+    if (small_model_config(&small, &m->config, &err) != PROA_OK)
         fail_msg("%s", err.text);
-    proa_json_free(json);
     m->precision = precision;
     assert_int_equal(
         proa_checkpoint_load("test", PROA_LOAD_DUMMY, &m->config, precision, NULL, &m->checkpoint, &err),

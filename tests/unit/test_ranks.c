@@ -34,22 +34,6 @@ static const proa_engine_options ordinary = {
     .num_reserved_decode_tokens = -1,
 };
 
-/* A request drawn from `seed`: half greedy, penalties, log probabilities; prompts begin alike. */
-static void draw(engine_client *c, proa_engine *engine, uint64_t seed)
-{
-    int32_t count = 20 + (int32_t)(seed * 37 % 200);
-    engine_client_init(c, engine, count, NEW);
-    for (int32_t i = 0; i < count; i++)
-        c->prompt[i] = (int32_t)((i < 60 ? (uint64_t)i * 7 + 3 : (uint64_t)i * (seed + 5) + 11 * seed) % 440);
-    c->asked.min_new_tokens = 25;
-    c->asked.ignore_eos = true;
-    c->asked.temperature = seed % 2 == 0 ? 0 : 0.9f;
-    c->asked.top_p = 0.95f;
-    c->asked.repetition_penalty = seed % 3 == 0 ? 1.2f : 1;
-    c->asked.seed = seed;
-    c->asked.top_logprobs = 5;
-}
-
 static void ask_alone(model *m)
 {
     proa_device *device;
@@ -64,7 +48,7 @@ static void ask_alone(model *m)
                      PROA_OK);
     assert_int_equal(proa_engine_start(&ordinary, &m->config, forward, device, &engine, &err), PROA_OK);
     for (int32_t i = 0; i < CLIENTS; i++) {
-        draw(&m->alone[i], engine, (uint64_t)i + 1);
+        engine_client_draw(&m->alone[i], engine, (uint64_t)i + 1, NEW);
         assert_int_equal(engine_client_send(&m->alone[i]), PROA_OK);
         engine_client_wait_end(&m->alone[i]);
         assert_int_equal(m->alone[i].count, NEW);
@@ -150,7 +134,8 @@ static int32_t home_of(int32_t number, int32_t ranks, int32_t spared)
 static void send_all(ranks_fixture *f, int32_t ranks, int32_t spared)
 {
     for (int32_t i = 0; i < CLIENTS; i++) {
-        draw(&clients[i], ranks_fixture_engine(f, home_of(i, ranks, spared)), (uint64_t)i + 1);
+        engine_client_draw(&clients[i], ranks_fixture_engine(f, home_of(i, ranks, spared)), (uint64_t)i + 1,
+                           NEW);
         assert_int_equal(engine_client_send(&clients[i]), PROA_OK);
     }
 }
@@ -230,7 +215,7 @@ static void lose_half(const model *m, bool overlap)
 {
     ranks_fixture *f = open(m, 4, 0, PROA_EP_DISPATCH_STATIC, overlap);
     for (int32_t i = 0; i < CLIENTS; i++) {
-        draw(&clients[i], ranks_fixture_engine(f, 2 + i % 2), (uint64_t)i + 1);
+        engine_client_draw(&clients[i], ranks_fixture_engine(f, 2 + i % 2), (uint64_t)i + 1, NEW);
         assert_int_equal(engine_client_send(&clients[i]), PROA_OK);
     }
     engine_client_wait_tokens(&clients[0], 3);
