@@ -84,6 +84,9 @@ proa_status proa_bench_choose_isa(const proa_options *options, proa_isa *isa, pr
 
 void proa_bench_bounds_print(const proa_host *host, const proa_bench_bounds *bounds);
 
+/* Ascending, in place. */
+void proa_bench_sort(double *values, size_t count);
+
 /* Writes the object to the file of --json. */
 proa_status proa_bench_write_file(const proa_json *whole, const char *path, proa_error *err);
 

@@ -27,12 +27,6 @@ static const int32_t row_counts[] = {1, 32, 128};
 static const int32_t overlap_rows[] = {32, 128};
 static const double compute_shares[] = {0.5, 1, 2}; /* of the time of an all-to-all without arithmetic */
 
-static int compare(const void *a, const void *b)
-{
-    double x = *(const double *)a, y = *(const double *)b;
-    return (x > y) - (x < y);
-}
-
 static double copy_us(size_t bytes)
 {
     enum { TRIES = 9 };
@@ -47,24 +41,23 @@ static double copy_us(size_t bytes)
     bool measured = from != NULL && to != NULL;
     free(from);
     free(to);
-    qsort(us, TRIES, sizeof us[0], compare);
+    proa_bench_sort(us, TRIES);
     return measured ? us[TRIES / 2] : 0;
 }
 
-static double median(const double values[WINDOWS])
+/* The value that so many tenths of the windows keep. */
+static double quantile(double values[WINDOWS], int tenths)
 {
-    double sorted[WINDOWS];
-    memcpy(sorted, values, sizeof sorted);
-    qsort(sorted, WINDOWS, sizeof sorted[0], compare);
-    return sorted[WINDOWS / 2];
+    proa_bench_sort(values, WINDOWS);
+    return values[WINDOWS * tenths / 10];
 }
 
 static void print_round(const char *way, const bench_a2a_round *r, proa_json *rows)
 {
-    const bench_a2a_member *m = &r->members[0];
+    bench_a2a_member *m = &r->members[0];
     double windows = (double)m->stats.windows, dispatched = (double)m->stats.dispatch_bytes / windows,
-           outputs = (double)m->stats.output_bytes / windows, us = median(m->us), cpu = median(m->cpu_us),
-           copy = copy_us((size_t)(dispatched + outputs));
+           outputs = (double)m->stats.output_bytes / windows, us = quantile(m->us, 5),
+           cpu = quantile(m->cpu_us, 5), copy = copy_us((size_t)(dispatched + outputs));
     printf("%-6s %5d %5d %10.0f %10.0f %10.1f %12.0f %12.0f %10.2f %10.0f %6.0f%%\n", way, r->ranks, r->rows,
            us, cpu, (double)m->stats.messages / windows, dispatched, outputs,
            (dispatched + outputs) / us / 1e3, copy, 100 * copy / cpu);
@@ -95,15 +88,6 @@ static proa_status run_plain(bool ucx, int32_t ranks, int32_t rows, proa_json *o
 
 /* ---- overlap ---- */
 
-/* What a tenth of the windows do better: other programs disturb the rest. */
-static double best(const double values[WINDOWS])
-{
-    double sorted[WINDOWS];
-    memcpy(sorted, values, sizeof sorted);
-    qsort(sorted, WINDOWS, sizeof sorted[0], compare);
-    return sorted[WINDOWS / 10];
-}
-
 /* Of rank 0, for two windows with so much arithmetic. */
 static proa_status time_two(bench_a2a_order how, int32_t rows, int64_t loops, double *us, double *cpu_us,
                             proa_error *err)
@@ -111,8 +95,8 @@ static proa_status time_two(bench_a2a_order how, int32_t rows, int64_t loops, do
     bench_a2a_round r = {.ranks = 2, .rows = rows, .order = how, .loops = loops};
     proa_status status = proa_bench_a2a_run(&r, true, err);
     if (status == PROA_OK) {
-        *us = best(r.members[0].us);
-        *cpu_us = best(r.members[0].cpu_us);
+        *us = quantile(r.members[0].us, 1); /* other programs disturb the rest */
+        *cpu_us = quantile(r.members[0].cpu_us, 1);
     }
     proa_bench_a2a_close(&r);
     return status;

@@ -9,6 +9,7 @@
 #include "base/file.h"
 #include "base/json.h"
 #include "base/random.h"
+#include "cmd/bench.h"
 #include "cmd/cmd.h"
 #include "net/http_client.h"
 
@@ -148,12 +149,6 @@ static void start_one(asker *a)
 
 /* ---- results ---- */
 
-static int ascending(const void *a, const void *b)
-{
-    double x = *(const double *)a, y = *(const double *)b;
-    return x < y ? -1 : x > y;
-}
-
 static double percentile(double *sorted, int64_t count, int percent)
 {
     return count > 0 ? sorted[(count - 1) * percent / 100] : 0;
@@ -161,7 +156,7 @@ static double percentile(double *sorted, int64_t count, int percent)
 
 static void print_times(const char *name, double *values, int64_t count, proa_json *json)
 {
-    qsort(values, (size_t)count, sizeof *values, ascending);
+    proa_bench_sort(values, (size_t)count);
     double p50 = percentile(values, count, 50), p90 = percentile(values, count, 90),
            p99 = percentile(values, count, 99);
     printf("  %-10s %10.3f %10.3f %10.3f   ms\n", name, p50, p90, p99);

@@ -150,12 +150,6 @@ static proa_status fill_cache(bench *b, proa_error *err)
 
 /* --- one row --- */
 
-static int compare_times(const void *a, const void *b)
-{
-    double x = *(const double *)a, y = *(const double *)b;
-    return (x > y) - (x < y);
-}
-
 static int32_t moe_layers(const proa_weights *weights)
 {
     int32_t count = 0;
@@ -182,7 +176,7 @@ static proa_status measure(bench *b, const shape *s, result *r, proa_error *err)
     }
     if (status != PROA_OK)
         return status;
-    qsort(b->times_us, (size_t)r->steps, sizeof b->times_us[0], compare_times);
+    proa_bench_sort(b->times_us, (size_t)r->steps);
     r->us = b->times_us[r->steps / 2] + 0.5; /* the clock cuts off */
     double experts = (double)b->chosen_count / r->steps;
     int32_t moe = moe_layers(weights);

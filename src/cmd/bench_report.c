@@ -70,6 +70,17 @@ void proa_bench_bounds_print(const proa_host *host, const proa_bench_bounds *bou
            bounds->f32_gflops, bounds->bf16_gflops);
 }
 
+static int ascending(const void *a, const void *b)
+{
+    double x = *(const double *)a, y = *(const double *)b;
+    return (x > y) - (x < y);
+}
+
+void proa_bench_sort(double *values, size_t count)
+{
+    qsort(values, count, sizeof *values, ascending);
+}
+
 proa_status proa_bench_write_file(const proa_json *whole, const char *path, proa_error *err)
 {
     proa_buf text = {0};
