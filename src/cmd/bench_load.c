@@ -107,7 +107,7 @@ static void on_done(void *context, const proa_http_result *result)
         l->tokens += a->tokens;
         l->ttft_ms[l->samples] = (double)(a->first_us - a->start_us) / 1e3;
         l->itl_ms[l->samples] = later > 0 ? (double)(a->last_us - a->first_us) / 1e3 / (double)later : 0;
-        l->latency_ms[l->samples++] = (double)result->us / 1e3;
+        l->latency_ms[l->samples++] = (double)(proa_clock_us() - a->start_us) / 1e3;
     } else if (l->errors++ == 0) {
         proa_error_set(&l->error, PROA_ERR_PROTOCOL, "status %d, %lld of %lld tokens, %s: %.200s",
                        result->code, (long long)a->tokens, (long long)l->output,
