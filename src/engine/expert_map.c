@@ -193,11 +193,6 @@ proa_status proa_expert_map_set_live(proa_expert_map *map, const bool *live, pro
     return PROA_OK;
 }
 
-const proa_expert_shape *proa_expert_map_shape(const proa_expert_map *map)
-{
-    return &map->shape;
-}
-
 bool proa_expert_map_live(const proa_expert_map *map, int32_t rank)
 {
     return map->live[rank];

@@ -41,7 +41,6 @@ proa_status proa_expert_map_set_layer(proa_expert_map *map, int32_t layer, const
  * names the first one. Then place all layers on the ranks that live, and say it again. */
 proa_status proa_expert_map_set_live(proa_expert_map *map, const bool *live, proa_error *err);
 
-const proa_expert_shape *proa_expert_map_shape(const proa_expert_map *map);
 bool proa_expert_map_live(const proa_expert_map *map, int32_t rank);
 
 /* The placement of a layer, [physical]. Valid until it is set anew. */

@@ -332,12 +332,6 @@ static size_t lay_out(proa_a2a *a, uint8_t *base)
     return c.used;
 }
 
-size_t proa_a2a_bytes(const proa_a2a_options *options)
-{
-    proa_a2a a = {.options = *options};
-    return lay_out(&a, NULL);
-}
-
 proa_status proa_a2a_create(const proa_a2a_options *options, proa_post_hub *hub, proa_a2a **out,
                             proa_error *err)
 {

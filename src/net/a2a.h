@@ -36,9 +36,6 @@ typedef struct proa_a2a_options {
     int64_t spin_us;          /* waits look so long without sleeping: where ranks have cores of their own */
 } proa_a2a_options;
 
-/* Bytes that an all-to-all of these options takes. */
-size_t proa_a2a_bytes(const proa_a2a_options *options);
-
 /* `hub` for ranks that are threads of this process, NULL for UCX. */
 proa_status proa_a2a_create(const proa_a2a_options *options, proa_post_hub *hub, proa_a2a **a2a,
                             proa_error *err);

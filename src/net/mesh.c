@@ -297,8 +297,3 @@ uint64_t proa_mesh_incarnation(const proa_mesh *mesh)
 {
     return mesh->self.epoch;
 }
-
-int proa_mesh_port(const proa_mesh *mesh)
-{
-    return mesh->mine.place.port;
-}

@@ -92,7 +92,6 @@ bool proa_mesh_ready(const proa_mesh *mesh);
 bool proa_mesh_is_up(const proa_mesh *mesh, int rank); /* false for the own rank */
 int proa_mesh_up_count(const proa_mesh *mesh);         /* other ranks that are up */
 uint64_t proa_mesh_incarnation(const proa_mesh *mesh);
-int proa_mesh_port(const proa_mesh *mesh); /* of the own listener */
 
 /* What the rendezvous waits for: "waiting for ranks 3, 7-9 of 32 at 10.0.0.1:29500 for 12 s"; "" when ready. */
 void proa_mesh_describe_wait(const proa_mesh *mesh, char *text, size_t bytes);
