@@ -92,9 +92,9 @@ static void on_peer_up(void *context, int rank, uint64_t incarnation, const uint
 static void on_peer_down(void *context, int rank, const proa_error *why)
 {
     proa_rank_group *g = context;
+    (void)why; /* the mesh has said it */
     if (g->peer_lives[rank] == 0)
         return;
-    proa_log(PROA_LOG_WARN, "ranks", "the link to rank %d is lost: %s", rank, why->text);
     proa_ep_group_peer_down(g->ep, rank, g->peer_lives[rank]);
     g->peer_lives[rank] = 0;
 }

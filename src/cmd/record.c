@@ -1,7 +1,7 @@
 /* record.c - a forward's choices of experts into a record of loads.
  *
  * Nothing tells where a step begins; layers come in order, so one begins with a lower layer than the last. In a model with one
- * such layer every call counts as a step.
+ * such layer all calls count as one step.
  */
 #include "cmd/record.h"
 
