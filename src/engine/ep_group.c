@@ -3,14 +3,12 @@
  * The engine thread sleeps on `changed` while it waits for a step. A view is installed by it alone, since the all-to-all and the
  * placement are its own: until then this rank proposes nothing, so no step of the view begins anywhere.
  */
-#include "engine/ep_group.h"
+#include "engine/ep_group_internal.h"
 
 #include "base/clock.h"
 #include "base/digest.h"
 #include "base/log.h"
-#include "engine/expert_map.h"
 
-#include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -20,50 +18,6 @@ enum {
     FORMATION_US = 600000000,
     AGREEMENT_US = 30000000,
     NAP_US = 1000,
-};
-
-/* What is known of another rank. */
-typedef struct peer {
-    uint64_t life;
-    uint64_t connected; /* life that the all-to-all is connected to; 0: none */
-    uint8_t *address;   /* [PROA_POST_ADDRESS_BYTES_MAX] */
-    size_t address_bytes;
-} peer;
-
-struct proa_ep_group {
-    proa_ep_group_options options;
-    proa_model_config config;
-    proa_a2a *a2a;
-    proa_forward *forward;
-    int32_t windows_max; /* that a step here may need */
-    /* under lock */
-    pthread_mutex_t lock;
-    pthread_cond_t changed;
-    proa_group *group;
-    peer *peers; /* [ranks] */
-    bool stopped;
-    int32_t wanted; /* windows of what the engine has to compute; 0: nothing. What is proposed */
-    bool speaks;    /* a proposal is due */
-    bool installed; /* the view is; proposals may be made */
-    bool unproven;  /* no step was made in it yet: one is, whether anybody has work or not */
-    bool to_install;
-    proa_group_mask view;
-    proa_group_epoch epoch;
-    bool begun; /* a step waits for the engine thread */
-    bool running;
-    bool ended_here; /* the answer to an ABANDON that found the step not begun */
-    proa_group_shape shape;
-    int64_t waited_since_us; /* for the engine thread to come; 0: it is not waited for */
-    int64_t trouble_us;      /* first sign of a loss that is not over; 0: none */
-    proa_ep_group_stats stats;
-    /* engine thread */
-    proa_expert_map *map;
-    proa_expert_shape map_shape;
-    bool *live;       /* [ranks] */
-    int32_t *scratch; /* [layers * physical] placement */
-    double *load;     /* [layers * experts] */
-    int32_t *local;   /* [capacity] */
-    int32_t capacity; /* physical experts that a rank may hold */
 };
 
 /* ---- the group's actions ---- */
@@ -185,7 +139,7 @@ void proa_ep_group_peer_up(proa_ep_group *r, int32_t number, uint64_t life, cons
     if (bytes > PROA_POST_ADDRESS_BYTES_MAX)
         return; /* it will not be reached, and is missed */
     pthread_mutex_lock(&r->lock);
-    peer *p = &r->peers[number];
+    ep_peer *p = &r->peers[number];
     p->life = life;
     p->address_bytes = bytes;
     if (bytes > 0)
@@ -244,74 +198,6 @@ void proa_ep_group_stop(proa_ep_group *r)
     pthread_mutex_unlock(&r->lock);
 }
 
-/* ---- placement ---- */
-
-static void place(void *context, int32_t layer, int32_t first_row, int32_t rows, const int32_t *ids,
-                  int32_t *physical)
-{
-    const proa_ep_group *r = context;
-    int32_t top_k = r->config.num_experts_per_tok;
-    for (int32_t i = 0; i < rows * top_k; i++) {
-        int32_t slot = r->options.dispatch == PROA_EP_DISPATCH_DYNAMIC
-                           ? proa_expert_map_dynamic(r->map, layer, ids[i],
-                                                     (uint64_t)(uint32_t)r->options.rank << 32 |
-                                                         (uint32_t)(first_row + i / top_k),
-                                                     i % top_k)
-                           : proa_expert_map_static(r->map, layer, ids[i]);
-        physical[i] =
-            proa_expert_rank(&r->map_shape, slot) * r->capacity + proa_expert_local(&r->map_shape, slot);
-    }
-}
-
-/* Slots of a rank: as many as the flags say, more when the live ranks must hold all experts. */
-static int32_t slots_of_rank(const proa_ep_group *r, int32_t live)
-{
-    int32_t experts = r->config.n_routed_experts;
-    int32_t own = (experts + r->options.redundant_experts) / r->options.ranks;
-    int32_t least = (experts + live - 1) / live;
-    return own > least ? own : least;
-}
-
-static proa_status make_placement(proa_ep_group *r, int32_t live, proa_error *err)
-{
-    int32_t slots = slots_of_rank(r, live);
-    if (slots > r->capacity)
-        return proa_error_set(err, PROA_ERR_TOO_LONG,
-                              "%d ranks that live have no room for %d experts: %d a rank at most", live,
-                              r->config.n_routed_experts, r->capacity);
-    r->map_shape.physical = slots * r->options.ranks;
-    const proa_eplb_placement to = {.physical_to_logical = r->scratch};
-    proa_status status = PROA_OK;
-    if (live == r->options.ranks && r->options.algorithm == PROA_EPLB_AUTO)
-        proa_expert_place_trivially(&r->map_shape, r->scratch);
-    else
-        status = proa_eplb_place(&r->map_shape, r->options.algorithm,
-                                 live < r->options.ranks ? r->live : NULL, r->load, &to, err);
-    if (status != PROA_OK)
-        return status;
-    proa_expert_map_free(r->map);
-    r->map = proa_expert_map_create(&r->map_shape, r->options.rank);
-    if (r->map == NULL)
-        return proa_error_set(err, PROA_ERR_MEMORY, "no memory for the experts' map");
-    for (int32_t i = 0; i < r->map_shape.layers && status == PROA_OK; i++)
-        status = proa_expert_map_set_layer(r->map, i, r->scratch + (int64_t)i * r->map_shape.physical, err);
-    return status == PROA_OK ? proa_expert_map_set_live(r->map, r->live, err) : status;
-}
-
-/* The experts of this rank, for each MoE layer; what a slot does not hold is expert 0, to which nobody sends. */
-static void take_experts(proa_ep_group *r)
-{
-    int32_t per_rank = r->map_shape.physical / r->options.ranks;
-    for (int32_t layer = 0; layer < r->map_shape.layers; layer++) {
-        if (!proa_model_config_is_moe(&r->config, layer))
-            continue;
-        const int32_t *own = proa_expert_map_layer(r->map, layer) + (int64_t)r->options.rank * per_rank;
-        for (int32_t i = 0; i < r->capacity; i++)
-            r->local[i] = i < per_rank && own[i] != PROA_EXPERT_NONE ? own[i] : 0;
-        proa_forward_set_experts(r->forward, layer, r->local);
-    }
-}
-
 /* ---- views ---- */
 
 static uint64_t number_of(const proa_group_epoch *epoch)
@@ -324,7 +210,7 @@ static uint64_t number_of(const proa_group_epoch *epoch)
 static void connect_members(proa_ep_group *r)
 {
     for (int32_t i = 0; i < r->options.ranks; i++) {
-        peer *p = &r->peers[i];
+        ep_peer *p = &r->peers[i];
         proa_error err;
         if (i == r->options.rank || !proa_group_mask_has(&r->view, i)) {
             p->connected = 0;
@@ -354,9 +240,9 @@ static void install(proa_ep_group *r)
     pthread_mutex_unlock(&r->lock);
     proa_status status = proa_a2a_begin(r->a2a, number_of(&epoch), r->live, &err);
     if (status == PROA_OK)
-        status = make_placement(r, live, &err);
+        status = proa_ep_group_make_placement(r, live, &err);
     if (status == PROA_OK)
-        take_experts(r);
+        proa_ep_group_take_experts(r);
     pthread_mutex_lock(&r->lock);
     if (status == PROA_ERR_TOO_LONG) {
         proa_log(PROA_LOG_ERROR, "ranks", "%s: no step is made until more ranks are back", err.text);
@@ -589,10 +475,10 @@ proa_status proa_ep_group_create(const proa_ep_group_options *options, const pro
     r->config = *config;
     r->windows_max = 1;
     int32_t most = PROA_EXPERT_SLOTS_MAX / options->ranks;
-    r->capacity = slots_of_rank(r, 1) < most ? slots_of_rank(r, 1) : most;
+    r->capacity = proa_ep_group_slots(r, 1) < most ? proa_ep_group_slots(r, 1) : most;
     r->map_shape = (proa_expert_shape){.layers = config->num_hidden_layers,
                                        .experts = config->n_routed_experts,
-                                       .physical = slots_of_rank(r, options->ranks) * options->ranks,
+                                       .physical = proa_ep_group_slots(r, options->ranks) * options->ranks,
                                        .ranks = options->ranks,
                                        .nodes = options->nodes,
                                        .groups = config->n_group};
@@ -641,7 +527,7 @@ void proa_ep_group_attach(proa_ep_group *r, proa_forward *forward, int32_t step_
 {
     r->forward = forward;
     r->windows_max = proa_forward_windows(forward, step_rows_max);
-    proa_forward_set_place(forward, place, r);
+    proa_forward_set_place(forward, proa_ep_group_place, r);
 }
 
 proa_forward *proa_ep_group_forward(const proa_ep_group *r)

@@ -1,0 +1,68 @@
+/* ep_group_internal.h - what the files of the group's shell share: ep_group.c (events, steps, views), ep_group_placement.c (where experts
+ * are).
+ */
+#ifndef PROA_ENGINE_EP_GROUP_INTERNAL_H
+#define PROA_ENGINE_EP_GROUP_INTERNAL_H
+
+#include "engine/ep_group.h"
+#include "engine/expert_map.h"
+
+#include <pthread.h>
+
+/* What is known of another rank. */
+typedef struct ep_peer {
+    uint64_t life;
+    uint64_t connected; /* life that the all-to-all is connected to; 0: none */
+    uint8_t *address;   /* [PROA_POST_ADDRESS_BYTES_MAX] */
+    size_t address_bytes;
+} ep_peer;
+
+struct proa_ep_group {
+    proa_ep_group_options options;
+    proa_model_config config;
+    proa_a2a *a2a;
+    proa_forward *forward;
+    int32_t windows_max; /* that a step here may need */
+    /* under lock */
+    pthread_mutex_t lock;
+    pthread_cond_t changed;
+    proa_group *group;
+    ep_peer *peers; /* [ranks] */
+    bool stopped;
+    int32_t wanted; /* windows of what the engine has to compute; 0: nothing. What is proposed */
+    bool speaks;    /* a proposal is due */
+    bool installed; /* the view is; proposals may be made */
+    bool unproven;  /* no step was made in it yet: one is, whether anybody has work or not */
+    bool to_install;
+    proa_group_mask view;
+    proa_group_epoch epoch;
+    bool begun; /* a step waits for the engine thread */
+    bool running;
+    bool ended_here; /* the answer to an ABANDON that found the step not begun */
+    proa_group_shape shape;
+    int64_t waited_since_us; /* for the engine thread to come; 0: it is not waited for */
+    int64_t trouble_us;      /* first sign of a loss that is not over; 0: none */
+    proa_ep_group_stats stats;
+    /* engine thread */
+    proa_expert_map *map;
+    proa_expert_shape map_shape;
+    bool *live;       /* [ranks] */
+    int32_t *scratch; /* [layers * physical] placement */
+    double *load;     /* [layers * experts] */
+    int32_t *local;   /* [capacity] */
+    int32_t capacity; /* physical experts that a rank may hold */
+};
+
+/* ---- ep_group_placement.c: the engine thread's ---- */
+
+/* Slots of a rank: as many as the flags say, more when the live ranks must hold all experts. */
+int32_t proa_ep_group_slots(const proa_ep_group *r, int32_t live);
+/* Of a new view, whose ranks are r->live. */
+proa_status proa_ep_group_make_placement(proa_ep_group *r, int32_t live, proa_error *err);
+/* Gives the forward the experts of this rank. */
+void proa_ep_group_take_experts(proa_ep_group *r);
+/* A proa_forward_place. */
+void proa_ep_group_place(void *context, int32_t layer, int32_t first_row, int32_t rows, const int32_t *ids,
+                         int32_t *physical);
+
+#endif
