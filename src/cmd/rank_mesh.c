@@ -71,6 +71,20 @@ static void on_failed(void *context, const proa_error *why)
     change(m, false, why);
 }
 
+static void send_or_break(proa_rank_mesh *m, int rank, uint16_t type, const uint8_t *body, size_t length)
+{
+    proa_error why;
+    proa_status status = proa_mesh_send(m->mesh, rank, type, body, length);
+    if (status == PROA_OK || status == PROA_ERR_UNREACHABLE)
+        return;
+    if (status == PROA_BUSY)
+        proa_error_set(&why, PROA_ERR_DEADLINE, "it has not read %d MiB that were sent to it",
+                       PROA_MESH_PENDING_BYTES_MAX >> 20);
+    else
+        proa_error_set(&why, status, "a message to it could not be sent: %s", proa_status_name(status));
+    proa_mesh_break(m->mesh, rank, &why);
+}
+
 /* What other threads have posted. */
 static void on_wake(void *context)
 {
@@ -86,8 +100,7 @@ static void on_wake(void *context)
         uint32_t length = proa_get_u32(&r);
         const uint8_t *body = proa_get_bytes(&r, length);
         PROA_ASSERT(!r.failed);
-        if (proa_mesh_send(m->mesh, rank, type, body, length) == PROA_BUSY)
-            proa_log(PROA_LOG_WARN, "ranks", "rank %d takes nothing: a message to it is dropped", rank);
+        send_or_break(m, rank, type, body, length);
     }
     proa_buf_clear(&taken);
     m->sending = taken;

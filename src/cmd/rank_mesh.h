@@ -13,7 +13,8 @@ typedef struct proa_rank_mesh proa_rank_mesh;
  * bound. */
 proa_status proa_rank_mesh_open(const proa_mesh_options *options, void (*tick)(void *context),
                                 proa_rank_mesh **mesh, proa_error *err);
-/* As proa_mesh_send, from any thread: sent soon, in order, if the rank is up then. False: out of memory. */
+/* As proa_mesh_send, from any thread: sent soon, in order, if the rank is up then. What cannot be sent ends the link (proa_mesh_break),
+ * so that a link never loses a message and goes on. False: out of memory. */
 bool proa_rank_mesh_post(proa_rank_mesh *mesh, int rank, uint16_t type, const void *body, size_t length);
 /* PROA_OK: ready. PROA_BUSY: not within `seconds`. Otherwise the mesh has failed, which may happen after it was ready. */
 proa_status proa_rank_mesh_wait(proa_rank_mesh *mesh, double seconds, proa_error *err);

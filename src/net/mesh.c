@@ -277,6 +277,13 @@ proa_status proa_mesh_send(proa_mesh *mesh, int rank, uint16_t type, const void 
     return proa_link_send(end->link, type, body, length);
 }
 
+void proa_mesh_break(proa_mesh *mesh, int rank, const proa_error *why)
+{
+    PROA_ASSERT(rank >= 0 && rank < mesh->book->world);
+    if (mesh->linked[rank] != NULL)
+        proa_mesh_end_drop(mesh->linked[rank], why);
+}
+
 bool proa_mesh_ready(const proa_mesh *mesh)
 {
     return mesh->book->ready;

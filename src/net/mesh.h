@@ -88,6 +88,10 @@ void proa_mesh_free(proa_mesh *mesh); /* closes all links; no hook is called; ac
 /* Queues a message. PROA_BUSY: too much is unsent, nothing was queued; PROA_ERR_TOO_LONG; PROA_ERR_UNREACHABLE: the rank is not up. */
 proa_status proa_mesh_send(proa_mesh *mesh, int rank, uint16_t type, const void *body, size_t length);
 
+/* Ends the link to a rank, if it is up: `peer_down` is called here and at the other end, then they are linked anew. For an owner that could
+ * not send, and whose messages mean nothing with a gap. */
+void proa_mesh_break(proa_mesh *mesh, int rank, const proa_error *why);
+
 bool proa_mesh_ready(const proa_mesh *mesh);
 bool proa_mesh_is_up(const proa_mesh *mesh, int rank); /* false for the own rank */
 int proa_mesh_up_count(const proa_mesh *mesh);         /* other ranks that are up */

@@ -90,7 +90,7 @@ static void lost(mesh_end *end, const proa_error *why)
     }
 }
 
-static void drop(mesh_end *end, const proa_error *why)
+void proa_mesh_end_drop(mesh_end *end, const proa_error *why)
 {
     proa_link *link = end->link;
     if (end->state == MESH_END_STRANGE)
@@ -105,7 +105,7 @@ void proa_mesh_end_late(mesh_end *end)
     proa_error why;
     proa_error_set(&why, PROA_ERR_DEADLINE, "it has not greeted within %.2f s",
                    (double)end->mesh->options.security.connect_us / 1e6);
-    drop(end, &why);
+    proa_mesh_end_drop(end, &why);
 }
 
 /* ---- greetings ---- */
@@ -128,7 +128,7 @@ static bool greet(mesh_end *end, uint16_t type)
         return true;
     proa_error why;
     proa_error_set(&why, PROA_ERR_MEMORY, "no memory for a greeting");
-    drop(end, &why);
+    proa_mesh_end_drop(end, &why);
     return false;
 }
 
@@ -196,7 +196,7 @@ static void take_hello(mesh_end *end, const uint8_t *body, size_t length)
     }
     if (mesh->linked[hello.rank] != NULL) { /* the same process; its end of the older link is closed */
         proa_error_set(&err, PROA_ERR_UNREACHABLE, "it has connected anew");
-        drop(mesh->linked[hello.rank], &err);
+        proa_mesh_end_drop(mesh->linked[hello.rank], &err);
     }
     if (mesh->failed)
         return;
@@ -219,7 +219,7 @@ static void take_welcome(mesh_end *end, const uint8_t *body, size_t length)
     if (status == PROA_OK)
         come_up(end, &hello);
     else
-        drop(end, &err);
+        proa_mesh_end_drop(end, &err);
 }
 
 static void take_refusal(mesh_end *end, const uint8_t *body, size_t length)
@@ -228,7 +228,7 @@ static void take_refusal(mesh_end *end, const uint8_t *body, size_t length)
     proa_mesh_refusal refusal;
     proa_error err;
     if (proa_mesh_refusal_get(body, length, &refusal, &err) != PROA_OK) {
-        drop(end, &err);
+        proa_mesh_end_drop(end, &err);
         return;
     }
     proa_error_set(&err, PROA_ERR_INVALID, "it does not take this process as rank %d: %s", mesh->mine.rank,
@@ -236,7 +236,7 @@ static void take_refusal(mesh_end *end, const uint8_t *body, size_t length)
     if (refusal.for_good)
         fail(mesh, end->rank, &err);
     else
-        drop(end, &err);
+        proa_mesh_end_drop(end, &err);
 }
 
 /* ---- tables ---- */
@@ -264,7 +264,7 @@ static void take_table(mesh_end *end, const uint8_t *body, size_t length)
     if (status == PROA_OK)
         proa_mesh_changed(mesh);
     else
-        drop(end, &err);
+        proa_mesh_end_drop(end, &err);
 }
 
 /* ---- the link's hooks ---- */
@@ -295,7 +295,7 @@ static void take_other(mesh_end *end, uint16_t type, const uint8_t *body, size_t
     proa_error why;
     proa_error_set(&why, PROA_ERR_PROTOCOL,
                    "it sends type 0x%04x with %zu bytes, which does not belong there", type, length);
-    drop(end, &why);
+    proa_mesh_end_drop(end, &why);
 }
 
 static void on_message(void *context, proa_link *link, uint16_t type, const uint8_t *body, size_t length)

@@ -62,6 +62,8 @@ proa_link_hooks proa_mesh_link_hooks(proa_mesh *mesh);
 void proa_mesh_end_dial(proa_mesh *mesh, int32_t rank);
 /* Closes the link and forgets it; nobody is told. */
 void proa_mesh_end_free(mesh_end *end);
+/* Closes the link; the owner is told why, if it was UP. */
+void proa_mesh_end_drop(mesh_end *end, const proa_error *why);
 /* GREETED or STRANGE for too long. */
 void proa_mesh_end_late(mesh_end *end);
 void proa_mesh_send_tables(proa_mesh *mesh);

@@ -386,6 +386,34 @@ static void sending_is_bounded(void **state)
     mesh_fixture_close(f);
 }
 
+static bool both_hear_the_end(const mesh_fixture *f)
+{
+    return f->seats[0].downs == 1 && f->seats[1].downs == 1;
+}
+
+static bool both_are_up_again(const mesh_fixture *f)
+{
+    return f->seats[0].ups == 2 && f->seats[1].ups == 2 && mesh_all_linked(f);
+}
+
+/* An owner that could not send ends the link: both ends hear of it, and are linked anew. */
+static void a_broken_link_is_made_anew(void **state)
+{
+    (void)state;
+    mesh_fixture *f = open_linked(2);
+    proa_error why;
+    proa_error_set(&why, PROA_ERR_DEADLINE, "it does not read");
+    proa_mesh_break(f->seats[0].mesh, 1, &why);
+    assert_int_equal(f->seats[0].downs, 1);
+    assert_string_equal(f->seats[0].down_why.text, "it does not read");
+    proa_mesh_break(f->seats[0].mesh, 1, &why); /* it is not up: nothing to end */
+    assert_int_equal(f->seats[0].downs, 1);
+    assert_true(mesh_fixture_run(f, both_hear_the_end, 10));
+    assert_true(mesh_fixture_run(f, both_are_up_again, 20));
+    assert_int_equal(proa_mesh_send(f->seats[0].mesh, 1, 1, "x", 1), PROA_OK);
+    mesh_fixture_close(f);
+}
+
 /* ---- peers that are no ranks ---- */
 
 typedef struct stranger {
@@ -496,6 +524,7 @@ int main(void)
         cmocka_unit_test(double_rank_waits_for_the_first_to_die),
         cmocka_unit_test(rendezvous_ends),
         cmocka_unit_test(sending_is_bounded),
+        cmocka_unit_test(a_broken_link_is_made_anew),
         cmocka_unit_test(strangers_are_dropped),
         cmocka_unit_test(too_few_descriptors_are_an_error),
     };
