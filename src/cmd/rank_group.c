@@ -14,7 +14,6 @@
 #include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/time.h>
 #include <unistd.h>
 
 enum {
@@ -123,12 +122,11 @@ static void on_tick(void *context)
 
 /* ---- life ---- */
 
-/* Microseconds since 1970: a process that comes later has a larger one, also on another host, whose clock is right to a second. */
-static uint64_t make_life(void)
+static uint64_t draw_life(void)
 {
-    struct timeval now;
-    gettimeofday(&now, NULL);
-    return (uint64_t)now.tv_sec * 1000000 + (uint64_t)now.tv_usec;
+    uint64_t life;
+    proa_random_bytes(&life, sizeof life);
+    return life != 0 ? life : 1;
 }
 
 static bool overlaps(const proa_options *o)
@@ -203,7 +201,7 @@ proa_status proa_rank_group_create(const proa_options *o, const proa_rank_world 
         return proa_error_set(err, PROA_ERR_MEMORY, "no memory for the group of ranks");
     g->options = o;
     g->world = *world;
-    g->life = make_life();
+    g->life = draw_life();
     g->window_rows = rows;
     g->peer_lives = calloc(2 * (size_t)world->world, sizeof *g->peer_lives);
     g->message_lives = g->peer_lives != NULL ? g->peer_lives + world->world : NULL;

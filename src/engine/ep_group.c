@@ -264,6 +264,18 @@ static void install(proa_ep_group *r)
 
 /* ---- steps ---- */
 
+/* Those that the step which has just ended is blamed on. */
+static proa_group_mask missing_ranks(const proa_ep_group *r)
+{
+    proa_group_mask missing = {{0}};
+    const bool *suspects = proa_a2a_suspects(r->a2a);
+    for (int32_t i = 0; i < r->options.ranks; i++) {
+        if (suspects[i])
+            proa_group_mask_add(&missing, i);
+    }
+    return missing;
+}
+
 /* Runs the step that has begun; `step` NULL or too large for its shape: without rows. True: `step` is computed. Under lock, which is left. */
 static bool run(proa_ep_group *r, const proa_step *step, float **logits)
 {
@@ -279,7 +291,7 @@ static bool run(proa_ep_group *r, const proa_step *step, float **logits)
     proa_status status = proa_forward_step(r->forward, &rows, fits ? logits : &unused, &err);
     pthread_mutex_lock(&r->lock);
     r->running = false;
-    int32_t suspect = proa_a2a_suspect(r->a2a);
+    proa_group_mask missed = missing_ranks(r);
     int64_t now = proa_clock_us();
     proa_a2a_get_stats(r->a2a, &r->stats.a2a);
     if (status == PROA_OK) {
@@ -299,8 +311,8 @@ static bool run(proa_ep_group *r, const proa_step *step, float **logits)
         note_trouble(r);
         proa_log(PROA_LOG_INFO, "ranks", "a step is broken off: %s", err.text);
     }
-    if (status != PROA_OK && status != PROA_ERR_CANCELLED && suspect >= 0) {
-        proa_group_missed(r->group, suspect, &epoch, now);
+    if (status != PROA_OK && status != PROA_ERR_CANCELLED && !proa_group_mask_empty(&missed)) {
+        proa_group_missed(r->group, &missed, &epoch, now);
         pump(r);
     }
     proa_group_ended(r->group, status == PROA_OK, proa_clock_us());

@@ -41,7 +41,7 @@ typedef struct proa_ep_group_options {
     int32_t ranks;
     int32_t rank;
     int32_t nodes;             /* ranks of a node are consecutive */
-    uint64_t life;             /* of this process: grows with each that has this rank */
+    uint64_t life;             /* of this process: no other of this rank has it; not 0 */
     int32_t redundant_experts; /* physical experts beyond the model's, over all ranks */
     proa_eplb_algorithm algorithm;
     proa_ep_group_dispatch dispatch;

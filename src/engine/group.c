@@ -159,8 +159,6 @@ void proa_group_link_up(proa_group *g, int32_t peer, uint64_t life, int64_t now_
 {
     PROA_ASSERT(peer >= 0 && peer < g->ranks && peer != g->self);
     begin_event(g, now_us);
-    if (life < g->lives[peer])
-        return; /* a process that has been replaced */
     if (proa_group_mask_has(&g->up, peer)) {
         proa_group_mask_remove(&g->up, peer);
         lose(g, peer, "its link was replaced");
@@ -204,13 +202,15 @@ void proa_group_silent(proa_group *g, int32_t peer, int64_t now_us)
     lose(g, peer, "it makes no progress");
 }
 
-void proa_group_missed(proa_group *g, int32_t peer, const proa_group_epoch *epoch, int64_t now_us)
+void proa_group_missed(proa_group *g, const proa_group_mask *peers, const proa_group_epoch *epoch,
+                       int64_t now_us)
 {
-    PROA_ASSERT(peer >= 0 && peer < g->ranks && peer != g->self);
+    PROA_ASSERT(!proa_group_mask_has(peers, g->self));
     begin_event(g, now_us);
+    proa_group_mask missed = proa_group_mask_and(peers, &g->view);
     if (g->state == PROA_GROUP_MEMBER && proa_group_epoch_equal(epoch, &g->epoch) &&
-        proa_group_mask_has(&g->view, peer))
-        proa_group_suspect(g, "an all-to-all missed it", peer);
+        !proa_group_mask_empty(&missed))
+        proa_group_suspect(g, "an all-to-all missed it", &missed);
 }
 
 /* ---- messages ---- */

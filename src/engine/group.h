@@ -30,7 +30,8 @@
  * before all are ready for one. A rank that says n can run every version from that of the last shape to n.
  *
  * What the shell owes: links are ordered and reliable until they break, and each end is told when they do; a message is of the
- * process at the other end of the link, which has said its life when the link came up. Lives of a rank grow.
+ * process at the other end of the link, which has said its life when the link came up. No two lives are equal; which of two began first
+ * does not matter, since a link is always to the process that is there: so that no clock has to be right.
  *
  * One thread owns a group. Ranks are 0 .. ranks - 1, times in microseconds of any clock that does not go back.
  */
@@ -179,8 +180,8 @@ typedef struct proa_group_limits {
 
 typedef struct proa_group proa_group;
 
-/* NULL when memory is out. `life` grows with each process of this rank (a count of its launcher, the time of its start). A group of one
- * rank forms its view at the first tick. proa_group_free accepts NULL. */
+/* NULL when memory is out. `life` is a number over 0 that no other process of this rank has (a random one). A group of one rank forms its
+ * view at the first tick. proa_group_free accepts NULL. */
 proa_group *proa_group_create(int32_t ranks, int32_t self, uint64_t life, const proa_group_limits *limits,
                               int64_t now_us);
 void proa_group_free(proa_group *group);
@@ -192,9 +193,10 @@ void proa_group_link_up(proa_group *group, int32_t peer, uint64_t life, int64_t 
 void proa_group_link_down(proa_group *group, int32_t peer, uint64_t life, int64_t now_us);
 /* The watchdog: the peer's process makes no progress, though its link is up. Its next message, or a new link, ends that. */
 void proa_group_silent(proa_group *group, int32_t peer, int64_t now_us);
-/* An all-to-all of a step of `epoch` has waited for the peer past its deadline. Breaks the view; the second time without a completed step
- * between, the peer counts as unseen for shun_us. */
-void proa_group_missed(proa_group *group, int32_t peer, const proa_group_epoch *epoch, int64_t now_us);
+/* An all-to-all of a step of `epoch` has waited for these peers past its deadline. Breaks the view; the second time without a completed step
+ * between, they count as unseen for shun_us. */
+void proa_group_missed(proa_group *group, const proa_group_mask *peers, const proa_group_epoch *epoch,
+                       int64_t now_us);
 /* A message, checked by the decoder: ranks and masks are below `ranks`. Any content is safe. */
 void proa_group_receive(proa_group *group, const proa_group_message *message, int64_t now_us);
 /* What this rank wants of the step after the one that began last. To be said after each INSTALL and after each BEGIN that was `counted`, as

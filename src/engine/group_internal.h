@@ -132,8 +132,8 @@ int64_t proa_group_steps_deadline(const proa_group *g);
 
 /* The view is no longer whole: leave it and repair it. */
 void proa_group_break(proa_group *g, const char *why, int32_t rank);
-/* As a break, and the second time in a row the rank is shunned. */
-void proa_group_suspect(proa_group *g, const char *why, int32_t rank);
+/* As a break, and who is among `ranks` (not empty) the second time in a row is shunned. */
+void proa_group_suspect(proa_group *g, const char *why, const proa_group_mask *ranks);
 /* The members that this rank may repair its view with. */
 proa_group_mask proa_group_rest(const proa_group *g);
 void proa_group_elect(proa_group *g); /* who collects for the repair? */

@@ -97,14 +97,19 @@ static void lead_tick(proa_group *g)
         !proa_group_epoch_equal(&lead->epoch, &g->epoch))
         return;
     int64_t waited = g->now_us - lead->waiting_us;
+    proa_group_mask silent = {{0}}, unready = {{0}};
     for (int32_t r = -1; (r = proa_group_mask_next(&lead->members, r)) >= 0;) {
-        bool silent = lead->standing[r] == GROUP_AWAITED && waited >= g->limits.proposal_us;
-        bool unready = lead->want[r].placement == 0 && waited >= g->limits.placement_us;
-        if (r == g->self || !(silent || unready))
-            continue;
+        if (r != g->self && lead->standing[r] == GROUP_AWAITED && waited >= g->limits.proposal_us)
+            proa_group_mask_add(&silent, r);
+        else if (r != g->self && lead->want[r].placement == 0 && waited >= g->limits.placement_us)
+            proa_group_mask_add(&unready, r);
+    }
+    if (!proa_group_mask_empty(&silent) || !proa_group_mask_empty(&unready)) {
+        bool mute = !proa_group_mask_empty(&silent);
+        proa_group_mask both = proa_group_mask_or(&silent, &unready);
         proa_group_suspect(
-            g, silent ? "it does not say what it wants" : "it is not ready for a placement of the experts",
-            r);
+            g, mute ? "it does not say what it wants" : "it is not ready for a placement of the experts",
+            &both);
         return;
     }
     if (waited >= (lead->awaited > 0 ? g->limits.proposal_us : g->limits.placement_us))
@@ -256,8 +261,10 @@ void proa_group_steps_tick(proa_group *g)
     }
     lead_tick(g);
     if (starved(g) &&
-        g->now_us - s->waiting_us >= g->limits.proposal_us + g->limits.placement_us + g->limits.view_us)
-        proa_group_suspect(g, "it gives no steps", g->epoch.rank);
+        g->now_us - s->waiting_us >= g->limits.proposal_us + g->limits.placement_us + g->limits.view_us) {
+        proa_group_mask coordinator = proa_group_mask_of(g->epoch.rank);
+        proa_group_suspect(g, "it gives no steps", &coordinator);
+    }
 }
 
 int64_t proa_group_steps_deadline(const proa_group *g)

@@ -52,14 +52,16 @@ void proa_group_break(proa_group *g, const char *why, int32_t rank)
     proa_group_elect(g);
 }
 
-void proa_group_suspect(proa_group *g, const char *why, int32_t rank)
+void proa_group_suspect(proa_group *g, const char *why, const proa_group_mask *ranks)
 {
-    if (++g->misses[rank] >= GROUP_MISSES) {
-        g->misses[rank] = 0;
-        proa_group_mask_add(&g->shun, rank);
+    for (int32_t r = -1; (r = proa_group_mask_next(ranks, r)) >= 0;) {
+        if (++g->misses[r] < GROUP_MISSES)
+            continue;
+        g->misses[r] = 0;
+        proa_group_mask_add(&g->shun, r);
         g->shun_until_us = g->now_us + g->limits.shun_us;
     }
-    proa_group_break(g, why, rank);
+    proa_group_break(g, why, proa_group_mask_lowest(ranks));
 }
 
 /* ---- reporting ---- */

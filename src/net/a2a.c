@@ -107,10 +107,17 @@ static void on_lost(void *context, int32_t rank, const proa_error *why)
 
 /* ---- messages out ---- */
 
-static proa_status broken(proa_a2a *a, a2a_lane *lane, int32_t suspect, proa_status status)
+static void blame_nobody(proa_a2a *a)
+{
+    memset(a->suspects, 0, (size_t)a->options.ranks * sizeof *a->suspects);
+}
+
+proa_status proa_a2a_break(proa_a2a *a, a2a_lane *lane, int32_t suspect, proa_status status)
 {
     lane->state = A2A_BROKEN;
-    a->suspect = suspect;
+    blame_nobody(a);
+    if (suspect >= 0)
+        a->suspects[suspect] = true;
     return status;
 }
 
@@ -121,7 +128,7 @@ proa_status proa_a2a_send(proa_a2a *a, a2a_lane *lane, int32_t to, const a2a_hea
     memcpy(raw, header, sizeof *header);
     proa_status status = proa_post_send(a->post, to, raw, data, bytes, err);
     if (status != PROA_OK)
-        return broken(a, lane, to, status);
+        return proa_a2a_break(a, lane, to, status);
     a->stats.messages++;
     return PROA_OK;
 }
@@ -137,21 +144,18 @@ static int32_t count_missing(const proa_a2a *a, const a2a_lane *lane,
     return count;
 }
 
-/* Which ranks are missing, "3, 7"; the first of them. */
-static int32_t name_missing(const proa_a2a *a, const a2a_lane *lane,
-                            bool (*ready)(const proa_a2a *, const a2a_lane *, int32_t), char *text,
-                            size_t bytes)
+/* All that are missing are suspects; their numbers as far as there is room, "3, 7". */
+static void blame_missing(proa_a2a *a, const a2a_lane *lane,
+                          bool (*ready)(const proa_a2a *, const a2a_lane *, int32_t), char *text,
+                          size_t bytes)
 {
     size_t used = 0;
-    int32_t first = -1;
     text[0] = 0;
-    for (int32_t i = 0; i < a->options.ranks && used + 16 < bytes; i++) {
-        if (!a->live[i] || i == a->options.rank || ready(a, lane, i))
-            continue;
-        used += (size_t)snprintf(text + used, bytes - used, "%s%d", used > 0 ? ", " : "", i);
-        first = first < 0 ? i : first;
+    for (int32_t i = 0; i < a->options.ranks; i++) {
+        a->suspects[i] = a->live[i] && i != a->options.rank && !ready(a, lane, i);
+        if (a->suspects[i] && used + 16 < bytes)
+            used += (size_t)snprintf(text + used, bytes - used, "%s%d", used > 0 ? ", " : "", i);
     }
-    return first;
 }
 
 static proa_status give_up(proa_a2a *a, a2a_lane *lane,
@@ -159,12 +163,12 @@ static proa_status give_up(proa_a2a *a, a2a_lane *lane,
                            int64_t waited_us, proa_error *err)
 {
     char missing[200];
-    int32_t first = name_missing(a, lane, ready, missing, sizeof missing);
-    proa_error_set(err, PROA_ERR_DEADLINE,
-                   "no %s from rank %s for %.1f s (layer %d, window %llu of epoch %llx)", what, missing,
-                   (double)waited_us / 1e6, lane->layer, (unsigned long long)lane->turn,
-                   (unsigned long long)a->epoch);
-    return broken(a, lane, first, PROA_ERR_DEADLINE);
+    proa_a2a_break(a, lane, -1, PROA_ERR_DEADLINE);
+    blame_missing(a, lane, ready, missing, sizeof missing);
+    return proa_error_set(err, PROA_ERR_DEADLINE,
+                          "no %s from rank %s for %.1f s (layer %d, window %llu of epoch %llx)", what,
+                          missing, (double)waited_us / 1e6, lane->layer, (unsigned long long)lane->turn,
+                          (unsigned long long)a->epoch);
 }
 
 proa_status proa_a2a_wait(proa_a2a *a, a2a_lane *lane,
@@ -177,7 +181,7 @@ proa_status proa_a2a_wait(proa_a2a *a, a2a_lane *lane,
     while ((left = count_missing(a, lane, ready)) > 0) {
         if (atomic_load_explicit(&a->abandoned, memory_order_acquire)) {
             proa_error_set(err, PROA_ERR_CANCELLED, "the ranks of the group have changed");
-            status = broken(a, lane, -1, PROA_ERR_CANCELLED);
+            status = proa_a2a_break(a, lane, -1, PROA_ERR_CANCELLED);
             break;
         }
         bool any = proa_post_progress(a->post);
@@ -208,9 +212,9 @@ void proa_a2a_abandon(proa_a2a *a)
     proa_post_wake(a->post);
 }
 
-int32_t proa_a2a_suspect(const proa_a2a *a)
+const bool *proa_a2a_suspects(const proa_a2a *a)
 {
-    return a->suspect;
+    return a->suspects;
 }
 
 void proa_a2a_get_stats(const proa_a2a *a, proa_a2a_stats *stats)
@@ -263,7 +267,7 @@ proa_status proa_a2a_begin(proa_a2a *a, uint64_t epoch, const bool *live, proa_e
     memcpy(a->live, live, (size_t)a->options.ranks * sizeof *live);
     for (int32_t i = 0; i < a->options.lanes; i++)
         reset_lane(a, &a->lanes[i]);
-    a->suspect = -1;
+    blame_nobody(a);
     a->epoch = epoch;
     atomic_store_explicit(&a->abandoned, false, memory_order_release);
     return PROA_OK;
@@ -300,6 +304,7 @@ static void carve_lane(const proa_a2a *a, carver *c, a2a_lane *lane)
     lane->slot_offsets = carve(c, ranks + 1, sizeof(int32_t));
     lane->out = carve(c, a->work_max, a->output_bytes);
     lane->packed = carve(c, ranks, a->payload_max);
+    lane->packers = carve(c, ranks, sizeof *lane->packers);
     lane->sent_slots = carve(c, ranks, sizeof(int32_t));
     lane->output_offsets = carve(c, ranks, sizeof(int32_t));
     lane->output_there = carve(c, ranks, sizeof(bool));
@@ -327,6 +332,7 @@ static size_t lay_out(proa_a2a *a, uint8_t *base)
     a->payload_max = aligned(
         proa_a2a_parts(a, (size_t)o->rows_max, (size_t)o->rows_max * (size_t)a->most).bytes, ALIGNMENT);
     a->live = carve(&c, o->ranks, sizeof(bool));
+    a->suspects = carve(&c, o->ranks, sizeof(bool));
     for (int32_t i = 0; i < o->lanes; i++)
         carve_lane(a, &c, &a->lanes[i]);
     return c.used;
@@ -342,7 +348,6 @@ proa_status proa_a2a_create(const proa_a2a_options *options, proa_post_hub *hub,
     if (a == NULL)
         return proa_error_set(err, PROA_ERR_MEMORY, "no memory for the all-to-all");
     a->options = *options;
-    a->suspect = -1;
     if (a->options.deadline_us == 0)
         a->options.deadline_us = DEADLINE_US;
     size_t bytes = lay_out(a, NULL);

@@ -55,8 +55,8 @@ bool proa_a2a_progress(proa_a2a *a2a);
 /* Waits of the current step end with PROA_ERR_CANCELLED, until the next begin. Any thread. */
 void proa_a2a_abandon(proa_a2a *a2a);
 
-/* The rank that the latest failed wait was for, or -1. */
-int32_t proa_a2a_suspect(const proa_a2a *a2a);
+/* [ranks] The ranks that the latest failed wait, send or message is blamed on: all that were missing. Owner. */
+const bool *proa_a2a_suspects(const proa_a2a *a2a);
 
 typedef struct proa_a2a_stats {
     uint64_t windows;

@@ -22,24 +22,17 @@ static int32_t host_of(const proa_a2a *a, const proa_dispatch_args *args, int64_
     return rank;
 }
 
-/* Is this the first slot of its row that goes to `rank`? */
-static bool is_first(const proa_a2a *a, const proa_dispatch_args *args, int64_t row, int32_t k, int32_t rank)
-{
-    for (int32_t i = 0; i < k; i++) {
-        if (args->physical[row * args->top_k + i] / a->options.local_experts == rank)
-            return false;
-    }
-    return true;
-}
-
 /* headers [ranks]: rows and slots that go to each rank. */
-static void count(const proa_a2a *a, const proa_dispatch_args *args, a2a_header *headers)
+static void count(const proa_a2a *a, a2a_lane *lane, const proa_dispatch_args *args, a2a_header *headers)
 {
+    for (int32_t i = 0; i < a->options.ranks; i++)
+        lane->packers[i].row = -1;
     for (int64_t row = 0; row < args->x.rows; row++) {
         for (int32_t k = 0; k < args->top_k; k++) {
             int32_t rank = host_of(a, args, row * args->top_k + k);
             headers[rank].slots++;
-            headers[rank].rows += is_first(a, args, row, k, rank);
+            headers[rank].rows += lane->packers[rank].row != row;
+            lane->packers[rank].row = row;
         }
     }
 }
@@ -63,39 +56,49 @@ static void copy_row(const proa_a2a *a, const proa_rows *x, int64_t row, uint8_t
     }
 }
 
-/* One destination's payload; `place` of the slots that go there. */
-static void pack(const proa_a2a *a, a2a_lane *lane, const proa_dispatch_args *args, const a2a_header *h,
-                 int32_t rank)
+/* Where each destination's payload begins; nothing is in it yet. */
+static void begin_packing(const proa_a2a *a, a2a_lane *lane, const a2a_header *headers)
 {
-    uint8_t *to = rank == a->options.rank ? proa_a2a_region(lane, rank, lane->turn)->data
-                                          : proa_a2a_packed(a, lane, rank);
-    a2a_parts parts = proa_a2a_parts(a, h->rows, h->slots);
-    uint16_t *experts = (uint16_t *)(void *)(to + parts.experts);
-    size_t rows = 0, slots = 0;
-    for (int64_t row = 0; row < args->x.rows; row++) {
-        uint8_t found = 0;
-        for (int32_t k = 0; k < args->top_k; k++) {
-            int64_t slot = row * args->top_k + k;
-            if (args->physical[slot] / a->options.local_experts != rank)
-                continue;
-            lane->place[slot] = lane->output_offsets[rank] + (int32_t)slots;
-            experts[slots++] = (uint16_t)(args->physical[slot] % a->options.local_experts);
-            found++;
-        }
-        if (found == 0)
-            continue;
-        copy_row(a, &args->x, row, to + parts.rows, to + parts.scales, rows);
-        to[rows++] = found;
+    for (int32_t rank = 0; rank < a->options.ranks; rank++) {
+        a2a_packer *p = &lane->packers[rank];
+        uint8_t *to = rank == a->options.rank ? proa_a2a_region(lane, rank, lane->turn)->data
+                                              : proa_a2a_packed(a, lane, rank);
+        a2a_parts parts = proa_a2a_parts(a, headers[rank].rows, headers[rank].slots);
+        *p = (a2a_packer){.counts = to,
+                          .experts = (uint16_t *)(void *)(to + parts.experts),
+                          .rows = to + parts.rows,
+                          .scales = to + parts.scales,
+                          .row = -1};
     }
-    PROA_ASSERT(rows == h->rows);
-    PROA_ASSERT(slots == h->slots);
 }
 
-static proa_status send_to(proa_a2a *a, a2a_lane *lane, const proa_dispatch_args *args, const a2a_header *h,
-                           int32_t rank, proa_error *err)
+/* All destinations' payloads, in one pass over the slots; and `place` of each slot. */
+static void pack(const proa_a2a *a, a2a_lane *lane, const proa_dispatch_args *args, const a2a_header *headers)
 {
-    if (h->rows > 0)
-        pack(a, lane, args, h, rank);
+    begin_packing(a, lane, headers);
+    for (int64_t row = 0; row < args->x.rows; row++) {
+        for (int32_t k = 0; k < args->top_k; k++) {
+            int64_t slot = row * args->top_k + k;
+            int32_t rank = host_of(a, args, slot);
+            a2a_packer *p = &lane->packers[rank];
+            if (p->row != row) {
+                copy_row(a, &args->x, row, p->rows, p->scales, p->row_count);
+                p->counts[p->row_count++] = 0;
+                p->row = row;
+            }
+            p->counts[p->row_count - 1]++;
+            lane->place[slot] = lane->output_offsets[rank] + (int32_t)p->slot_count;
+            p->experts[p->slot_count++] = (uint16_t)(args->physical[slot] % a->options.local_experts);
+        }
+    }
+    for (int32_t rank = 0; rank < a->options.ranks; rank++) {
+        PROA_ASSERT(lane->packers[rank].row_count == headers[rank].rows);
+        PROA_ASSERT(lane->packers[rank].slot_count == headers[rank].slots);
+    }
+}
+
+static proa_status send_to(proa_a2a *a, a2a_lane *lane, const a2a_header *h, int32_t rank, proa_error *err)
+{
     if (rank == a->options.rank) {
         a2a_region *own = proa_a2a_region(lane, rank, lane->turn);
         own->header = *h;
@@ -130,17 +133,18 @@ proa_status proa_a2a_dispatch(void *context, int32_t number, const proa_dispatch
                                   .layer = (uint16_t)args->layer,
                                   .kind = A2A_DISPATCH,
                                   .lane = (uint8_t)number};
-    count(a, args, headers);
+    count(a, lane, args, headers);
     for (int32_t i = 0; i < a->options.ranks; i++) {
         lane->sent_slots[i] = (int32_t)headers[i].slots;
         lane->output_there[i] = lane->output_landing[i] = false;
         lane->output_offsets[i] = offset;
         offset += (int32_t)headers[i].slots;
     }
+    pack(a, lane, args, headers);
     for (int32_t i = 1; i <= a->options.ranks && status == PROA_OK; i++) {
         int32_t rank = (a->options.rank + i) % a->options.ranks; /* not all at once to the same one */
         if (a->live[rank])
-            status = send_to(a, lane, args, &headers[rank], rank, err);
+            status = send_to(a, lane, &headers[rank], rank, err);
     }
     return status;
 }
@@ -211,8 +215,7 @@ proa_status proa_a2a_receive(void *context, int32_t number, proa_dispatched *wor
         if (!a->live[i] || region->header.rows == 0)
             continue;
         if (region->header.layer != lane->layer || !take_slots(a, lane, region, rows, slots)) {
-            lane->state = A2A_BROKEN;
-            a->suspect = i;
+            proa_a2a_break(a, lane, i, PROA_ERR_PROTOCOL);
             return proa_error_set(
                 err, PROA_ERR_PROTOCOL,
                 "rank %d sent rows of layer %u whose counts contradict each other (layer %d here)", i,

@@ -29,6 +29,16 @@ typedef struct a2a_region {
     bool there;
 } a2a_region;
 
+/* A destination's payload while it is filled; see a2a_region's data. */
+typedef struct a2a_packer {
+    uint8_t *counts;
+    uint16_t *experts;
+    uint8_t *rows;
+    uint8_t *scales;
+    size_t row_count, slot_count;
+    int64_t row; /* that was put in last; -1: none */
+} a2a_packer;
+
 /* Drawn in exchange.h:
  *
  *   IDLE ── dispatch ──> SENT ── receive ──> WORKING ── give_back ──> RETURNED ── collect ──> IDLE
@@ -54,6 +64,7 @@ typedef struct a2a_lane {
     uint8_t *out;          /* [work_max, hidden] outputs in their format, in the order of the work */
     /* as a home */
     uint8_t *packed;         /* [ranks][payload_max] */
+    a2a_packer *packers;     /* [ranks] */
     int32_t *sent_slots;     /* [ranks] slots that went there */
     int32_t *output_offsets; /* [ranks] where their outputs begin in `outputs` */
     bool *output_there;      /* [ranks] */
@@ -75,7 +86,7 @@ struct proa_a2a {
     uint64_t epoch;
     bool *live; /* [ranks] */
     atomic_bool abandoned;
-    int32_t suspect;
+    bool *suspects; /* [ranks] */
     a2a_lane lanes[2];
     proa_a2a_stats stats;
     void *memory;
@@ -99,6 +110,9 @@ static inline a2a_region *proa_a2a_region(const a2a_lane *lane, int32_t rank, ui
 {
     return &lane->regions[2 * rank + (int32_t)(turn & 1)];
 }
+
+/* The lane is BROKEN from now on, and `suspect` (-1: nobody) is to blame. Returns the status. */
+proa_status proa_a2a_break(proa_a2a *a2a, a2a_lane *lane, int32_t suspect, proa_status status);
 
 /* Sends to another rank. PROA_ERR_UNREACHABLE makes the lane BROKEN and the rank the suspect. */
 proa_status proa_a2a_send(proa_a2a *a2a, a2a_lane *lane, int32_t to, const a2a_header *header,

@@ -151,7 +151,7 @@ void proa_gsim_deliver(gsim_world *w, int32_t from, int32_t to)
         way->link = packet->link;
         way->life = packet->life;
         way->told_silent = false;
-        proa_gsim_log(w, "%d: link to %d up, life %d", to, from, (int)packet->life);
+        proa_gsim_log(w, "%d: link to %d up, life %llx", to, from, (unsigned long long)packet->life);
         proa_group_link_up(r->group, from, packet->life, w->now_us);
         proa_gsim_acted(w, to);
     } else if (packet->link == way->link && packet->kind == GSIM_MESSAGE) {

@@ -143,16 +143,14 @@ void proa_gsim_rows(gsim_world *w, int32_t rank)
     if (!r->alive || !r->running || r->computing || r->abandoned || r->hung)
         return;
     const gsim_view *v = view_of(w, &r->shape.epoch);
-    int32_t late = -1;
+    proa_group_mask late = {{0}};
     for (int32_t m = -1; (m = proa_group_mask_next(&v->mask, m)) >= 0;) {
         bool begun = v->step >= r->shape.step &&
                      (v->step > r->shape.step || proa_group_mask_has(&v->begun[r->shape.step % 2], m));
-        if (!begun || w->way[m][rank].blocked > 0) {
-            late = m;
-            break;
-        }
+        if (!begun || w->way[m][rank].blocked > 0)
+            proa_group_mask_add(&late, m);
     }
-    if (late < 0) {
+    if (proa_group_mask_empty(&late)) {
         r->computing = true;
         int64_t us = 200 + proa_gsim_random(w, proa_gsim_chance(w, 50) ? 20000 : 1500);
         proa_gsim_post(w,
@@ -162,10 +160,15 @@ void proa_gsim_rows(gsim_world *w, int32_t rank)
                                      .epoch = r->shape.epoch,
                                      .number = r->shape.step},
                        us);
-    } else if (!r->stalled && late != rank && w->now_us - r->begun_us > w->missed_us && !r->waits_long) {
+        return;
+    }
+    proa_group_mask_remove(&late, rank);
+    if (!r->stalled && !proa_group_mask_empty(&late) && w->now_us - r->begun_us > w->missed_us &&
+        !r->waits_long) {
         r->waits_long = true;
-        proa_gsim_log(w, "%d: all-to-all misses %d", rank, late);
-        proa_group_missed(r->group, late, &r->shape.epoch, w->now_us);
+        proa_gsim_log(w, "%d: all-to-all misses %d ranks, %d first", rank, proa_group_mask_count(&late),
+                      proa_group_mask_lowest(&late));
+        proa_group_missed(r->group, &late, &r->shape.epoch, w->now_us);
         proa_gsim_acted(w, rank);
     }
 }
@@ -284,13 +287,14 @@ void proa_gsim_acted(gsim_world *w, int32_t rank)
 void proa_gsim_rank_start(gsim_world *w, int32_t rank)
 {
     gsim_rank *r = &w->rank[rank];
-    uint64_t life = r->life + 1;
+    /* never the same twice, and no more often above the one before than below it */
+    uint64_t life = (uint64_t)proa_gsim_random(w, 1000) << 32 | ((r->life & UINT32_MAX) + 1);
     proa_group_free(r->group); /* of two starts that were due, the second one takes the place of the first */
     *r = (gsim_rank){.alive = true, .life = life, .windows = 1};
     r->group = proa_group_create(w->ranks, rank, life, &w->limits, w->now_us);
     if (r->group == NULL)
         abort();
-    proa_gsim_log(w, "%d: starts, life %d", rank, (int)life);
+    proa_gsim_log(w, "%d: starts, life %llx", rank, (unsigned long long)life);
     post(w, rank, GSIM_TICK, 0);
     post(w, rank, GSIM_WORK, proa_gsim_random(w, 1000000));
 }

@@ -82,6 +82,12 @@ static void begin(scene *s, int32_t rank, uint64_t epoch, const char *live)
         fail_msg("%s", err.text);
 }
 
+static void assert_suspects(scene *s, int32_t rank, const char *who)
+{
+    for (int32_t i = 0; i < RANKS; i++)
+        assert_int_equal(proa_a2a_suspects(s->a[rank])[i], who[i] == '1');
+}
+
 static float value_of(int32_t rank, int32_t row, int32_t channel)
 {
     return (float)(rank * 1000 + row) + (float)channel / 512;
@@ -210,7 +216,7 @@ static void check_silent_rank(bool ucx)
     assert_true(took >= DEADLINE_US && took < 20 * DEADLINE_US);
     assert_non_null(strstr(err.text, "no rows from rank 2 for 0."));
     assert_non_null(strstr(err.text, "layer 5"));
-    assert_int_equal(proa_a2a_suspect(s->a[0]), 2);
+    assert_suspects(s, 0, "001");
     proa_a2a_abandon(s->a[1]); /* rank 0 has told it */
     assert_int_equal(s->x[1].receive(s->x[1].context, 0, &in, &err), PROA_ERR_CANCELLED);
     for (int32_t i = 0; i < 2; i++)
@@ -229,6 +235,23 @@ static void a_silent_rank_is_named_and_left(void **state)
     (void)state;
     check_silent_rank(false);
     check_silent_rank(true);
+}
+
+/* Two at once say nothing: both are named, so that one view leaves both out. */
+static void all_silent_ranks_are_named(void **state)
+{
+    (void)state;
+    scene *s = open_scene(false);
+    proa_error err = {0};
+    proa_dispatched in;
+    begin(s, 0, 1, "111");
+    assert_int_equal(dispatch(s, 0, 0, 9, 1, &err), PROA_OK);
+    assert_int_equal(s->x[0].receive(s->x[0].context, 0, &in, &err), PROA_ERR_DEADLINE);
+    assert_non_null(strstr(err.text, "no rows from rank 1, 2 for 0."));
+    assert_suspects(s, 0, "011");
+    begin(s, 0, 2, "100");
+    assert_suspects(s, 0, "000");
+    close_scene(s);
 }
 
 /* Rank 1 is gone in the middle of a window, and a new one with its number takes part in a later epoch. */
@@ -338,7 +361,7 @@ static void contradictions_end_the_window(void **state)
         assert_int_equal(dispatch(s, 2, 0, 0, 0, &err), PROA_OK);
         assert_int_equal(dispatch(s, 0, 0, 1, 0, &err), PROA_OK);
         assert_int_equal(s->x[0].receive(s->x[0].context, 0, &in, &err), PROA_ERR_PROTOCOL);
-        assert_int_equal(proa_a2a_suspect(s->a[0]), 1);
+        assert_suspects(s, 0, "010");
         close_scene(s);
     }
 }
@@ -348,6 +371,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(rows_come_and_go),
         cmocka_unit_test(a_silent_rank_is_named_and_left),
+        cmocka_unit_test(all_silent_ranks_are_named),
         cmocka_unit_test(a_rank_goes_and_comes_back),
         cmocka_unit_test(strange_messages_are_dropped),
         cmocka_unit_test(contradictions_end_the_window),

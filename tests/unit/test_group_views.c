@@ -148,14 +148,16 @@ static void test_missed(void **state)
     begin_member(&r, 3, 0);
     for (int i = 1; i <= 2; i++) {
         proa_group_epoch epoch = r.epoch;
-        proa_group_missed(r.group, 2, &epoch, r.now_us);
+        const proa_group_mask missed = mask_of("2");
+        proa_group_missed(r.group, &missed, &epoch, r.now_us);
         take(&r);
         assert_non_null(sent(&r, PROA_GROUP_ASK, 1));
         hear_report(&r, 1, PROA_GROUP_REPAIR, "012");
         if (i == 1)
             hear_report(&r, 2, PROA_GROUP_REPAIR, "012"); /* it lives: another try */
         assert_mask(&did(&r, PROA_GROUP_INSTALL)->to, i == 1 ? "012" : "01");
-        proa_group_missed(r.group, 1, &epoch, r.now_us); /* of the view before */
+        const proa_group_mask old = mask_of("1");
+        proa_group_missed(r.group, &old, &epoch, r.now_us); /* of the view before */
         take(&r);
         assert_int_equal(r.count, 0);
     }
@@ -165,6 +167,25 @@ static void test_missed(void **state)
     tick(&r, limits.shun_us);
     receive(&r, &join);
     assert_non_null(sent(&r, PROA_GROUP_ASK, 2));
+    end(&r);
+}
+
+/* All that an all-to-all has missed are left out by one view, not one after another. */
+static void test_missed_together(void **state)
+{
+    (void)state;
+    rig r;
+    begin_member(&r, 5, 0);
+    for (int i = 1; i <= 2; i++) {
+        proa_group_epoch epoch = r.epoch;
+        const proa_group_mask missed = mask_of("24");
+        proa_group_missed(r.group, &missed, &epoch, r.now_us);
+        take(&r);
+        for (int32_t p = 1; p < 5; p++)
+            if (i == 1 || p % 2 == 1)
+                hear_report(&r, p, PROA_GROUP_REPAIR, "01234");
+        assert_mask(&did(&r, PROA_GROUP_INSTALL)->to, i == 1 ? "01234" : "013");
+    }
     end(&r);
 }
 
@@ -230,13 +251,39 @@ static void test_lives(void **state)
         receive(&r, &old);
         assert_int_equal(r.count, 0);
     }
-    link_up(&r, 2, 1); /* a process that was thought to be gone */
-    link_down(&r, 2);  /* and its link */
+    link_down(&r, 2); /* the link to the old life */
     assert_int_equal(r.count, 0);
     proa_group_message join = message(PROA_GROUP_JOIN, 2, &(proa_group_epoch){0});
     join.life = 2;
     receive(&r, &join);
     assert_non_null(sent(&r, PROA_GROUP_ASK, 2)); /* the new one may come */
+    end(&r);
+}
+
+/* Which of two processes began first does not matter: a clock that was set back in between keeps nobody out. */
+static void test_lives_fall(void **state)
+{
+    (void)state;
+    rig r;
+    begin(&r, 2, 0);
+    link_up(&r, 1, 900);
+    proa_group_link_down(r.group, 1, 900, r.now_us);
+    take(&r);
+    link_up(&r, 1, 5);
+    proa_group_message m = message(PROA_GROUP_STATUS, 1, &(proa_group_epoch){0});
+    m.life = 5;
+    receive(&r, &m);
+    assert_int_equal(sent(&r, PROA_GROUP_ASK, 1)->purpose, PROA_GROUP_FORM);
+    m = message(PROA_GROUP_REPORT, 1, &(proa_group_epoch){0});
+    m.purpose = PROA_GROUP_FORM;
+    m.mask = mask_of("01");
+    m.life = 900; /* of the one before */
+    receive(&r, &m);
+    assert_int_equal(r.count, 0);
+    m.life = 5;
+    receive(&r, &m);
+    assert_mask(&did(&r, PROA_GROUP_INSTALL)->to, "01");
+    assert_int_equal(sent(&r, PROA_GROUP_VIEW, 1)->lives[1], 5);
     end(&r);
 }
 
@@ -469,8 +516,10 @@ int main(void)
         cmocka_unit_test(test_choice),
         cmocka_unit_test(test_report_breaks),
         cmocka_unit_test(test_missed),
+        cmocka_unit_test(test_missed_together),
         cmocka_unit_test(test_waits),
         cmocka_unit_test(test_lives),
+        cmocka_unit_test(test_lives_fall),
         cmocka_unit_test(test_views),
         cmocka_unit_test(test_yield),
         cmocka_unit_test(test_left_out),
