@@ -12,7 +12,12 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { TICK_US = 20000, TRANSFER_TICK_US = 1000, TRANSFER_TURNS = 8, LOAD_US = 100000 };
+enum {
+    TICK_US = 20000,
+    TRANSFER_TICK_US = 1000, /* while a room is open: kv_transfer.h wants it */
+    TRANSFER_TURNS = 8,
+    LOAD_US = 100000,
+};
 
 /* ---- addresses ---- */
 
@@ -120,6 +125,14 @@ static void on_transfer(void *context)
     proa_worker *w = context;
     for (int turns = 0; turns < TRANSFER_TURNS && proa_kv_transfer_progress(w->transfer); turns++) {
     }
+    if (w->rooms.count == 0)
+        proa_timer_set_period(w->transfer_timer, TICK_US); /* a thousand times a second is dear for nothing */
+}
+
+void proa_worker_hurry_transfer(proa_worker *w)
+{
+    if (w->transfer_timer != NULL)
+        proa_timer_set_period(w->transfer_timer, TRANSFER_TICK_US);
 }
 
 static void *run(void *context)
@@ -206,7 +219,8 @@ static proa_status start_transfer(proa_worker *w, proa_error *err)
     if (status != PROA_OK)
         return status;
     int fd = proa_kv_transfer_fd(w->transfer);
-    bool good = proa_loop_add_timer(w->loop, TRANSFER_TICK_US, on_transfer, w) != NULL;
+    w->transfer_timer = proa_loop_add_timer(w->loop, TICK_US, on_transfer, w);
+    bool good = w->transfer_timer != NULL;
     if (good && fd >= 0)
         good = proa_loop_add_watch(w->loop, fd, on_transfer, w) != NULL;
     return good ? PROA_OK : proa_error_set(err, PROA_ERR_MEMORY, "no memory for the transfer's events");

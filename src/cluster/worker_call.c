@@ -104,6 +104,15 @@ static void forget_room(worker_call *call)
     call->session = NULL;
 }
 
+bool proa_worker_call_open_room(worker_call *call, uint64_t room)
+{
+    if (!proa_table_put(&call->worker->rooms, room, call))
+        return false;
+    call->room = room;
+    proa_worker_hurry_transfer(call->worker);
+    return true;
+}
+
 void proa_worker_call_drop_room(worker_call *call)
 {
     forget_room(call);

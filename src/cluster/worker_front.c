@@ -195,12 +195,11 @@ static worker_call *room_call(proa_worker *w, worker_front *front, const proa_wi
         refuse(front, m->id, &err);
         return NULL;
     }
-    if (!proa_worker_call_rows(call, rows) || !proa_table_put(&w->rooms, m->room, call)) {
+    if (!proa_worker_call_rows(call, rows) || !proa_worker_call_open_room(call, m->room)) {
         proa_worker_call_fail(call, err.status, err.text, 0);
         proa_worker_call_settle(call);
         return NULL;
     }
-    call->room = m->room;
     return call;
 }
 

@@ -98,7 +98,8 @@ struct proa_worker {
     proa_listener *bootstrap;
     proa_engine *engine;
     proa_kv_transfer *transfer;
-    proa_nats *nats; /* NULL: requests come over links alone */
+    proa_timer *transfer_timer; /* NULL without a transfer */
+    proa_nats *nats;            /* NULL: requests come over links alone */
     proa_nats_complaints nats_complaints;
 
     pthread_mutex_t lock;
@@ -126,6 +127,10 @@ struct proa_worker {
 };
 
 enum { WORKER_ARENA_BYTES = 64 << 20, WORKER_GRAVES = 1 << 16 };
+
+/* ---- worker.c ---- */
+/* A room is open: rows may travel, in which this side takes part often. */
+void proa_worker_hurry_transfer(proa_worker *worker);
 
 /* ---- worker_events.c: from other threads to the loop's ---- */
 proa_engine_sink proa_worker_sink(worker_call *call);
@@ -170,6 +175,8 @@ void proa_worker_call_fail(worker_call *call, proa_status status, const char *wh
 void proa_worker_call_cancel(worker_call *call);
 /* Arrays for rows; false when memory is out. */
 bool proa_worker_call_rows(worker_call *call, int32_t rows);
+/* The call is the room's from now on; false when memory is out. */
+bool proa_worker_call_open_room(worker_call *call, uint64_t room);
 /* The room is over without more ado: its id is buried. */
 void proa_worker_call_drop_room(worker_call *call);
 /* Carries out what a machine says, and settles. */

@@ -355,14 +355,13 @@ static worker_call *offered_call(worker_session *s, const proa_wire_room_open *m
     proa_worker *w = s->worker;
     worker_call *call = proa_worker_call_new(w, NULL, 0);
     if (call == NULL || !proa_worker_call_rows(call, m->tokens) ||
-        !proa_table_put(&w->rooms, m->room, call)) {
+        !proa_worker_call_open_room(call, m->room)) {
         proa_error_set(err, PROA_ERR_OVERLOADED, "out of memory for room %016llx",
                        (unsigned long long)m->room);
         if (call != NULL)
             proa_worker_call_settle(call);
         return NULL;
     }
-    call->room = m->room;
     call->has_room = true;
     return call;
 }

@@ -29,6 +29,7 @@ typedef struct loop_item {
 
 struct proa_timer {
     loop_item item;
+    int64_t period_us;
 };
 
 struct proa_watch {
@@ -226,11 +227,24 @@ proa_timer *proa_loop_add_timer(proa_loop *loop, int64_t period_us, proa_loop_ho
         return NULL;
     timer->item.hook = hook;
     timer->item.context = context;
+    timer->period_us = period_us;
     if (!add_item(loop, &timer->item, -1, EV_TIMEOUT, period_us)) {
         free(timer);
         return NULL;
     }
     return timer;
+}
+
+void proa_timer_set_period(proa_timer *timer, int64_t period_us)
+{
+    PROA_ASSERT(period_us > 0);
+    proa_loop_assert_owner(timer->item.loop);
+    if (period_us == timer->period_us)
+        return;
+    struct timeval period = proa_loop_timeval(period_us);
+    timer->period_us = period_us;
+    PROA_ASSERT(event_add(timer->item.event, &period) ==
+                0); /* it is among the events: nothing is allocated */
 }
 
 void proa_timer_free(proa_timer *timer)

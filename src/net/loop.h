@@ -26,6 +26,8 @@ void proa_loop_stop(proa_loop *loop); /* any thread */
 
 /* Runs `hook` every period_us. NULL when memory is out. */
 proa_timer *proa_loop_add_timer(proa_loop *loop, int64_t period_us, proa_loop_hook hook, void *context);
+/* From now on; the next time is a period away. Costs nothing when it is the timer's period already. */
+void proa_timer_set_period(proa_timer *timer, int64_t period_us);
 void proa_timer_free(proa_timer *timer); /* also from inside its hook; accepts NULL */
 
 /* Runs `hook` while the descriptor is readable. The descriptor stays the caller's. NULL when memory is out. */

@@ -89,6 +89,37 @@ static void test_timer(void **state)
     close_scene(&s);
 }
 
+/* Slows down inside its own hook, and is made fast again by another one. */
+static void slow_tick(void *context)
+{
+    scene *s = context;
+    if (++s->ticks == 5)
+        proa_timer_set_period(s->timer, 3600000000);
+    else if (s->ticks == 10)
+        proa_loop_stop(s->loop);
+}
+
+static void hurry(void *context)
+{
+    scene *s = context;
+    proa_timer_set_period(s->timer, 10000);
+}
+
+static void test_period(void **state)
+{
+    (void)state;
+    scene s;
+    open_scene(&s, NULL);
+    s.timer = proa_loop_add_timer(s.loop, 1000, slow_tick, &s);
+    proa_timer *other = proa_loop_add_timer(
+        s.loop, 3000, hurry, &s); /* more often than 10 ms: the same period pushes nothing off */
+    assert_non_null(other);
+    run(&s);
+    assert_int_equal(s.ticks, 10);
+    proa_timer_free(other);
+    close_scene(&s);
+}
+
 /* ---- watches ---- */
 
 static void readable(void *context)
@@ -304,13 +335,10 @@ static void test_lookups_let_go(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_timer),
-        cmocka_unit_test(test_watch),
-        cmocka_unit_test(test_wakes_from_threads),
-        cmocka_unit_test(test_stop),
-        cmocka_unit_test(test_split),
-        cmocka_unit_test(test_loopback),
-        cmocka_unit_test(test_lookup),
+        cmocka_unit_test(test_timer),          cmocka_unit_test(test_period),
+        cmocka_unit_test(test_watch),          cmocka_unit_test(test_wakes_from_threads),
+        cmocka_unit_test(test_stop),           cmocka_unit_test(test_split),
+        cmocka_unit_test(test_loopback),       cmocka_unit_test(test_lookup),
         cmocka_unit_test(test_lookups_let_go),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
