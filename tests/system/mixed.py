@@ -151,7 +151,7 @@ async def ask(http, gate, url, path, body):
 async def ask_all(url, requests, at_once=16):
     """The answers of (path, body) pairs, in order."""
     gate = asyncio.Semaphore(at_once)
-    async with httpx.AsyncClient(timeout=120, trust_env=False) as http:
+    async with httpx.AsyncClient(timeout=300, trust_env=False) as http:
         return await asyncio.gather(*(ask(http, gate, url, path, body) for path, body in requests))
 
 
