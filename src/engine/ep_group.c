@@ -100,12 +100,11 @@ static proa_group_want want(const proa_ep_group *r)
     return (proa_group_want){
         .windows = r->wanted,
         .extend = r->wanted > 1,
-        .placement = 1,
+        .placement = r->ready,
     };
 }
 
-/* All actions that the last event has led to, and what follows from them. Under lock. */
-static void pump(proa_ep_group *r)
+void proa_ep_group_pump(proa_ep_group *r)
 {
     proa_group_action action;
     bool more;
@@ -113,7 +112,9 @@ static void pump(proa_ep_group *r)
         while (proa_group_next(r->group, &action))
             carry_out(r, &action);
         more = true;
-        if (r->ended_here) {
+        if (proa_ep_group_rebalance_pump(r)) {
+            continue;
+        } else if (r->ended_here) {
             r->ended_here = false;
             proa_group_ended(r->group, false, proa_clock_us());
         } else if (r->speaks && r->installed) {
@@ -145,7 +146,7 @@ void proa_ep_group_peer_up(proa_ep_group *r, int32_t number, uint64_t life, cons
     if (bytes > 0)
         memcpy(p->address, address, bytes);
     proa_group_link_up(r->group, number, life, proa_clock_us());
-    pump(r);
+    proa_ep_group_pump(r);
     pthread_mutex_unlock(&r->lock);
 }
 
@@ -155,7 +156,7 @@ void proa_ep_group_peer_down(proa_ep_group *r, int32_t number, uint64_t life)
     if (proa_group_mask_has(&r->view, number))
         note_trouble(r);
     proa_group_link_down(r->group, number, life, proa_clock_us());
-    pump(r);
+    proa_ep_group_pump(r);
     pthread_mutex_unlock(&r->lock);
 }
 
@@ -168,7 +169,7 @@ void proa_ep_group_receive(proa_ep_group *r, const proa_group_message *message)
     }
     pthread_mutex_lock(&r->lock);
     proa_group_receive(r->group, message, proa_clock_us());
-    pump(r);
+    proa_ep_group_pump(r);
     pthread_mutex_unlock(&r->lock);
 }
 
@@ -178,8 +179,9 @@ void proa_ep_group_tick(proa_ep_group *r)
     int64_t now = proa_clock_us(); /* the group's times must not go back: under the lock, everywhere */
     if (now >= proa_group_deadline(r->group)) {
         proa_group_tick(r->group, now);
-        pump(r);
+        proa_ep_group_pump(r);
     }
+    proa_ep_group_rebalance_tick(r, now);
     bool waited_for = (r->begun || r->to_install) && !r->running && !r->stopped;
     r->waited_since_us = !waited_for ? 0 : r->waited_since_us != 0 ? r->waited_since_us : now;
     bool hangs = waited_for && now - r->waited_since_us > r->options.deadline_us;
@@ -256,10 +258,11 @@ static void install(proa_ep_group *r)
     }
     if (r->to_install || !proa_group_epoch_equal(&epoch, &r->epoch))
         return; /* another one has come meanwhile */
+    proa_ep_group_rebalance_install(r);
     r->installed = r->speaks = r->unproven = true;
     r->stats.views++;
     log_view(r);
-    pump(r);
+    proa_ep_group_pump(r);
 }
 
 /* ---- steps ---- */
@@ -279,14 +282,15 @@ static proa_group_mask missing_ranks(const proa_ep_group *r)
 /* Runs the step that has begun; `step` NULL or too large for its shape: without rows. True: `step` is computed. Under lock, which is left. */
 static bool run(proa_ep_group *r, const proa_step *step, float **logits)
 {
-    proa_group_epoch epoch = r->shape.epoch;
-    bool fits = step != NULL && proa_forward_windows(r->forward, step->row_count) <= r->shape.windows;
+    const proa_group_shape shape = r->shape;
+    bool fits = step != NULL && proa_forward_windows(r->forward, step->row_count) <= shape.windows;
     proa_step rows = fits ? *step : (proa_step){0};
     float *unused;
     proa_error err;
-    rows.windows = r->shape.windows;
+    rows.windows = shape.windows;
     r->begun = false;
     r->running = true;
+    proa_ep_group_rebalance_begin(r, shape.placement);
     pthread_mutex_unlock(&r->lock);
     proa_status status = proa_forward_step(r->forward, &rows, fits ? logits : &unused, &err);
     pthread_mutex_lock(&r->lock);
@@ -304,6 +308,7 @@ static bool run(proa_ep_group *r, const proa_step *step, float **logits)
                      (double)r->stats.recovery_us / 1e3);
         }
         r->trouble_us = 0;
+        proa_ep_group_rebalance_ended(r, shape.step, fits);
     } else if (r->stopped) {
         return false; /* to the group, this rank is as good as dead */
     } else {
@@ -312,11 +317,11 @@ static bool run(proa_ep_group *r, const proa_step *step, float **logits)
         proa_log(PROA_LOG_INFO, "ranks", "a step is broken off: %s", err.text);
     }
     if (status != PROA_OK && status != PROA_ERR_CANCELLED && !proa_group_mask_empty(&missed)) {
-        proa_group_missed(r->group, &missed, &epoch, now);
-        pump(r);
+        proa_group_missed(r->group, &missed, &shape.epoch, now);
+        proa_ep_group_pump(r);
     }
     proa_group_ended(r->group, status == PROA_OK, proa_clock_us());
-    pump(r);
+    proa_ep_group_pump(r);
     return status == PROA_OK && fits;
 }
 
@@ -326,7 +331,7 @@ static void set_wanted(proa_ep_group *r, int32_t windows)
         return;
     r->wanted = windows;
     r->speaks = true;
-    pump(r);
+    proa_ep_group_pump(r);
 }
 
 /* Something has changed, or so much time has passed. While the group is not whole, others may need this rank to take what a broken step
@@ -503,6 +508,8 @@ proa_status proa_ep_group_create(const proa_ep_group_options *options, const pro
         status = make_a2a(r, precision, err);
     if (status == PROA_OK)
         status = make_group(r, err);
+    if (status == PROA_OK)
+        status = proa_ep_group_rebalance_create(r, err);
     if (status != PROA_OK) {
         proa_ep_group_free(r);
         return status;
@@ -515,6 +522,7 @@ void proa_ep_group_free(proa_ep_group *r)
 {
     if (r == NULL)
         return;
+    proa_ep_group_rebalance_free(r);
     proa_group_free(r->group);
     proa_a2a_free(r->a2a);
     proa_expert_map_free(r->map);
@@ -540,6 +548,7 @@ void proa_ep_group_attach(proa_ep_group *r, proa_forward *forward, int32_t step_
     r->forward = forward;
     r->windows_max = proa_forward_windows(forward, step_rows_max);
     proa_forward_set_place(forward, proa_ep_group_place, r);
+    proa_ep_group_rebalance_attach(r);
 }
 
 proa_forward *proa_ep_group_forward(const proa_ep_group *r)

@@ -9,7 +9,11 @@
  * proa_ep_group_idle. Experts whose ranks are gone are taken over by those that are left (expert placement of a view): every rank
  * holds the whole checkpoint mapped, so that taking over means to read its pages.
  *
- * Threads: step and idle are the engine thread's; peer_up, peer_down, receive and tick one other's; the rest says. A lock
+ * With `rebalance`, experts move between ranks while steps go on (rebalance.h); what rows choose is counted for it, once, when
+ * their step has ended well.
+ *
+ * Threads: step and idle are the engine thread's; peer_up, peer_down, receive, receive_rebalance and tick one
+ * other's; the rest says. A lock
  * lies between; `send` is called under it, from either.
  */
 #ifndef PROA_ENGINE_EP_GROUP_H
@@ -17,6 +21,7 @@
 
 #include "engine/eplb.h"
 #include "engine/group.h"
+#include "engine/rebalance.h"
 #include "model/forward.h"
 #include "net/a2a.h"
 
@@ -30,12 +35,22 @@ typedef enum proa_ep_group_dispatch {
 typedef struct proa_ep_group_hooks {
     /* To one rank, whose link is up; the message is lent. Must not wait. */
     void (*send)(void *context, int32_t rank, const proa_group_message *message);
+    /* Likewise; may be lost. Needed with options.rebalance. */
+    void (*send_rebalance)(void *context, int32_t rank, const proa_rebalance_message *message);
     /* There is something for proa_ep_group_idle: wake the engine thread. Called without lock or with it; must not wait. */
     void (*nudge)(void *context);
     /* This process must end: a step that was abandoned has not ended, or its memory is still written to. */
     void (*stuck)(void *context, const char *why);
     void *context;
 } proa_ep_group_hooks;
+
+/* As in rebalance.h. */
+typedef struct proa_ep_group_rebalance {
+    int32_t iterations; /* 0: never */
+    int32_t window;
+    int32_t layers_per_chunk;
+    double threshold;
+} proa_ep_group_rebalance;
 
 typedef struct proa_ep_group_options {
     int32_t ranks;
@@ -45,6 +60,7 @@ typedef struct proa_ep_group_options {
     int32_t redundant_experts; /* physical experts beyond the model's, over all ranks */
     proa_eplb_algorithm algorithm;
     proa_ep_group_dispatch dispatch;
+    proa_ep_group_rebalance rebalance;
     bool two_batch_overlap; /* the exchange has a lane for each of two halves of a step */
     int32_t rows_max;       /* of a window of one rank */
     /* Of an all-to-all's wait for a rank whose process lives, and of the group's for the engine thread: more than a layer takes
@@ -66,6 +82,9 @@ void proa_ep_group_free(proa_ep_group *ranks); /* accepts NULL; after engine and
 proa_exchange proa_ep_group_exchange(proa_ep_group *ranks);
 void proa_ep_group_attach(proa_ep_group *ranks, proa_forward *forward, int32_t step_rows_max);
 
+/* What messages of rebalance.h are about. */
+proa_expert_shape proa_ep_group_expert_shape(const proa_ep_group *ranks);
+
 proa_forward *proa_ep_group_forward(const proa_ep_group *ranks);
 
 /* What peers need to reach this rank's all-to-all: the blob of proa_ep_group_peer_up there. */
@@ -77,6 +96,7 @@ void proa_ep_group_peer_up(proa_ep_group *ranks, int32_t peer, uint64_t life, co
                            size_t bytes);
 void proa_ep_group_peer_down(proa_ep_group *ranks, int32_t peer, uint64_t life);
 void proa_ep_group_receive(proa_ep_group *ranks, const proa_group_message *message);
+void proa_ep_group_receive_rebalance(proa_ep_group *ranks, const proa_rebalance_message *message);
 void proa_ep_group_tick(proa_ep_group *ranks); /* every 20 ms or so */
 
 /* ---- engine thread ---- */
@@ -101,7 +121,12 @@ typedef struct proa_ep_group_stats {
     uint64_t agree_us; /* in waits for a step to be agreed on */
     int64_t
         recovery_us; /* of the last view after a loss: from the first sign here to the first step completed; 0: none */
-    uint64_t messages;  /* of the group, sent */
+    uint64_t messages; /* of the group and of rebalance.h, sent */
+    uint32_t version;  /* of the placement, in this view; 0: experts do not move */
+    uint64_t layers_moved;
+    uint64_t experts_read;
+    uint64_t rebalances; /* plans in force; at the coordinator of the view alone, as is: */
+    double utilisation; /* by the last loads: mean load of a rank over that of the fullest; 0: not measured */
     proa_a2a_stats a2a; /* as of the last step */
 } proa_ep_group_stats;
 void proa_ep_group_get_stats(proa_ep_group *ranks, proa_ep_group_stats *stats);

@@ -1,11 +1,12 @@
 /* ep_group_internal.h - what the files of the group's shell share: ep_group.c (events, steps, views), ep_group_placement.c (where experts
- * are).
+ * are), ep_group_rebalance.c (when they move).
  */
 #ifndef PROA_ENGINE_EP_GROUP_INTERNAL_H
 #define PROA_ENGINE_EP_GROUP_INTERNAL_H
 
 #include "engine/ep_group.h"
 #include "engine/expert_map.h"
+#include "engine/expert_reader.h"
 
 #include <pthread.h>
 
@@ -43,7 +44,13 @@ struct proa_ep_group {
     int64_t waited_since_us; /* for the engine thread to come; 0: it is not waited for */
     int64_t trouble_us;      /* first sign of a loss that is not over; 0: none */
     proa_ep_group_stats stats;
+    uint32_t ready;            /* placement version that is proposed */
+    proa_rebalance *rebalance; /* NULL: experts stay where the view puts them */
+    uint64_t reading;          /* job of the reader, for this version: */
+    uint32_t reading_version;
+    proa_expert_reader *reader;
     /* engine thread */
+    uint32_t *counts; /* [layers * experts] what the rows of the step have chosen; NULL: not counted */
     proa_expert_map *map;
     proa_expert_shape map_shape;
     bool *live;       /* [ranks] */
@@ -61,8 +68,26 @@ int32_t proa_ep_group_slots(const proa_ep_group *r, int32_t live);
 proa_status proa_ep_group_make_placement(proa_ep_group *r, int32_t live, proa_error *err);
 /* Gives the forward the experts of this rank. */
 void proa_ep_group_take_experts(proa_ep_group *r);
+void proa_ep_group_take_layer(proa_ep_group *r, int32_t layer);
 /* A proa_forward_place. */
 void proa_ep_group_place(void *context, int32_t layer, int32_t first_row, int32_t rows, const int32_t *ids,
                          int32_t *physical);
+
+/* ---- ep_group.c ---- */
+
+/* All actions that the last event has led to, and what follows from them. Under lock. */
+void proa_ep_group_pump(proa_ep_group *r);
+
+/* ---- ep_group_rebalance.c: under lock, but for the last three ---- */
+
+bool proa_ep_group_rebalance_pump(proa_ep_group *r); /* true: there was something */
+void proa_ep_group_rebalance_install(proa_ep_group *r);
+/* A step with this version begins: moves experts, on the engine thread. */
+void proa_ep_group_rebalance_begin(proa_ep_group *r, uint32_t version);
+void proa_ep_group_rebalance_ended(proa_ep_group *r, uint64_t step, bool rows); /* well */
+void proa_ep_group_rebalance_tick(proa_ep_group *r, int64_t now_us);
+proa_status proa_ep_group_rebalance_create(proa_ep_group *r, proa_error *err);
+void proa_ep_group_rebalance_attach(proa_ep_group *r);
+void proa_ep_group_rebalance_free(proa_ep_group *r);
 
 #endif

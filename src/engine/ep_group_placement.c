@@ -53,15 +53,19 @@ proa_status proa_ep_group_make_placement(proa_ep_group *r, int32_t live, proa_er
 }
 
 /* The experts of this rank, for each MoE layer; what a slot does not hold is expert 0, to which nobody sends. */
-void proa_ep_group_take_experts(proa_ep_group *r)
+/* What a slot does not hold is expert 0, to which nobody sends. */
+void proa_ep_group_take_layer(proa_ep_group *r, int32_t layer)
 {
     int32_t per_rank = r->map_shape.physical / r->options.ranks;
-    for (int32_t layer = 0; layer < r->map_shape.layers; layer++) {
-        if (!proa_model_config_is_moe(&r->config, layer))
-            continue;
-        const int32_t *own = proa_expert_map_layer(r->map, layer) + (int64_t)r->options.rank * per_rank;
-        for (int32_t i = 0; i < r->capacity; i++)
-            r->local[i] = i < per_rank && own[i] != PROA_EXPERT_NONE ? own[i] : 0;
-        proa_forward_set_experts(r->forward, layer, r->local);
-    }
+    const int32_t *own = proa_expert_map_layer(r->map, layer) + (int64_t)r->options.rank * per_rank;
+    for (int32_t i = 0; i < r->capacity; i++)
+        r->local[i] = i < per_rank && own[i] != PROA_EXPERT_NONE ? own[i] : 0;
+    proa_forward_set_experts(r->forward, layer, r->local);
+}
+
+void proa_ep_group_take_experts(proa_ep_group *r)
+{
+    for (int32_t layer = 0; layer < r->map_shape.layers; layer++)
+        if (proa_model_config_is_moe(&r->config, layer))
+            proa_ep_group_take_layer(r, layer);
 }

@@ -1,8 +1,6 @@
 /* group_wire.c - messages of a group as bytes. */
 #include "engine/group_wire.h"
 
-#include "net/bytes.h"
-
 #include <string.h>
 
 static const char *const names[PROA_GROUP_KINDS] = {"PROPOSE", "SHAPE",  "ASK", "REPORT",
@@ -15,7 +13,7 @@ static int words_of(int32_t ranks)
     return (ranks + 63) / 64;
 }
 
-static void put_epoch(proa_buf *out, const proa_group_epoch *epoch)
+void proa_group_put_epoch(proa_buf *out, const proa_group_epoch *epoch)
 {
     proa_put_u64(out, epoch->count);
     proa_put_i32(out, epoch->rank);
@@ -41,7 +39,7 @@ void proa_group_encode(const proa_group_message *m, int32_t ranks, proa_buf *out
     proa_put_u8(out, (uint8_t)m->kind);
     proa_put_i32(out, m->from);
     proa_put_u64(out, m->life);
-    put_epoch(out, &m->epoch);
+    proa_group_put_epoch(out, &m->epoch);
     switch (m->kind) {
     case PROA_GROUP_PROPOSE: put_want(out, m); break;
     case PROA_GROUP_SHAPE:
@@ -55,7 +53,7 @@ void proa_group_encode(const proa_group_message *m, int32_t ranks, proa_buf *out
         break;
     case PROA_GROUP_VIEW:
         put_mask(out, &m->mask, ranks);
-        put_epoch(out, &m->before);
+        proa_group_put_epoch(out, &m->before);
         proa_put_u64(out, m->step);
         for (int32_t i = 0; i < proa_group_mask_count(&m->mask); i++)
             proa_put_u64(out, m->lives[i]);
@@ -73,6 +71,17 @@ void proa_group_encode(const proa_group_message *m, int32_t ranks, proa_buf *out
 
 /* No worker lives to draw so many; below it, the next count never overflows. */
 #define COUNT_END ((uint64_t)1 << 48)
+
+bool proa_group_get_epoch(proa_reader *reader, int32_t ranks, proa_group_epoch *epoch)
+{
+    epoch->count = proa_get_u64(reader);
+    epoch->rank = proa_get_i32(reader);
+    epoch->life = proa_get_u64(reader);
+    bool none = epoch->count == 0 && epoch->rank == 0 && epoch->life == 0;
+    bool some = epoch->count > 0 && epoch->count < COUNT_END && epoch->life > 0 && epoch->rank >= 0 &&
+                epoch->rank < ranks;
+    return none || some;
+}
 
 typedef struct group_in {
     proa_reader reader;
@@ -95,13 +104,8 @@ static bool get_bool(group_in *in, const char *field)
 
 static proa_group_epoch get_epoch(group_in *in, const char *field)
 {
-    proa_group_epoch epoch = {.count = proa_get_u64(&in->reader)};
-    epoch.rank = proa_get_i32(&in->reader);
-    epoch.life = proa_get_u64(&in->reader);
-    bool none = epoch.count == 0 && epoch.rank == 0 && epoch.life == 0;
-    bool some = epoch.count > 0 && epoch.count < COUNT_END && epoch.life > 0 && epoch.rank >= 0 &&
-                epoch.rank < in->ranks;
-    must(in, none || some, field);
+    proa_group_epoch epoch;
+    must(in, proa_group_get_epoch(&in->reader, in->ranks, &epoch), field);
     return epoch;
 }
 

@@ -10,6 +10,7 @@
 #include "base/buf.h"
 #include "base/status.h"
 #include "engine/group.h"
+#include "net/bytes.h"
 
 /* Appends the message of a worker of `ranks` ranks. */
 void proa_group_encode(const proa_group_message *message, int32_t ranks, proa_buf *out);
@@ -17,5 +18,9 @@ void proa_group_encode(const proa_group_message *message, int32_t ranks, proa_bu
 /* `lives` has room for `ranks` and is lent to the message. PROA_ERR_PROTOCOL when it is not a message of such a worker. */
 proa_status proa_group_decode(const void *body, size_t length, int32_t ranks, uint64_t *lives,
                               proa_group_message *message, proa_error *err);
+
+/* An epoch by itself, for other messages of a worker's ranks. False: it is none that `ranks` ranks could have drawn. */
+void proa_group_put_epoch(proa_buf *out, const proa_group_epoch *epoch);
+bool proa_group_get_epoch(proa_reader *reader, int32_t ranks, proa_group_epoch *epoch);
 
 #endif

@@ -285,6 +285,14 @@ void proa_forward_set_experts(proa_forward *f, int32_t layer, const int32_t *log
     }
 }
 
+void proa_forward_get_expert(const proa_forward *f, int32_t layer, int32_t expert, proa_weight projections[3])
+{
+    const proa_layer_weights *w = &f->weights->layers[layer];
+    projections[0] = w->expert_gate[expert];
+    projections[1] = w->expert_up[expert];
+    projections[2] = w->expert_down[expert];
+}
+
 void proa_forward_set_place(proa_forward *forward, proa_forward_place place, void *context)
 {
     forward->place = place;

@@ -78,6 +78,9 @@ proa_forward_kv proa_forward_kv_memory(const proa_forward *forward);
  * logical [exchange.local_experts]: what the physical experts of this rank are in this layer. `place` (the same for all layers)
  * finds the physical expert for each slot: ids and physical are [rows, num_experts_per_tok]; first_row tells rows of a step apart. */
 void proa_forward_set_experts(proa_forward *forward, int32_t layer, const int32_t *logical);
+/* The gate, up and down projections of a logical expert, wherever it is held. Any thread. */
+void proa_forward_get_expert(const proa_forward *forward, int32_t layer, int32_t expert,
+                             proa_weight projections[3]);
 typedef void (*proa_forward_place)(void *context, int32_t layer, int32_t first_row, int32_t rows,
                                    const int32_t *ids, int32_t *physical);
 void proa_forward_set_place(proa_forward *forward, proa_forward_place place, void *context);

@@ -3,6 +3,7 @@
 #include "ranks_fixture.h"
 
 #include "base/clock.h"
+#include "engine/rebalance_wire.h"
 
 #include <pthread.h>
 #include <stdarg.h>
@@ -16,7 +17,7 @@
 
 enum { QUEUE = 4096, TICK_US = 5000, WAIT_US = 30000000 };
 
-typedef enum kind { UP, DOWN, MESSAGE } kind;
+typedef enum kind { UP, DOWN, MESSAGE, REBALANCE } kind;
 
 typedef struct event {
     kind kind;
@@ -24,6 +25,7 @@ typedef struct event {
     uint64_t life;
     proa_group_message message;
     uint64_t lives[FIXTURE_RANKS_MAX];
+    proa_buf bytes; /* REBALANCE; owned */
 } event;
 
 typedef struct fixture_rank {
@@ -40,6 +42,7 @@ typedef struct fixture_rank {
     double stall_s;
     pthread_mutex_t lock;
     pthread_cond_t changed;
+    proa_rebalance_tables *tables;
     event *queue; /* [QUEUE] ring */
     int32_t first, count;
     pthread_mutex_t engine_lock; /* of `engine`, for nudges from other threads */
@@ -65,6 +68,9 @@ static void post(fixture_rank *to, const event *e)
         if (e->kind == MESSAGE && e->message.lives != NULL)
             place->message.lives = place->lives;
         pthread_cond_signal(&to->changed);
+    } else {
+        proa_buf bytes = e->bytes;
+        proa_buf_free(&bytes);
     }
     pthread_mutex_unlock(&to->lock);
 }
@@ -77,6 +83,17 @@ static void on_send(void *context, int32_t to, const proa_group_message *message
         memcpy(e.lives, message->lives, (size_t)proa_group_mask_count(&message->mask) * sizeof e.lives[0]);
     if (r->alive)
         post(&r->f->ranks[to], &e);
+}
+
+static void on_send_rebalance(void *context, int32_t to, const proa_rebalance_message *message)
+{
+    fixture_rank *r = context;
+    proa_expert_shape shape = proa_ep_group_expert_shape(r->ranks);
+    event e = {.kind = REBALANCE, .from = r->number, .life = r->life};
+    if (!r->alive)
+        return;
+    proa_rebalance_encode(message, &shape, &e.bytes);
+    post(&r->f->ranks[to], &e);
 }
 
 static void on_nudge(void *context)
@@ -95,12 +112,26 @@ static void on_stuck(void *context, const char *why)
     abort();
 }
 
+static void take_rebalance(fixture_rank *r, event *e)
+{
+    proa_expert_shape shape = proa_ep_group_expert_shape(r->ranks);
+    proa_rebalance_message message;
+    proa_error err;
+    if (proa_rebalance_decode(e->bytes.data, e->bytes.length, &shape, r->tables, &message, &err) != PROA_OK) {
+        print_error("rank %d sends rank %d: %s\n", e->from, r->number, err.text);
+        abort();
+    }
+    proa_ep_group_receive_rebalance(r->ranks, &message);
+    proa_buf_free(&e->bytes);
+}
+
 static void take(fixture_rank *r, event *e)
 {
     switch (e->kind) {
     case UP: proa_ep_group_peer_up(r->ranks, e->from, e->life, NULL, 0); break;
     case DOWN: proa_ep_group_peer_down(r->ranks, e->from, e->life); break;
     case MESSAGE: proa_ep_group_receive(r->ranks, &e->message); break;
+    case REBALANCE: take_rebalance(r, e); break;
     }
 }
 
@@ -108,6 +139,7 @@ static void *run_control(void *context)
 {
     fixture_rank *r = context;
     event e;
+    int64_t ticked_us = 0;
     pthread_mutex_lock(&r->lock);
     while (!r->ends) {
         struct timespec deadline = proa_clock_deadline(TICK_US);
@@ -128,8 +160,10 @@ static void *run_control(void *context)
             usleep((useconds_t)(stall_s * 1e6));
         if (any)
             take(r, &e);
-        else
+        if (!any || proa_clock_us() - ticked_us >= TICK_US) {
             proa_ep_group_tick(r->ranks);
+            ticked_us = proa_clock_us();
+        }
         pthread_mutex_lock(&r->lock);
     }
     pthread_mutex_unlock(&r->lock);
@@ -148,11 +182,16 @@ static void open_rank(fixture_rank *r)
         .life = r->life,
         .redundant_experts = f->setup.redundant,
         .dispatch = f->setup.dispatch,
+        .rebalance = f->setup.rebalance,
         .two_batch_overlap = f->setup.overlap,
         .rows_max = f->setup.window,
         .deadline_us = f->setup.deadline_us,
         .hub = f->hub,
-        .hooks = {.send = on_send, .nudge = on_nudge, .stuck = on_stuck, .context = r},
+        .hooks = {.send = on_send,
+                  .send_rebalance = on_send_rebalance,
+                  .nudge = on_nudge,
+                  .stuck = on_stuck,
+                  .context = r},
     };
     proa_status status = proa_device_create("cpu", 1, PROA_PRECISION_DEFAULT, &r->device, &err);
     if (status == PROA_OK)
@@ -184,7 +223,10 @@ static void close_rank(fixture_rank *r)
     pthread_mutex_lock(&r->lock);
     r->alive = false;
     r->ends = true;
-    r->count = 0;
+    for (; r->count > 0; r->count--) {
+        proa_buf_free(&r->queue[r->first].bytes);
+        r->first = (r->first + 1) % QUEUE;
+    }
     pthread_cond_signal(&r->changed);
     pthread_mutex_unlock(&r->lock);
     proa_ep_group_stop(r->ranks);
@@ -227,6 +269,7 @@ ranks_fixture *ranks_fixture_open(const proa_model_config *config, const proa_we
         pthread_mutex_init(&r->engine_lock, NULL);
         proa_clock_cond_init(&r->changed);
         r->queue = calloc(QUEUE, sizeof *r->queue);
+        r->tables = calloc(1, sizeof *r->tables);
         open_rank(r);
         tell(f, i, UP);
     }
@@ -243,6 +286,7 @@ void ranks_fixture_close(ranks_fixture *f)
         pthread_mutex_destroy(&r->engine_lock);
         pthread_cond_destroy(&r->changed);
         free(r->queue);
+        free(r->tables);
     }
     proa_post_hub_free(f->hub);
     free(f);

@@ -17,6 +17,7 @@ typedef struct ranks_setup {
     int32_t window; /* rows */
     bool overlap;   /* two halves of each step */
     proa_ep_group_dispatch dispatch;
+    proa_ep_group_rebalance rebalance;
     int64_t deadline_us; /* of an all-to-all's wait */
 } ranks_setup;
 
