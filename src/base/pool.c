@@ -8,6 +8,7 @@
  */
 #include "base/pool.h"
 
+#include "base/stacks.h"
 #include "base/status.h"
 
 #include <pthread.h>
@@ -84,6 +85,7 @@ static void *worker_main(void *argument)
     worker *w = argument;
     proa_pool *pool = w->pool;
     unsigned seen = 0;
+    proa_stacks_name_thread("compute");
     for (;;) {
         seen = wait_for_epoch(pool, seen);
         if (atomic_load_explicit(&pool->stop, memory_order_relaxed))

@@ -134,13 +134,20 @@ static bool send_question(pid_t thread, int number)
     return syscall(SYS_rt_tgsigqueueinfo, getpid(), thread, stack_signal(), &info) == 0;
 }
 
+/* Else the signal would end the process. */
+static bool is_prepared(void)
+{
+    struct sigaction action;
+    return sigaction(stack_signal(), NULL, &action) == 0 && action.sa_sigaction == on_signal;
+}
+
 static bool ask(pid_t thread, int fd, int64_t each_us)
 {
     int number = atomic_load_explicit(&question, memory_order_relaxed) + 1;
     int64_t until = proa_clock_us() + each_us;
     atomic_store_explicit(&question_fd, fd, memory_order_relaxed);
     atomic_store_explicit(&question, number, memory_order_release);
-    if (!send_question(thread, number))
+    if (!is_prepared() || !send_question(thread, number))
         return false;
     while (atomic_load_explicit(&answered, memory_order_acquire) != number) {
         const struct timespec nap = {.tv_nsec = NAP_NS};

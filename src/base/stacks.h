@@ -20,7 +20,8 @@
 /* Once in a process, before what may hang: installs the handler, and loads what it needs. */
 void proa_stacks_prepare(void);
 
-/* Writes the stacks of all threads to a file, pipe or terminal; each one has each_us to answer. */
+/* Writes the stacks of all threads to a file, pipe or terminal; each one has each_us to answer. Without proa_stacks_prepare, only the
+ * caller's. */
 void proa_stacks_write(int fd, int64_t each_us);
 
 /* Of the calling thread, for proa_stacks_is_asleep. */

@@ -3,6 +3,7 @@
 
 #include "base/clock.h"
 #include "base/log.h"
+#include "base/stacks.h"
 #include "cluster/worker_internal.h"
 
 #include <arpa/inet.h>
@@ -138,6 +139,7 @@ void proa_worker_hurry_transfer(proa_worker *w)
 static void *run(void *context)
 {
     proa_worker *w = context;
+    proa_stacks_name_thread("worker");
     proa_loop_run(w->loop);
     return NULL;
 }

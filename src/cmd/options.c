@@ -92,7 +92,7 @@ static const proa_option options[] = {
      .help = "After SIGTERM, requests in flight may take this long; a second signal ends them at once"},
     {.name = "watchdog-timeout", .commands = "serve frontend", .group = "Server",
      .type = PROA_OPTION_REAL, .low = 1, .high = INFINITY, .fallback = "300", .unit = "seconds", .metavar = "S",
-     .help = "Requests fail when the engine has made no step for this long"},
+     .help = "Requests fail when the engine has made no step for this long; serve then writes the stacks of its threads, once"},
     {.name = "log-level", .commands = "serve frontend worker logits eval bench doctor", .group = "Server",
      .type = PROA_OPTION_CHOICE, .choices = "error|warn|info|debug|trace", .fallback = "info",
      .help = "Least important lines that are logged"},
@@ -277,9 +277,9 @@ static const proa_option options[] = {
      .ignored = "tokens are sent as they come", .help = "Accepted for SGLang's command lines"},
     {.name = "watchdog-timeout", .commands = "worker", .group = "Ranks",
      .type = PROA_OPTION_REAL, .low = 1, .high = INFINITY, .fallback = "300", .unit = "seconds", .metavar = "S",
-     .help = "With several ranks: how long others wait for a rank whose process lives and whose step does not go on, before they leave it out; "
-             "also how long its engine may hang before the process ends. That a process has died or stopped is seen at once and after "
-             "2.5 s, whatever this says"},
+     .help = "How long an engine may make no progress before its process writes its threads' stacks and ends. With several ranks, also how "
+             "long others wait for a rank whose process lives and whose step does not go on, before they leave it out. That a process has "
+             "died, stopped or fallen asleep in a lock is seen at once, after 2.5 s and after 2 s, whatever this says"},
 
     {.name = "device", .commands = MODEL_COMMANDS " bench", .group = "Device",
      .type = PROA_OPTION_CHOICE, .choices = "cpu|ref", .fallback = "cpu",

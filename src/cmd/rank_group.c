@@ -4,6 +4,7 @@
 #include "base/clock.h"
 #include "base/cpu.h"
 #include "base/log.h"
+#include "cmd/watchdog.h"
 #include "cmd/worker_ranks.h"
 #include "engine/group_wire.h"
 #include "model/overlap.h"
@@ -22,7 +23,6 @@ enum {
     WINDOW_ROWS_MAX = 1024,
     WINDOW_ROWS_MIN = 16,
     SPIN_US = 50,
-    STUCK_STATUS = 70,
     WATCHDOG_S_MAX = 1000000,
 };
 
@@ -63,8 +63,7 @@ static void on_nudge(void *context)
 static void on_stuck(void *context, const char *why)
 {
     const proa_rank_group *g = context;
-    proa_log(PROA_LOG_ERROR, "ranks", "rank %d cannot go on, and ends: %s", g->world.rank, why);
-    _exit(STUCK_STATUS); /* what it holds is the system's to free: a step may still run */
+    proa_watchdog_end("ranks", "rank %d cannot go on, and ends: %s", g->world.rank, why);
 }
 
 /* ---- the mesh's hooks ---- */

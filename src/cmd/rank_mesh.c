@@ -2,7 +2,7 @@
 #include "cmd/rank_mesh.h"
 
 #include "base/clock.h"
-#include "base/log.h"
+#include "base/stacks.h"
 #include "net/bytes.h"
 
 #include <pthread.h>
@@ -109,6 +109,7 @@ static void on_wake(void *context)
 static void *run(void *context)
 {
     proa_rank_mesh *m = context;
+    proa_stacks_name_thread("ranks");
     proa_loop_run(m->loop);
     return NULL;
 }

@@ -7,6 +7,7 @@
  * weights and starts the engines. At the end: loop, then engines, then everything that they borrowed.
  */
 #include "base/log.h"
+#include "base/stacks.h"
 #include "cmd/cmd.h"
 #include "cmd/language.h"
 #include "cmd/rank.h"
@@ -125,6 +126,7 @@ int proa_cmd_serve(const proa_options *options)
         return proa_cmd_fail(&s.err);
     s.name = proa_served_model_name(options, s.dir);
     proa_serving_raise_descriptor_limit();
+    proa_stacks_prepare();
     if (open_server(&s, &s.err) != PROA_OK) {
         proa_error err = s.err;
         close_service(&s);

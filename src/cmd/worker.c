@@ -5,9 +5,11 @@
  * of them (worker_ranks.h); a rank serves once it has made a step with the others (rank_group.h).
  */
 #include "base/log.h"
+#include "base/stacks.h"
 #include "cmd/cluster_flags.h"
 #include "cmd/cmd.h"
 #include "cmd/rank.h"
+#include "cmd/watchdog.h"
 #include "cmd/worker_ranks.h"
 
 #include <signal.h>
@@ -108,15 +110,11 @@ static proa_status start(service *s, proa_error *err)
     return proa_worker_start(s->worker, &model, err);
 }
 
-/* Waits for a signal; false when `seconds` (over 0) have passed. */
+/* Waits for a signal; false when `seconds` have passed. */
 static bool wait_signal(const sigset_t *signals, double seconds)
 {
     struct timespec limit = {(time_t)seconds, (long)((seconds - (double)(time_t)seconds) * 1e9)};
-    int got;
-    do
-        got = seconds > 0 ? sigtimedwait(signals, NULL, &limit) : sigwaitinfo(signals, NULL);
-    while (got < 0 && seconds <= 0);
-    return got > 0;
+    return sigtimedwait(signals, NULL, &limit) > 0;
 }
 
 /* Until a step was made with the other ranks; false: a signal came first. */
@@ -130,17 +128,20 @@ static bool wait_for_ranks(service *s, const sigset_t *signals, proa_status *sta
     return true;
 }
 
-/* Until a signal comes, or other ranks no longer take this one as theirs. */
+/* Until a signal comes, or other ranks no longer take this one as theirs. A rank of several is watched by its group. */
 static proa_status serve(service *s, const sigset_t *signals, proa_error *err)
 {
     enum { LOOK_S = 1 };
-    if (s->rank.group == NULL) {
-        wait_signal(signals, 0);
-        return PROA_OK;
-    }
+    double limit_s = proa_options_real(s->options, "watchdog-timeout");
     proa_status status = PROA_OK;
-    while (status == PROA_OK && !wait_signal(signals, LOOK_S))
-        status = proa_rank_group_wait(s->rank.group, 0, err);
+    while (status == PROA_OK && !wait_signal(signals, LOOK_S)) {
+        double busy_s = (double)proa_engine_busy_us(s->rank.engine) / 1e6;
+        if (s->rank.group != NULL)
+            status = proa_rank_group_wait(s->rank.group, 0, err);
+        else if (busy_s > limit_s)
+            proa_watchdog_end(
+                "worker", "a step has been running for %.0f s (--watchdog-timeout): the worker ends", busy_s);
+    }
     return status;
 }
 
@@ -190,6 +191,7 @@ static int work(service *s)
     const proa_options *o = s->options;
     proa_error err = {0};
     sigset_t signals;
+    proa_stacks_prepare();
     sigemptyset(&signals);
     sigaddset(&signals, SIGTERM);
     sigaddset(&signals, SIGINT);

@@ -312,6 +312,12 @@ void proa_engine_get_stats(proa_engine *engine, proa_engine_stats *stats)
     pthread_mutex_unlock(&engine->lock);
 }
 
+int64_t proa_engine_busy_us(const proa_engine *engine)
+{
+    int64_t since_us = atomic_load_explicit(&engine->busy_since_us, memory_order_relaxed);
+    return since_us == 0 ? 0 : proa_clock_us() - since_us;
+}
+
 void proa_engine_nudge(proa_engine *engine)
 {
     pthread_mutex_lock(&engine->lock);

@@ -200,6 +200,10 @@ typedef struct proa_engine_stats {
 void proa_engine_get_stats(proa_engine *engine,
                            proa_engine_stats *stats); /* thread-safe, a consistent snapshot */
 
+/* For how long the step that runs has been running, in microseconds; 0: none runs. Steps that wait for other ranks are not told of
+ * (proa_ep_group_tick watches them). Thread-safe, takes no lock. */
+int64_t proa_engine_busy_us(const proa_engine *engine);
+
 /* Wakes the engine thread, so that it looks for what other ranks want of it (proa_engine_start_ranks). Thread-safe. */
 void proa_engine_nudge(proa_engine *engine);
 

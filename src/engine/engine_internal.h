@@ -17,6 +17,7 @@
 #include "engine/scheduler.h"
 
 #include <pthread.h>
+#include <stdatomic.h>
 
 /* What computes: the forward and its device, or a test's. Called on the engine thread. */
 typedef struct proa_engine_model {
@@ -91,7 +92,8 @@ struct proa_engine {
     proa_model_config config;
     proa_engine_model model;
     pthread_t thread;
-    proa_mailbox *mailbox; /* of slots, and the bells */
+    _Atomic(int64_t) busy_since_us; /* 0: no step runs. Relaxed: for a watchdog alone */
+    proa_mailbox *mailbox;          /* of slots, and the bells */
 
     pthread_mutex_t lock;
     pthread_cond_t changed; /* a flush was done, or the state changed */

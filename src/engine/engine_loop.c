@@ -7,6 +7,7 @@
 
 #include "base/clock.h"
 #include "base/log.h"
+#include "base/stacks.h"
 
 enum { SLEEP_US = 1000000 }; /* a message wakes it at once; this only bounds a wait (law 4) */
 
@@ -316,7 +317,9 @@ static proa_status turn(proa_engine *engine, proa_error *err)
     tell_reserved(engine, &plan);
     if (plan.segment_count == 0)
         return PROA_BUSY;
+    atomic_store_explicit(&engine->busy_since_us, start_us, memory_order_relaxed);
     proa_status status = proa_engine_execute(engine, &plan, err);
+    atomic_store_explicit(&engine->busy_since_us, 0, memory_order_relaxed);
     tell_kv(engine);
     engine->window.busy_us += proa_clock_us() - start_us;
     engine->window.steps++;
@@ -332,6 +335,7 @@ void *proa_engine_run(void *context)
 {
     proa_engine *engine = context;
     proa_error error = {PROA_ERR_CANCELLED, "the engine was stopped"};
+    proa_stacks_name_thread("engine");
     while (runs(engine)) {
         proa_error err = {0};
         proa_status status = turn(engine, &err);

@@ -8,6 +8,7 @@
 #include "base/clock.h"
 #include "base/digest.h"
 #include "base/log.h"
+#include "base/stacks.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -89,9 +90,7 @@ static void carry_out(proa_ep_group *r, const proa_group_action *action)
         for (int32_t i = 0; i < r->options.ranks; i++)
             r->peers[i].connected = 0; /* the others have closed their ends */
         break;
-    case PROA_GROUP_STUCK:
-        r->options.hooks.stuck(r->options.hooks.context, "a step that was abandoned has not ended");
-        break;
+    case PROA_GROUP_STUCK: proa_ep_group_stuck(r, "a step that was abandoned has not ended"); break;
     }
 }
 
@@ -182,13 +181,8 @@ void proa_ep_group_tick(proa_ep_group *r)
         proa_ep_group_pump(r);
     }
     proa_ep_group_rebalance_tick(r, now);
-    bool waited_for = (r->begun || r->to_install) && !r->running && !r->stopped;
-    r->waited_since_us = !waited_for ? 0 : r->waited_since_us != 0 ? r->waited_since_us : now;
-    bool hangs = waited_for && now - r->waited_since_us > r->options.deadline_us;
+    proa_ep_group_watch(r, now);
     pthread_mutex_unlock(&r->lock);
-    if (hangs)
-        r->options.hooks.stuck(r->options.hooks.context,
-                               "its engine thread does not come for a step or a view");
 }
 
 void proa_ep_group_stop(proa_ep_group *r)
@@ -239,6 +233,7 @@ static void install(proa_ep_group *r)
     for (int32_t i = 0; i < r->options.ranks; i++)
         r->live[i] = proa_group_mask_has(&members, i);
     connect_members(r);
+    r->installing = true;
     pthread_mutex_unlock(&r->lock);
     proa_status status = proa_a2a_begin(r->a2a, number_of(&epoch), r->live, &err);
     if (status == PROA_OK)
@@ -246,13 +241,14 @@ static void install(proa_ep_group *r)
     if (status == PROA_OK)
         proa_ep_group_take_experts(r);
     pthread_mutex_lock(&r->lock);
+    r->installing = false;
     if (status == PROA_ERR_TOO_LONG) {
         proa_log(PROA_LOG_ERROR, "ranks", "%s: no step is made until more ranks are back", err.text);
         return;
     }
     if (status != PROA_OK) {
         if (!r->stopped)
-            r->options.hooks.stuck(r->options.hooks.context, err.text);
+            proa_ep_group_stuck(r, err.text);
         r->stopped = true;
         return;
     }
@@ -357,6 +353,7 @@ proa_status proa_ep_group_step(proa_ep_group *r, const proa_step *step, float **
     proa_status status = PROA_OK;
     bool done = false;
     pthread_mutex_lock(&r->lock);
+    r->engine_thread = r->engine_thread != 0 ? r->engine_thread : proa_stacks_thread();
     set_wanted(r, proa_forward_windows(r->forward, step->row_count));
     while (!done) {
         int64_t now = proa_clock_us();
@@ -386,6 +383,7 @@ proa_status proa_ep_group_step(proa_ep_group *r, const proa_step *step, float **
 bool proa_ep_group_idle(proa_ep_group *r)
 {
     pthread_mutex_lock(&r->lock);
+    r->engine_thread = r->engine_thread != 0 ? r->engine_thread : proa_stacks_thread();
     set_wanted(r, r->unproven);
     bool any = !r->stopped && (r->to_install || r->begun || r->unproven || r->trouble_us != 0);
     if (any && r->to_install)

@@ -39,7 +39,8 @@ typedef struct proa_ep_group_hooks {
     void (*send_rebalance)(void *context, int32_t rank, const proa_rebalance_message *message);
     /* There is something for proa_ep_group_idle: wake the engine thread. Called without lock or with it; must not wait. */
     void (*nudge)(void *context);
-    /* This process must end: a step that was abandoned has not ended, or its memory is still written to. */
+    /* This process must end: its engine thread hangs, a step that was abandoned has not ended, or its memory is still written to. `why` also
+     * says which step, epoch, layer and window that is, and which ranks it waits for. Called with the lock. */
     void (*stuck)(void *context, const char *why);
     void *context;
 } proa_ep_group_hooks;

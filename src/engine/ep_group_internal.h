@@ -1,14 +1,16 @@
 /* ep_group_internal.h - what the files of the group's shell share: ep_group.c (events, steps, views), ep_group_placement.c (where experts
- * are), ep_group_rebalance.c (when they move).
+ * are), ep_group_rebalance.c (when they move), ep_group_watch.c (whether the engine thread hangs).
  */
 #ifndef PROA_ENGINE_EP_GROUP_INTERNAL_H
 #define PROA_ENGINE_EP_GROUP_INTERNAL_H
 
 #include "engine/ep_group.h"
+#include "engine/ep_watch.h"
 #include "engine/expert_map.h"
 #include "engine/expert_reader.h"
 
 #include <pthread.h>
+#include <sys/types.h>
 
 /* What is known of another rank. */
 typedef struct ep_peer {
@@ -39,10 +41,12 @@ struct proa_ep_group {
     proa_group_epoch epoch;
     bool begun; /* a step waits for the engine thread */
     bool running;
+    bool installing;
+    pid_t engine_thread; /* 0: it has not come yet */
+    proa_ep_watch watch;
     bool ended_here; /* the answer to an ABANDON that found the step not begun */
     proa_group_shape shape;
-    int64_t waited_since_us; /* for the engine thread to come; 0: it is not waited for */
-    int64_t trouble_us;      /* first sign of a loss that is not over; 0: none */
+    int64_t trouble_us; /* first sign of a loss that is not over; 0: none */
     proa_ep_group_stats stats;
     uint32_t ready;            /* placement version that is proposed */
     proa_rebalance *rebalance; /* NULL: experts stay where the view puts them */
@@ -59,6 +63,15 @@ struct proa_ep_group {
     int32_t *local;   /* [capacity] */
     int32_t capacity; /* physical experts that a rank may hold */
 };
+
+/* ---- ep_group_watch.c: under lock ---- */
+
+/* What the engine thread does, or for whom it waits. */
+void proa_ep_group_describe(const proa_ep_group *r, char *text, size_t bytes);
+/* The process must end: the hook is told why, and what the engine thread does. */
+void proa_ep_group_stuck(proa_ep_group *r, const char *why);
+/* Looks whether the engine thread hangs. */
+void proa_ep_group_watch(proa_ep_group *r, int64_t now_us);
 
 /* ---- ep_group_placement.c: the engine thread's ---- */
 

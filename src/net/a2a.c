@@ -139,8 +139,11 @@ static int32_t count_missing(const proa_a2a *a, const a2a_lane *lane,
                              bool (*ready)(const proa_a2a *, const a2a_lane *, int32_t))
 {
     int32_t count = 0;
-    for (int32_t i = 0; i < a->options.ranks; i++)
-        count += a->live[i] && i != a->options.rank && !ready(a, lane, i);
+    for (int32_t i = 0; i < a->options.ranks; i++) {
+        bool missing = a->live[i] && i != a->options.rank && !ready(a, lane, i);
+        atomic_store_explicit(&a->watch.missing[i], missing, memory_order_relaxed);
+        count += missing;
+    }
     return count;
 }
 
@@ -171,9 +174,9 @@ static proa_status give_up(proa_a2a *a, a2a_lane *lane,
                           (unsigned long long)a->epoch);
 }
 
-proa_status proa_a2a_wait(proa_a2a *a, a2a_lane *lane,
-                          bool (*ready)(const proa_a2a *, const a2a_lane *, int32_t), const char *what,
-                          proa_error *err)
+static proa_status wait_for_all(proa_a2a *a, a2a_lane *lane,
+                                bool (*ready)(const proa_a2a *, const a2a_lane *, int32_t), const char *what,
+                                proa_error *err)
 {
     int64_t begun = proa_clock_us(), last = begun, now = begun;
     int32_t missing = a->options.ranks, left;
@@ -195,6 +198,16 @@ proa_status proa_a2a_wait(proa_a2a *a, a2a_lane *lane,
             proa_post_wait(a->post, NAP_US);
     }
     a->stats.wait_us += (uint64_t)(now - begun);
+    return status;
+}
+
+proa_status proa_a2a_wait(proa_a2a *a, a2a_lane *lane,
+                          bool (*ready)(const proa_a2a *, const a2a_lane *, int32_t), const char *what,
+                          proa_error *err)
+{
+    proa_a2a_wait_begins(a, what);
+    proa_status status = wait_for_all(a, lane, ready, what, err);
+    proa_a2a_wait_ends(a);
     return status;
 }
 
@@ -239,13 +252,14 @@ static void reset_lane(const proa_a2a *a, a2a_lane *lane)
 /* Until nothing of a broken step is being written here by the rank; false when the deadline comes first. */
 static bool settle(proa_a2a *a, int32_t rank, int64_t deadline)
 {
-    while (proa_post_landing(a->post, rank) > 0) {
-        if (proa_clock_us() >= deadline)
-            return false;
+    bool settled;
+    proa_a2a_wait_begins(a, "the end of what comes");
+    while (!(settled = proa_post_landing(a->post, rank) == 0) && proa_clock_us() < deadline) {
         if (!proa_post_progress(a->post))
             proa_post_wait(a->post, NAP_US);
     }
-    return true;
+    proa_a2a_wait_ends(a);
+    return settled;
 }
 
 proa_status proa_a2a_begin(proa_a2a *a, uint64_t epoch, const bool *live, proa_error *err)
@@ -333,6 +347,7 @@ static size_t lay_out(proa_a2a *a, uint8_t *base)
         proa_a2a_parts(a, (size_t)o->rows_max, (size_t)o->rows_max * (size_t)a->most).bytes, ALIGNMENT);
     a->live = carve(&c, o->ranks, sizeof(bool));
     a->suspects = carve(&c, o->ranks, sizeof(bool));
+    a->watch.missing = carve(&c, o->ranks, sizeof *a->watch.missing);
     for (int32_t i = 0; i < o->lanes; i++)
         carve_lane(a, &c, &a->lanes[i]);
     return c.used;

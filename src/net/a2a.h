@@ -58,6 +58,18 @@ void proa_a2a_abandon(proa_a2a *a2a);
 /* [ranks] The ranks that the latest failed wait, send or message is blamed on: all that were missing. Owner. */
 const bool *proa_a2a_suspects(const proa_a2a *a2a);
 
+/* What its owner does, for a watchdog. Any thread; the fields may be of different moments. */
+typedef struct proa_a2a_look {
+    uint64_t
+        moves; /* grows with each piece of work that the exchange sees, and each rank that a wait has got */
+    const char *waits_for; /* of other ranks, a literal ("rows"); NULL: it does not wait */
+    int64_t since_us;      /* when that wait began */
+    int32_t layer;         /* of the latest window */
+    uint64_t window;       /* its number in its lane, since the epoch began */
+} proa_a2a_look;
+void proa_a2a_get_look(const proa_a2a *a2a, proa_a2a_look *look);
+bool proa_a2a_misses(const proa_a2a *a2a, int32_t rank); /* the wait, if there is one */
+
 typedef struct proa_a2a_stats {
     uint64_t windows;
     uint64_t messages;       /* sent */

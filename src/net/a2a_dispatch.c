@@ -127,6 +127,9 @@ proa_status proa_a2a_dispatch(void *context, int32_t number, const proa_dispatch
     lane->state = A2A_SENT;
     lane->rows = args->x.rows;
     a->stats.windows++;
+    atomic_store_explicit(&a->watch.layer, args->layer, memory_order_relaxed);
+    atomic_store_explicit(&a->watch.window, lane->turn, memory_order_relaxed);
+    proa_a2a_moved(a);
     for (int32_t i = 0; i < a->options.ranks; i++)
         headers[i] = (a2a_header){.epoch = a->epoch,
                                   .turn = lane->turn,

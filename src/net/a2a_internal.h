@@ -74,6 +74,16 @@ typedef struct a2a_lane {
     int32_t *place;          /* [rows_max * top_k] */
 } a2a_lane;
 
+/* What proa_a2a_get_look reads. All relaxed: nothing else is told by them. */
+typedef struct a2a_watch {
+    _Atomic(uint64_t) moves;
+    _Atomic(const char *) waits_for;
+    _Atomic(int64_t) since_us;
+    _Atomic(int32_t) layer;
+    _Atomic(uint64_t) window;
+    atomic_bool *missing; /* [ranks] */
+} a2a_watch;
+
 struct proa_a2a {
     proa_a2a_options options;
     proa_post *post;
@@ -89,6 +99,7 @@ struct proa_a2a {
     bool *suspects; /* [ranks] */
     a2a_lane lanes[2];
     proa_a2a_stats stats;
+    a2a_watch watch;
     void *memory;
 };
 
@@ -113,6 +124,14 @@ static inline a2a_region *proa_a2a_region(const a2a_lane *lane, int32_t rank, ui
 
 /* The lane is BROKEN from now on, and `suspect` (-1: nobody) is to blame. Returns the status. */
 proa_status proa_a2a_break(proa_a2a *a2a, a2a_lane *lane, int32_t suspect, proa_status status);
+
+/* ---- a2a_watch.c ---- */
+
+void proa_a2a_moved(proa_a2a *a2a);
+void proa_a2a_wait_begins(proa_a2a *a2a, const char *what);
+void proa_a2a_wait_ends(proa_a2a *a2a);
+
+/* ---- a2a.c ---- */
 
 /* Sends to another rank. PROA_ERR_UNREACHABLE makes the lane BROKEN and the rank the suspect. */
 proa_status proa_a2a_send(proa_a2a *a2a, a2a_lane *lane, int32_t to, const a2a_header *header,

@@ -11,6 +11,7 @@ void proa_a2a_put(void *context, int32_t number, int32_t count, const int32_t *s
     a2a_lane *lane = &a->lanes[number];
     int64_t hidden = a->options.hidden;
     PROA_ASSERT(lane->state == A2A_WORKING);
+    proa_a2a_moved(a);
     for (int32_t i = 0; i < count; i++, y += hidden) {
         uint8_t *to = lane->out + (size_t)slots[i] * a->output_bytes;
         if (a->options.precision == PROA_PRECISION_EXACT) {

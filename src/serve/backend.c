@@ -34,6 +34,7 @@ proa_backend proa_backend_of_engine(proa_engine *engine)
         .cancel = engine_cancel,
         .grant = engine_grant,
         .get_stats = engine_get_stats,
+        .is_here = true,
         .flush_cache = engine_flush_cache,
         .context = engine,
     };

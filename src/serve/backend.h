@@ -15,6 +15,7 @@ typedef struct proa_backend {
     void (*get_stats)(void *context, proa_engine_stats *stats);
     proa_status (*flush_cache)(void *context);
     void *context;
+    bool is_here; /* it computes in this process */
 } proa_backend;
 
 /* An engine of this process; it stays the caller's. */

@@ -7,13 +7,15 @@
 
 #include "base/clock.h"
 #include "base/log.h"
+#include "base/stacks.h"
 
 #include <stdlib.h>
 #include <string.h>
 #include <strings.h>
 #include <sys/random.h>
+#include <unistd.h>
 
-enum { JOBS_MAX = 1024 };
+enum { JOBS_MAX = 1024, STACK_US = 500000 };
 
 typedef struct route {
     const char *path;
@@ -229,6 +231,7 @@ static void watch_progress(proa_server *server, int64_t now_us)
     if (idle || stats.steps != server->progress_steps) {
         server->progress_steps = stats.steps;
         server->progress_us = now_us;
+        server->stall_told = false;
         return;
     }
     double stalled = (double)(now_us - server->progress_us) / 1e6;
@@ -237,6 +240,9 @@ static void watch_progress(proa_server *server, int64_t now_us)
         proa_api_error_set(&error, 503, NULL, NULL, "no step was made for %.0f s", stalled);
         proa_log(PROA_LOG_ERROR, "serve", "no step was made for %.0f s: %d requests fail", stalled,
                  server->call_count);
+        if (server->backend.is_here && !server->stall_told)
+            proa_stacks_write(STDERR_FILENO, STACK_US);
+        server->stall_told = true;
         proa_call_fail_all(server, &error);
     }
 }
