@@ -224,6 +224,8 @@ static const proa_option options[] = {
      .type = PROA_OPTION_INT, .low = 0, .high = 65535, .help = "This process is that rank, not the parent of its node's ranks"},
     {.name = "rank-ready-fd", .commands = "worker", .group = "Ranks", .internal = true,
      .type = PROA_OPTION_INT, .low = 0, .high = INT32_MAX, .help = "Descriptor where the rank tells its parent that it serves"},
+    {.name = "fault-file", .commands = "worker", .group = "Ranks", .internal = true,
+     .type = PROA_OPTION_STRING, .metavar = "FILE", .help = "Where tests say at which point of a step a rank ends (cmd/rank_fault.h)"},
     {.name = "enable-dp-attention", .commands = "worker", .group = "Ranks", .type = PROA_OPTION_FLAG,
      .help = "Each of the --dp-size groups of ranks has requests and a KV cache of its own; experts are spread over all ranks. Limits of "
              "the worker are divided by --dp-size, as SGLang does"},

@@ -94,7 +94,7 @@ static proa_status make_forward(proa_rank *r, const proa_options *o, const proa_
                                                     limits->rows_max, &r->group, err);
         if (status != PROA_OK)
             return status;
-        exchange = proa_ep_group_exchange(proa_rank_group_ep(r->group));
+        exchange = proa_rank_group_exchange(r->group);
         with.exchange = &exchange;
         with.overlap_threshold = proa_options_real(o, "tbo-token-distribution-threshold");
     }

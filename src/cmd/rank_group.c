@@ -4,6 +4,7 @@
 #include "base/clock.h"
 #include "base/cpu.h"
 #include "base/log.h"
+#include "cmd/rank_fault.h"
 #include "cmd/watchdog.h"
 #include "cmd/worker_ranks.h"
 #include "engine/group_wire.h"
@@ -30,6 +31,7 @@ struct proa_rank_group {
     const proa_options *options;
     proa_rank_world world;
     proa_ep_group *ep;
+    proa_rank_fault *fault; /* NULL: without --fault-file */
     proa_rank_mesh *mesh;
     _Atomic(proa_engine *) engine;
     uint64_t life;
@@ -46,6 +48,8 @@ static void on_send(void *context, int32_t rank, const proa_group_message *messa
     proa_rank_group *g = context;
     if (g->mesh == NULL)
         return;
+    if (g->fault != NULL)
+        proa_rank_fault_message(g->fault, message->kind);
     proa_buf_clear(&g->out);
     proa_group_encode(message, g->world.world, &g->out);
     if (g->out.failed || !proa_rank_mesh_post(g->mesh, rank, MESSAGE_GROUP, g->out.data, g->out.length))
@@ -116,6 +120,8 @@ static void on_message(void *context, int rank, uint16_t type, const uint8_t *bo
 static void on_tick(void *context)
 {
     const proa_rank_group *g = context;
+    if (g->fault != NULL)
+        proa_rank_fault_tick(g->fault);
     proa_ep_group_tick(g->ep);
 }
 
@@ -203,6 +209,9 @@ proa_status proa_rank_group_create(const proa_options *o, const proa_rank_world 
     g->life = draw_life();
     g->window_rows = rows;
     g->peer_lives = calloc(2 * (size_t)world->world, sizeof *g->peer_lives);
+    const char *fault_file = proa_options_string(o, "fault-file");
+    if (fault_file != NULL)
+        g->fault = proa_rank_fault_create(fault_file, world->rank);
     g->message_lives = g->peer_lives != NULL ? g->peer_lives + world->world : NULL;
     proa_ep_group_options options = {
         .ranks = world->world,
@@ -233,6 +242,12 @@ proa_status proa_rank_group_create(const proa_options *o, const proa_rank_world 
 proa_ep_group *proa_rank_group_ep(proa_rank_group *g)
 {
     return g->ep;
+}
+
+proa_exchange proa_rank_group_exchange(proa_rank_group *g)
+{
+    proa_exchange exchange = proa_ep_group_exchange(g->ep);
+    return g->fault != NULL ? proa_rank_fault_wrap(g->fault, &exchange) : exchange;
 }
 
 void proa_rank_group_set_engine(proa_rank_group *g, proa_engine *engine)
@@ -294,6 +309,7 @@ void proa_rank_group_close(proa_rank_group *g)
         return;
     proa_rank_mesh_close(g->mesh);
     proa_ep_group_free(g->ep);
+    proa_rank_fault_free(g->fault);
     proa_buf_free(&g->out);
     free(g->peer_lives);
     free(g);

@@ -18,6 +18,7 @@ proa_status proa_rank_group_create(const proa_options *options, const proa_rank_
                                    const proa_model_config *config, proa_precision precision,
                                    int32_t step_rows_max, proa_rank_group **group, proa_error *err);
 proa_ep_group *proa_rank_group_ep(proa_rank_group *group);
+proa_exchange proa_rank_group_exchange(proa_rank_group *group); /* for the forward; once */
 void proa_rank_group_set_engine(proa_rank_group *group, proa_engine *engine);
 
 /* Opens the links; `security` stays until the group is closed. */
