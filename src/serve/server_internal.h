@@ -26,7 +26,7 @@ struct proa_server {
     uint64_t seed_count;
     int64_t progress_us; /* when the backend last was idle or had done another step */
     uint64_t progress_steps;
-    bool stall_told; /* the stacks of this stall are in the log */
+    bool stall_told;  /* the stacks of this stall are in the log */
     bool device_lost; /* of an engine of this process: it answers nothing any more */
     bool draining;
     int64_t drain_until_us;

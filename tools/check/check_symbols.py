@@ -6,7 +6,8 @@ import subprocess
 
 from common import finish, root
 
-MUTABLE = {"log_level", "log_rank"}  # of log lines: one a process, atomic
+MUTABLE = {"log_level", "log_rank",  # of log lines: one a process, atomic
+           "question", "question_fd", "answered"}  # of base/stacks.c: a signal handler has no argument; atomic
 
 build = root() / "build"
 problems = []
