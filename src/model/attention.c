@@ -15,31 +15,38 @@ static int32_t min_i32(int32_t a, int32_t b)
     return a < b ? a : b;
 }
 
-/* normed [rows, hidden] -> b.q and b.kv_a */
-static void project_queries(proa_forward *f, const proa_layer_weights *w, const float *normed, int32_t rows)
+void proa_forward_latents(proa_forward *f, int32_t layer, const float *normed, int32_t to, int32_t rows)
 {
     const proa_model_config *c = &f->config;
-    if (c->q_lora_rank == 0) {
-        proa_rows x = proa_forward_rows(f, normed, rows, c->hidden_size, &w->q_proj, &w->kv_a_proj);
-        proa_forward_linear(f, x, &w->q_proj, f->b.q);
-        proa_forward_linear(f, x, &w->kv_a_proj, f->b.kv_a);
+    const proa_layer_weights *w = &f->weights->layers[layer];
+    float *kv_a = f->b.kv_a + (int64_t)to * (c->kv_lora_rank + c->qk_rope_head_dim);
+    float *q_a = f->b.q_a + (int64_t)to * c->q_lora_rank;
+    bool latent_q = c->q_lora_rank > 0;
+    proa_rows x =
+        proa_forward_rows(f, normed, rows, c->hidden_size, &w->kv_a_proj, latent_q ? &w->q_a_proj : NULL);
+    proa_forward_linear(f, x, &w->kv_a_proj, kv_a);
+    if (!latent_q)
         return;
-    }
-    proa_rows x = proa_forward_rows(f, normed, rows, c->hidden_size, &w->q_a_proj, &w->kv_a_proj);
-    proa_forward_linear(f, x, &w->q_a_proj, f->b.q_a);
-    proa_forward_linear(f, x, &w->kv_a_proj, f->b.kv_a);
+    proa_forward_linear(f, x, &w->q_a_proj, q_a);
     f->device->ops->rmsnorm(&f->device->host, &(proa_rmsnorm_args){
                                                   .rows = rows,
                                                   .cols = c->q_lora_rank,
-                                                  .x = f->b.q_a,
+                                                  .x = q_a,
                                                   .x_stride = c->q_lora_rank,
                                                   .w = &w->q_a_layernorm,
                                                   .eps = c->lora_norm_eps,
-                                                  .y = f->b.q_a,
+                                                  .y = q_a,
                                                   .y_stride = c->q_lora_rank,
                                               });
-    x = proa_forward_rows(f, f->b.q_a, rows, c->q_lora_rank, &w->q_b_proj, NULL);
-    proa_forward_linear(f, x, &w->q_b_proj, f->b.q);
+}
+
+/* b.q of the heads that are here. */
+static void project_queries(proa_forward *f, int32_t layer, const float *normed, int32_t rows)
+{
+    const proa_model_config *c = &f->config;
+    const proa_weight *w = &f->own[layer].q;
+    const float *x = c->q_lora_rank > 0 ? f->b.q_a : normed;
+    proa_forward_linear(f, proa_forward_rows(f, x, rows, w->k, w, NULL), w, f->b.q);
 }
 
 static void rotate(proa_forward *f, float *x, const int32_t *positions, int32_t rows, int32_t heads,
@@ -65,7 +72,7 @@ static void append_keys(proa_forward *f, const proa_layer_weights *w, int32_t la
     const proa_model_config *c = &f->config;
     int64_t kv_stride = c->kv_lora_rank + c->qk_rope_head_dim;
     int64_t head_stride = c->qk_nope_head_dim + c->qk_rope_head_dim;
-    int64_t q_stride = c->num_attention_heads * head_stride;
+    int64_t q_stride = f->heads * head_stride;
     float *k_pe = f->b.kv_a + c->kv_lora_rank;
     f->device->ops->rmsnorm(&f->device->host, &(proa_rmsnorm_args){
                                                   .rows = step->row_count,
@@ -78,8 +85,7 @@ static void append_keys(proa_forward *f, const proa_layer_weights *w, int32_t la
                                                   .y_stride = kv_stride,
                                               });
     rotate(f, k_pe, positions, step->row_count, 1, kv_stride, c->qk_rope_head_dim);
-    rotate(f, f->b.q + c->qk_nope_head_dim, positions, step->row_count, c->num_attention_heads, q_stride,
-           head_stride);
+    rotate(f, f->b.q + c->qk_nope_head_dim, positions, step->row_count, f->heads, q_stride, head_stride);
     f->device->ops->kv_append(&f->device->host, &(proa_kv_append_args){
                                                     .segments = step->segments,
                                                     .segment_count = step->segment_count,
@@ -92,8 +98,7 @@ static void append_keys(proa_forward *f, const proa_layer_weights *w, int32_t la
 }
 
 /* Keys first .. first + count - 1 of a sequence, expanded per head into b.tile_kv and b.tile_pe. */
-static void expand_tile(proa_forward *f, const proa_layer_weights *w, int32_t layer, const proa_segment *s,
-                        int32_t first, int32_t count)
+static void expand_tile(proa_forward *f, int32_t layer, const proa_segment *s, int32_t first, int32_t count)
 {
     const proa_model_config *c = &f->config;
     f->device->ops->kv_gather(&f->device->host, &(proa_kv_gather_args){
@@ -104,24 +109,24 @@ static void expand_tile(proa_forward *f, const proa_layer_weights *w, int32_t la
                                                     .kv_lora = f->b.tile_lora,
                                                     .k_pe = f->b.tile_pe,
                                                 });
-    proa_rows x = proa_forward_rows(f, f->b.tile_lora, count, c->kv_lora_rank, &w->kv_b_proj, NULL);
-    proa_forward_linear(f, x, &w->kv_b_proj, f->b.tile_kv);
+    const proa_weight *w = &f->own[layer].kv_b;
+    proa_rows x = proa_forward_rows(f, f->b.tile_lora, count, c->kv_lora_rank, w, NULL);
+    proa_forward_linear(f, x, w, f->b.tile_kv);
 }
 
-static void attend_expanded(proa_forward *f, const proa_layer_weights *w, int32_t layer,
-                            const proa_segment *s)
+static void attend_expanded(proa_forward *f, int32_t layer, const proa_segment *s)
 {
     const proa_model_config *c = &f->config;
-    int64_t q_stride = (int64_t)c->num_attention_heads * (c->qk_nope_head_dim + c->qk_rope_head_dim);
-    int64_t out_stride = (int64_t)c->num_attention_heads * c->v_head_dim;
+    int64_t q_stride = (int64_t)f->heads * (c->qk_nope_head_dim + c->qk_rope_head_dim);
+    int64_t out_stride = (int64_t)f->heads * c->v_head_dim;
     int32_t keys = s->position_first + s->row_count;
     for (int32_t first = 0; first < keys; first += EXPANDED_TILE) {
         int32_t count = min_i32(EXPANDED_TILE, keys - first);
-        expand_tile(f, w, layer, s, first, count);
+        expand_tile(f, layer, s, first, count);
         f->device->ops->mla_expanded(&f->device->host, &(proa_mla_expanded_args){
                                                            .rows = s->row_count,
                                                            .position_first = s->position_first,
-                                                           .heads = c->num_attention_heads,
+                                                           .heads = f->heads,
                                                            .nope_dim = c->qk_nope_head_dim,
                                                            .rope_dim = c->qk_rope_head_dim,
                                                            .v_dim = c->v_head_dim,
@@ -151,51 +156,51 @@ static void attend_absorbed(proa_forward *f, const proa_layer_weights *w, int32_
     const proa_model_config *c = &f->config;
     int64_t qk = c->qk_nope_head_dim + c->qk_rope_head_dim;
     int64_t lora = c->kv_lora_rank;
-    const float *q = f->b.q + row_first * c->num_attention_heads * qk;
+    const float *q = f->b.q + row_first * f->heads * qk;
     const proa_host *host = &f->device->host;
     f->device->ops->linear_heads(host, &(proa_linear_heads_args){
                                            .rows = count,
-                                           .heads = c->num_attention_heads,
+                                           .heads = f->heads,
                                            .n = c->kv_lora_rank,
                                            .k = c->qk_nope_head_dim,
                                            .x = q,
-                                           .x_row_stride = c->num_attention_heads * qk,
+                                           .x_row_stride = f->heads * qk,
                                            .x_head_stride = qk,
                                            .w_dtype = w->w_u_dtype,
-                                           .w = w->w_uk,
+                                           .w = f->own[layer].w_uk,
                                            .y = f->b.q_lat,
-                                           .y_row_stride = c->num_attention_heads * lora,
+                                           .y_row_stride = f->heads * lora,
                                            .y_head_stride = lora,
                                            .round_output = true,
                                        });
     f->device->ops->mla_absorbed(host, &(proa_mla_absorbed_args){
                                            .segments = f->b.batch,
                                            .segment_count = segments,
-                                           .heads = c->num_attention_heads,
+                                           .heads = f->heads,
                                            .scale = f->softmax_scale,
                                            .q_lat = f->b.q_lat,
                                            .q_pe = q + c->qk_nope_head_dim,
-                                           .q_pe_row_stride = c->num_attention_heads * qk,
+                                           .q_pe_row_stride = f->heads * qk,
                                            .q_pe_head_stride = qk,
                                            .kv = &f->kv[layer],
                                            .o_lat = f->b.o_lat,
                                        });
-    f->device->ops->linear_heads(
-        host, &(proa_linear_heads_args){
-                  .rows = count,
-                  .heads = c->num_attention_heads,
-                  .n = c->v_head_dim,
-                  .k = c->kv_lora_rank,
-                  .x = f->b.o_lat,
-                  .x_row_stride = c->num_attention_heads * lora,
-                  .x_head_stride = lora,
-                  .w_dtype = w->w_u_dtype,
-                  .w = w->w_uv,
-                  .y = f->b.attention + (int64_t)row_first * c->num_attention_heads * c->v_head_dim,
-                  .y_row_stride = (int64_t)c->num_attention_heads * c->v_head_dim,
-                  .y_head_stride = c->v_head_dim,
-                  .round_output = true,
-              });
+    f->device->ops->linear_heads(host,
+                                 &(proa_linear_heads_args){
+                                     .rows = count,
+                                     .heads = f->heads,
+                                     .n = c->v_head_dim,
+                                     .k = c->kv_lora_rank,
+                                     .x = f->b.o_lat,
+                                     .x_row_stride = f->heads * lora,
+                                     .x_head_stride = lora,
+                                     .w_dtype = w->w_u_dtype,
+                                     .w = f->own[layer].w_uv,
+                                     .y = f->b.attention + (int64_t)row_first * f->heads * c->v_head_dim,
+                                     .y_row_stride = (int64_t)f->heads * c->v_head_dim,
+                                     .y_head_stride = c->v_head_dim,
+                                     .round_output = true,
+                                 });
 }
 
 /* Absorbed segments lie next to each other more often than not: neighbours run as one batch of at most
@@ -230,21 +235,22 @@ static void attend_all_absorbed(proa_forward *f, const proa_layer_weights *w, in
         attend_absorbed(f, w, layer, batch_first, batch_rows, batch_segments);
 }
 
-void proa_forward_attention(proa_forward *f, int32_t layer, int32_t first, const proa_step *step)
+void proa_forward_attend_heads(proa_forward *f, int32_t layer, const int32_t *positions, const float *normed,
+                               const proa_step *step)
 {
-    const proa_model_config *c = &f->config;
-    const proa_layer_weights *w = &f->weights->layers[layer];
-    int64_t row = (int64_t)first * c->hidden_size;
-    project_queries(f, w, f->b.normed + row, step->row_count);
-    append_keys(f, w, layer, f->b.positions + first, step);
+    project_queries(f, layer, normed, step->row_count);
+    append_keys(f, &f->weights->layers[layer], layer, positions, step);
     for (int32_t i = 0; i < step->segment_count; i++) {
         if (!step->segments[i].absorbed)
-            attend_expanded(f, w, layer, &step->segments[i]);
+            attend_expanded(f, layer, &step->segments[i]);
     }
-    attend_all_absorbed(f, w, layer, step);
-    proa_rows x = proa_forward_rows(f, f->b.attention, step->row_count,
-                                    c->num_attention_heads * c->v_head_dim, &w->o_proj, NULL);
-    proa_forward_linear(f, x, &w->o_proj, f->b.delta + row);
+    attend_all_absorbed(f, &f->weights->layers[layer], layer, step);
+}
+
+void proa_forward_join_heads(proa_forward *f, int32_t layer, const float *x, int32_t rows, float *y)
+{
+    const proa_weight *w = &f->weights->layers[layer].o_proj;
+    proa_forward_linear(f, proa_forward_rows(f, x, rows, w->k, w, NULL), w, y);
 }
 
 static size_t max_size(size_t a, size_t b)

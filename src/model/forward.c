@@ -142,6 +142,9 @@ static size_t carve_buffers(proa_forward *f, unsigned char *base)
         carve_lane(&c, m, mlp_rows, slots, &f->b.lanes[1]);
         f->b.half_segments = carve(&c, (size_t)l->rows_max + 1, sizeof(proa_segment));
     }
+    if (f->shares_heads)
+        f->b.heads_out = carve_floats(&c, proa_team_slice_max(l->rows_max, f->team.size),
+                                      m->num_attention_heads * m->v_head_dim);
     f->b.last_hidden = carve_floats(&c, l->logit_rows_max, m->hidden_size);
     f->b.last_delta = carve_floats(&c, l->logit_rows_max, m->hidden_size);
     f->b.logits = carve_floats(&c, l->logit_rows_max, m->vocab_size);
@@ -210,8 +213,13 @@ proa_status proa_forward_create(const proa_model_config *config, const proa_weig
     if (f->shared_experts)
         f->exchange = *limits->exchange;
     f->overlap = f->exchange.lanes == 2;
+    f->shares_heads = limits->team != NULL;
+    if (f->shares_heads)
+        f->team = *limits->team;
     f->limits.exchange = NULL;
+    f->limits.team = NULL;
     PROA_ASSERT(f->exchange.rows_max <= MLP_ROWS);
+    PROA_ASSERT(!f->shares_heads || (f->shared_experts && !f->overlap));
     f->softmax_scale =
         (float)proa_rope_softmax_scale(&config->rope, config->qk_nope_head_dim + config->qk_rope_head_dim);
     device->host.ue8m0 = config->ue8m0;
@@ -229,7 +237,9 @@ proa_status proa_forward_create(const proa_model_config *config, const proa_weig
     carve_buffers(f, f->memory);
     place_kv(f);
     proa_rope_table(&config->rope, 0, limits->positions_max, f->rope_cos, f->rope_sin);
-    proa_status status = reserve_scratch(f, err);
+    proa_status status = proa_forward_take_heads(f, err);
+    if (status == PROA_OK)
+        status = reserve_scratch(f, err);
     if (status != PROA_OK) {
         proa_forward_free(f);
         return status;
@@ -244,6 +254,8 @@ void proa_forward_free(proa_forward *forward)
         return;
     free(forward->memory);
     free(forward->kv_memory);
+    free(forward->own);
+    free(forward->own_scales);
     free(forward);
 }
 
@@ -326,9 +338,8 @@ void proa_forward_linear(proa_forward *f, proa_rows x, const proa_weight *w, flo
         &(proa_linear_args){.x = x, .w = w, .y = y, .y_stride = w->n, .round_output = true});
 }
 
-/* hidden += delta (unless NULL); normed = norm(hidden) * w (unless w is NULL). Contiguous rows. */
-static void add_and_norm(proa_forward *f, int32_t rows, float *hidden, const float *delta,
-                         const proa_weight *w, float *normed)
+void proa_forward_add_and_norm(proa_forward *f, int32_t rows, float *hidden, const float *delta,
+                               const proa_weight *w, float *normed)
 {
     f->device->ops->rmsnorm(&f->device->host, &(proa_rmsnorm_args){
                                                   .rows = rows,
@@ -377,10 +388,14 @@ void proa_forward_attend(proa_forward *f, int32_t layer, int32_t first, const pr
 {
     const proa_layer_weights *w = &f->weights->layers[layer];
     int64_t at = (int64_t)first * f->config.hidden_size;
-    add_and_norm(f, step->row_count, f->b.hidden + at, delta, &w->input_layernorm, f->b.normed + at);
-    proa_forward_attention(f, layer, first, step);
-    add_and_norm(f, step->row_count, f->b.hidden + at, f->b.delta + at, &w->post_attention_layernorm,
-                 f->b.normed + at);
+    proa_forward_add_and_norm(f, step->row_count, f->b.hidden + at, delta, &w->input_layernorm,
+                              f->b.normed + at);
+    const float *normed = f->b.normed + at;
+    proa_forward_latents(f, layer, normed, 0, step->row_count);
+    proa_forward_attend_heads(f, layer, f->b.positions + first, normed, step);
+    proa_forward_join_heads(f, layer, f->b.attention, step->row_count, f->b.delta + at);
+    proa_forward_add_and_norm(f, step->row_count, f->b.hidden + at, f->b.delta + at,
+                              &w->post_attention_layernorm, f->b.normed + at);
 }
 
 /* For a reference's hidden states: folds the pending delta into the residual stream first. */
@@ -389,57 +404,85 @@ static void tap_hidden(proa_forward *f, int32_t index, int32_t rows, float **del
     if (f->tap == NULL)
         return;
     if (*delta != NULL)
-        add_and_norm(f, rows, f->b.hidden, *delta, NULL, NULL);
+        proa_forward_add_and_norm(f, rows, f->b.hidden, *delta, NULL, NULL);
     *delta = NULL;
     f->tap(f->tap_context, index, rows, f->b.hidden);
 }
 
-static void finish_step(proa_forward *f, const proa_step *step, float *delta)
+/* The rows that need logits after the last norm, to b.normed. */
+static void norm_last(proa_forward *f, const proa_step *step, const float *delta)
+{
+    gather_rows(f, step, f->b.hidden, f->b.last_hidden);
+    if (delta != NULL)
+        gather_rows(f, step, delta, f->b.last_delta);
+    proa_forward_add_and_norm(f, step->logit_count, f->b.last_hidden, delta != NULL ? f->b.last_delta : NULL,
+                              &f->weights->norm, f->b.normed);
+}
+
+static void make_logits(proa_forward *f, int32_t rows)
+{
+    f->device->ops->linear(&f->device->host,
+                           &(proa_linear_args){
+                               .x = {.rows = rows, .cols = f->config.hidden_size, .x = f->b.normed},
+                               .w = &f->weights->lm_head,
+                               .y = f->b.logits,
+                               .y_stride = f->config.vocab_size,
+                               .round_output = false, /* logits stay float32 */
+                           });
+}
+
+static proa_status finish_step(proa_forward *f, const proa_step *step, float *delta, proa_error *err)
 {
     if (f->tap != NULL) {
-        add_and_norm(f, step->row_count, f->b.hidden, delta, &f->weights->norm, f->b.normed);
+        proa_forward_add_and_norm(f, step->row_count, f->b.hidden, delta, &f->weights->norm, f->b.normed);
         f->tap(f->tap_context, f->config.num_hidden_layers, step->row_count, f->b.normed);
         delta = NULL; /* hidden has it now */
     }
     if (step->logit_count == 0)
-        return;
-    gather_rows(f, step, f->b.hidden, f->b.last_hidden);
-    if (delta != NULL)
-        gather_rows(f, step, delta, f->b.last_delta);
-    add_and_norm(f, step->logit_count, f->b.last_hidden, delta != NULL ? f->b.last_delta : NULL,
-                 &f->weights->norm, f->b.normed);
-    f->device->ops->linear(
-        &f->device->host,
-        &(proa_linear_args){
-            .x = {.rows = step->logit_count, .cols = f->config.hidden_size, .x = f->b.normed},
-            .w = &f->weights->lm_head,
-            .y = f->b.logits,
-            .y_stride = f->config.vocab_size,
-            .round_output = false, /* logits stay float32 */
-        });
+        return PROA_OK;
+    if (f->shares_heads) {
+        proa_status status = proa_forward_team_last(f, step, delta, err);
+        if (status != PROA_OK || f->team.member > 0)
+            return status;
+    } else {
+        norm_last(f, step, delta);
+    }
+    make_logits(f, step->logit_count);
+    return PROA_OK;
 }
 
 int32_t proa_forward_windows(const proa_forward *f, int32_t rows)
 {
-    int32_t most = f->overlap ? proa_overlap_half_rows(rows, f->limits.overlap_threshold) : rows;
+    int32_t most = f->overlap        ? proa_overlap_half_rows(rows, f->limits.overlap_threshold)
+                   : f->shares_heads ? proa_team_slice_max(rows, f->team.size)
+                                     : rows;
     return f->shared_experts ? (most + f->exchange.rows_max - 1) / f->exchange.rows_max : 0;
+}
+
+static proa_status attend(proa_forward *f, int32_t layer, const proa_step *step, float **delta,
+                          proa_error *err)
+{
+    if (f->shares_heads)
+        return proa_forward_team_attend(f, layer, step, *delta, err);
+    tap_hidden(f, layer, step->row_count, delta);
+    proa_forward_attend(f, layer, 0, step, *delta);
+    return PROA_OK;
 }
 
 /* All layers; *delta is what is still to be added to b.hidden. Without rows, there is work for the experts here alone. */
 static proa_status run_layers(proa_forward *f, const proa_step *step, float **delta, proa_error *err)
 {
+    forward_rows own = proa_forward_own_rows(f, step->row_count);
+    proa_status status = PROA_OK;
     *delta = NULL;
-    for (int32_t i = 0; i < f->config.num_hidden_layers; i++) {
-        if (step->row_count > 0) {
-            tap_hidden(f, i, step->row_count, delta);
-            proa_forward_attend(f, i, 0, step, *delta);
-        }
-        proa_status status = proa_forward_mlp(f, i, 0, step->row_count, step->windows, err);
-        if (status != PROA_OK)
-            return status;
+    for (int32_t i = 0; i < f->config.num_hidden_layers && status == PROA_OK; i++) {
+        if (step->row_count > 0)
+            status = attend(f, i, step, delta, err);
+        if (status == PROA_OK)
+            status = proa_forward_mlp(f, i, own.first, own.count, step->windows, err);
         *delta = f->b.delta;
     }
-    return PROA_OK;
+    return status;
 }
 
 static proa_status run_halves(proa_forward *f, const proa_step *step, float **delta, proa_error *err)
@@ -449,20 +492,29 @@ static proa_status run_halves(proa_forward *f, const proa_step *step, float **de
     return proa_overlap_layers(f, step, err);
 }
 
+static void embed(proa_forward *f, const proa_step *step)
+{
+    forward_rows own = proa_forward_own_rows(f, step->row_count);
+    if (own.count > 0)
+        f->device->ops->embed(
+            &f->device->host,
+            &(proa_embed_args){.rows = own.count,
+                               .ids = step->token_ids + own.first,
+                               .table = &f->weights->embed_tokens,
+                               .y = f->b.hidden + (int64_t)own.first * f->config.hidden_size});
+}
+
 proa_status proa_forward_step(proa_forward *forward, const proa_step *step, float **logits, proa_error *err)
 {
     proa_forward *f = forward;
+    PROA_ASSERT(f->tap == NULL || !f->shares_heads);
     check_step(f, step);
     *logits = f->b.logits;
-    if (step->row_count > 0)
-        f->device->ops->embed(&f->device->host, &(proa_embed_args){.rows = step->row_count,
-                                                                   .ids = step->token_ids,
-                                                                   .table = &f->weights->embed_tokens,
-                                                                   .y = f->b.hidden});
+    embed(f, step);
     float *delta;
     proa_status status = f->overlap ? run_halves(f, step, &delta, err) : run_layers(f, step, &delta, err);
     if (status == PROA_OK && step->row_count > 0)
-        finish_step(f, step, delta);
+        status = finish_step(f, step, delta, err);
     return status;
 }
 

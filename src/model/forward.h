@@ -8,6 +8,7 @@
 
 #include "model/config.h"
 #include "model/exchange.h"
+#include "model/team.h"
 #include "model/weights.h"
 #include "op/device.h"
 
@@ -23,7 +24,14 @@ typedef struct proa_forward_limits {
                       lanes, each step runs in two halves (overlap.h). */
     double
         overlap_threshold; /* of two halves, the smaller one's least share of the rows: 0 .. 0.5; 0: a segment is not cut */
+    const proa_team *
+        team; /* ranks that share the heads; copied. NULL: all heads are here. Needs an exchange with one lane. */
 } proa_forward_limits;
+
+/* Of a team's messages for steps within the limits. PROA_ERR_INVALID: the heads do not divide. */
+proa_status proa_forward_team_bytes(const proa_model_config *config, proa_precision precision,
+                                    const proa_forward_limits *limits, int32_t size, proa_team_bytes *bytes,
+                                    proa_error *err);
 
 /* Bytes of KV cache that one block of 64 tokens takes over all layers. */
 size_t proa_forward_kv_block_bytes(const proa_model_config *config, proa_precision precision);
@@ -40,18 +48,20 @@ typedef struct proa_step {
     const int32_t *token_ids; /* [row_count], 0 <= id < vocab */
     const proa_segment *segments;
     int32_t segment_count;
-    const int32_t *logit_rows; /* [logit_count] rows whose next-token logits are wanted */
+    const int32_t
+        *logit_rows; /* [logit_count] rows whose next-token logits are wanted; with a team ascending */
     int32_t logit_count;
     int32_t
         windows; /* with an exchange: of each MoE layer, the same at all ranks, enough for the rows of each of them.
                       * A rank without rows (row_count 0) takes part. */
 } proa_step;
 
-/* Windows of the exchange that so many rows need; of each half, where there are two. */
+/* Windows of the exchange that so many rows need; of each half, where there are two; of a slice, where a team shares them. */
 int32_t proa_forward_windows(const proa_forward *forward, int32_t rows);
 
 /* `logits` [logit_count, vocab] float32 belongs to the forward and stays valid (and writable: sampling overwrites
- * it) until the next step. Without an exchange it cannot fail on the host; exchange.h has the errors of one. */
+ * it) until the next step; of a team, the leader's alone. Without an exchange it cannot fail on the host; exchange.h has the errors of one.
+ * All members of a team make the same step. */
 proa_status proa_forward_step(proa_forward *forward, const proa_step *step, float **logits, proa_error *err);
 
 /* Rows 0 .. tokens - 1 of block `from`, in every layer, go to block `to`: a prompt that shares the beginning of a
@@ -87,7 +97,7 @@ void proa_forward_set_place(proa_forward *forward, proa_forward_place place, voi
 
 /* For comparison with a reference: called with hidden [rows, hidden] after the embedding (index 0), after each
  * layer (index i), the last one after the final norm (which is computed for all rows then). NULL: off. Not for steps in two
- * halves. */
+ * halves, nor of a team. */
 typedef void (*proa_forward_tap)(void *context, int32_t index, int32_t rows, const float *hidden);
 void proa_forward_set_tap(proa_forward *forward, proa_forward_tap tap, void *context);
 

@@ -51,6 +51,7 @@ typedef struct forward_buffers {
     float *slot_gate;            /* [M * K, moe width] */
     float *slot_up;              /* [M * K, moe width] */
     float *slot_out;             /* [M * K, H] */
+    float *heads_out;            /* [slice_max, heads, v] with a team: all heads of the own slice */
     float *last_hidden;          /* [logit_rows_max, H] */
     float *last_delta;           /* [logit_rows_max, H] */
     float *logits;               /* [logit_rows_max, vocab] */
@@ -65,6 +66,20 @@ typedef struct forward_buffers {
     int32_t *place_in;      /* [L] next place of each expert, while sorting */
     proa_weight *local;     /* [layers, 3, L] gate, up and down of the experts that are here */
 } forward_buffers;
+
+/* The heads of a layer that are computed here: rows of the weights, all of them without a team. */
+typedef struct forward_heads {
+    proa_weight q; /* of q_b_proj, or q_proj when q_lora_rank = 0 */
+    proa_weight kv_b;
+    const void *w_uk;
+    const void *w_uv;
+} forward_heads;
+
+/* Rows of a step. */
+typedef struct forward_rows {
+    int32_t first;
+    int32_t count;
+} forward_rows;
 
 struct proa_forward {
     proa_model_config config;
@@ -85,6 +100,11 @@ struct proa_forward {
     bool shared_experts; /* there is an exchange */
     bool overlap;        /* it has two lanes */
     proa_exchange exchange;
+    bool shares_heads; /* there is a team */
+    proa_team team;
+    int32_t heads;      /* that are computed here */
+    forward_heads *own; /* [layers] */
+    float *own_scales;  /* of weights whose heads begin inside a block of scales */
     proa_forward_place place;
     void *place_context;
 };
@@ -97,13 +117,36 @@ proa_rows proa_forward_rows(proa_forward *f, const float *x, int32_t rows, int32
 /* y [x.rows, w->n] = x W^T, rounded in the default precision. */
 void proa_forward_linear(proa_forward *f, proa_rows x, const proa_weight *w, float *y);
 
+/* hidden += delta (unless NULL); normed = norm(hidden) * w (unless w is NULL). Contiguous rows. */
+void proa_forward_add_and_norm(proa_forward *f, int32_t rows, float *hidden, const float *delta,
+                               const proa_weight *w, float *normed);
+
 /* The first half of a layer, for the rows of a step, whose first one is row `first` of the buffers: from b.hidden, to which `delta` of
  * these rows is added first (unless NULL), to b.normed, which the MLP takes. */
 void proa_forward_attend(proa_forward *f, int32_t layer, int32_t first, const proa_step *step,
                          const float *delta);
 
-/* From b.normed to b.delta; rows as above. */
-void proa_forward_attention(proa_forward *f, int32_t layer, int32_t first, const proa_step *step);
+/* Attention in its three parts. normed [rows, hidden] to rows `to` .. of b.q_a (unless q_lora_rank is 0) and b.kv_a. */
+void proa_forward_latents(proa_forward *f, int32_t layer, const float *normed, int32_t to, int32_t rows);
+/* From these rows of all the step, to b.attention for the heads that are here, and the keys to the cache. normed [rows, hidden] is what
+ * the latents were made of. */
+void proa_forward_attend_heads(proa_forward *f, int32_t layer, const int32_t *positions, const float *normed,
+                               const proa_step *step);
+/* o_proj: y [rows, hidden] of x [rows, heads, v], all heads. */
+void proa_forward_join_heads(proa_forward *f, int32_t layer, const float *x, int32_t rows, float *y);
+
+/* Which heads are here, and their weights; before the scratch is reserved. */
+proa_status proa_forward_take_heads(proa_forward *f, proa_error *err);
+
+/* Rows of a step that are the own slice; all of them without a team. */
+forward_rows proa_forward_own_rows(const proa_forward *f, int32_t rows);
+
+/* As proa_forward_attend, with a team: b.hidden, delta and b.normed of the own slice. */
+proa_status proa_forward_team_attend(proa_forward *f, int32_t layer, const proa_step *step,
+                                     const float *delta, proa_error *err);
+/* The rows that need logits, after the last norm, to b.normed of the leader; from b.hidden and `delta` of the own slices. */
+proa_status proa_forward_team_last(proa_forward *f, const proa_step *step, const float *delta,
+                                   proa_error *err);
 
 /* From b.normed to b.delta, rows first .. first + rows - 1: dense MLP, or routed experts plus the shared one; those in `windows` windows
  * where ranks share them. */

@@ -70,7 +70,10 @@ static void *on_land(void *context, int32_t from, const uint8_t *header, size_t 
     a2a_header h;
     memcpy(&h, header, sizeof h);
     void *to = NULL;
-    if (a->live[from] && fits(a, &h, bytes)) {
+    if (header[PROA_POST_CHANNEL] != 0) {
+        bool heard = a->live[from] && a->beside.land != NULL;
+        to = heard ? a->beside.land(a->beside.context, from, header, bytes) : NULL;
+    } else if (a->live[from] && fits(a, &h, bytes)) {
         a2a_lane *lane = &a->lanes[h.lane];
         to = h.kind == A2A_DISPATCH ? land_rows(lane, from, &h) : land_outputs(a, lane, from, &h);
     }
@@ -82,8 +85,12 @@ static void on_landed(void *context, int32_t from, const uint8_t *header, size_t
 {
     proa_a2a *a = context;
     a2a_header h;
-    (void)bytes;
     memcpy(&h, header, sizeof h);
+    if (header[PROA_POST_CHANNEL] != 0) {
+        if (a->beside.landed != NULL)
+            a->beside.landed(a->beside.context, from, header, bytes);
+        return;
+    }
     if (h.epoch != a->epoch)
         return; /* begun before the epoch changed */
     a2a_lane *lane = &a->lanes[h.lane];
@@ -182,7 +189,7 @@ static proa_status wait_for_all(proa_a2a *a, a2a_lane *lane,
     int32_t missing = a->options.ranks, left;
     proa_status status = PROA_OK;
     while ((left = count_missing(a, lane, ready)) > 0) {
-        if (atomic_load_explicit(&a->abandoned, memory_order_acquire)) {
+        if (proa_a2a_is_abandoned(a)) {
             proa_error_set(err, PROA_ERR_CANCELLED, "the ranks of the group have changed");
             status = proa_a2a_break(a, lane, -1, PROA_ERR_CANCELLED);
             break;
@@ -223,6 +230,16 @@ void proa_a2a_abandon(proa_a2a *a)
 {
     atomic_store_explicit(&a->abandoned, true, memory_order_release);
     proa_post_wake(a->post);
+}
+
+bool proa_a2a_is_abandoned(const proa_a2a *a)
+{
+    return atomic_load_explicit(&a->abandoned, memory_order_acquire);
+}
+
+void proa_a2a_set_beside(proa_a2a *a, const proa_post_hooks *hooks)
+{
+    a->beside = *hooks;
 }
 
 const bool *proa_a2a_suspects(const proa_a2a *a)

@@ -70,6 +70,10 @@ typedef struct proa_a2a_look {
 void proa_a2a_get_look(const proa_a2a *a2a, proa_a2a_look *look);
 bool proa_a2a_misses(const proa_a2a *a2a, int32_t rank); /* the wait, if there is one */
 
+/* For who shares the post (PROA_POST_CHANNEL of its headers is not 0): land and landed of its messages go to these hooks, from live ranks. They are
+ * copied; land NULL ends it. Not during a step. */
+void proa_a2a_set_beside(proa_a2a *a2a, const proa_post_hooks *hooks);
+
 typedef struct proa_a2a_stats {
     uint64_t windows;
     uint64_t messages;       /* sent */

@@ -1,4 +1,5 @@
-/* a2a_internal.h - the state of an all-to-all, shared by a2a.c (life, messages, waits), a2a_dispatch.c and a2a_outputs.c. */
+/* a2a_internal.h - the state of an all-to-all, shared by a2a.c (life, messages, waits), a2a_dispatch.c, a2a_outputs.c and
+ * swap.c, whose waits are watched like its own. */
 #ifndef PROA_NET_A2A_INTERNAL_H
 #define PROA_NET_A2A_INTERNAL_H
 
@@ -18,7 +19,7 @@ typedef struct a2a_header {
     uint8_t kind;
     uint8_t lane;
 } a2a_header;
-_Static_assert(sizeof(a2a_header) <= PROA_POST_HEADER_BYTES, "a header travels in that of a message");
+_Static_assert(sizeof(a2a_header) <= PROA_POST_CHANNEL, "a header travels in that of a message");
 
 /* What a region of a home holds: of turn `turn`, when `there`. */
 typedef struct a2a_region {
@@ -87,11 +88,12 @@ typedef struct a2a_watch {
 struct proa_a2a {
     proa_a2a_options options;
     proa_post *post;
-    int32_t groups;      /* scales of a row */
-    size_t row_bytes;    /* of a row that is dispatched, scales included */
-    size_t output_bytes; /* of a row of outputs */
-    int64_t most;        /* slots of a row at one rank */
-    int64_t work_max;    /* slots of the work */
+    proa_post_hooks beside; /* of who shares the post */
+    int32_t groups;         /* scales of a row */
+    size_t row_bytes;       /* of a row that is dispatched, scales included */
+    size_t output_bytes;    /* of a row of outputs */
+    int64_t most;           /* slots of a row at one rank */
+    int64_t work_max;       /* slots of the work */
     size_t payload_max;
     uint64_t epoch;
     bool *live; /* [ranks] */
@@ -132,6 +134,9 @@ void proa_a2a_wait_begins(proa_a2a *a2a, const char *what);
 void proa_a2a_wait_ends(proa_a2a *a2a);
 
 /* ---- a2a.c ---- */
+
+/* proa_a2a_abandon was called: waits end. */
+bool proa_a2a_is_abandoned(const proa_a2a *a2a);
 
 /* Sends to another rank. PROA_ERR_UNREACHABLE makes the lane BROKEN and the rank the suspect. */
 proa_status proa_a2a_send(proa_a2a *a2a, a2a_lane *lane, int32_t to, const a2a_header *header,

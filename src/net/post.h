@@ -16,7 +16,12 @@
 
 #include <stdint.h>
 
-enum { PROA_POST_HEADER_BYTES = 40, PROA_POST_ADDRESS_BYTES_MAX = 4096 };
+enum {
+    PROA_POST_HEADER_BYTES = 40,
+    PROA_POST_CHANNEL =
+        39, /* this byte of a header tells those apart who share a post: 0 the all-to-all, 1 swaps */
+    PROA_POST_ADDRESS_BYTES_MAX = 4096
+};
 
 typedef struct proa_post proa_post;
 

@@ -1,11 +1,11 @@
 /* test_moe_ranks.c - law 2 over ranks, bit for bit: experts spread over ranks give each token the logits that one rank with all of
  * them gives. Ranks are threads, on dummy weights of a small configuration; transports, widths, placements, windows and precisions
- * vary, and some ranks have no rows; steps run whole or in two halves. */
+ * vary, and some ranks have no rows; steps run whole or in two halves; ranks have all heads of attention, or share them in teams. */
 #include "small_model.h"
 
 #include "model/forward.h"
 #include "model/overlap.h"
-#include "net/a2a.h"
+#include "net/swap.h"
 
 #include <pthread.h>
 #include <setjmp.h>
@@ -19,6 +19,7 @@ enum {
     VOCAB = SMALL_MODEL_VOCAB,
     EXPERTS = 32,
     TOP_K = 4,
+    HEADS = 8,
     LAYERS = 4,
     RANKS_MAX = 32,
     SEQUENCES = 2 * RANKS_MAX,
@@ -45,6 +46,7 @@ typedef struct setup {
     bool overlap;
     double threshold; /* of the halves */
     bool pairs;       /* of sequences at each rank */
+    int32_t team;     /* ranks that share heads, and sequences; 0: 1 */
     bool ucx;
 } setup;
 
@@ -55,6 +57,7 @@ typedef struct rank {
     int32_t number;
     proa_device *device;
     proa_a2a *a2a;
+    proa_swap *swap;
     proa_forward *forward;
     pthread_t thread;
     bool good;
@@ -150,7 +153,7 @@ static void model_open(model *m, proa_precision precision, bool fp8, int shared)
     proa_device *device;
     proa_forward *forward;
     const small_model small = {
-        .layers = LAYERS, .experts = EXPERTS, .top_k = TOP_K, .shared = shared, .fp8 = fp8};
+        .layers = LAYERS, .experts = EXPERTS, .top_k = TOP_K, .shared = shared, .fp8 = fp8, .heads = HEADS};
     if (small_model_config(&small, &m->config, &err) != PROA_OK)
         fail_msg("%s", err.text);
     m->precision = precision;
@@ -202,6 +205,16 @@ static bool fail_rank(rank *r, const char *text)
     return r->good = false;
 }
 
+static int32_t team_of(const rank *r)
+{
+    return r->g->s.team > 1 ? r->number / r->g->s.team : r->number;
+}
+
+static int32_t member_of(const rank *r)
+{
+    return r->g->s.team > 1 ? r->number % r->g->s.team : 0;
+}
+
 static void open_rank(rank *r, proa_post_hub *hub)
 {
     group *g = r->g;
@@ -225,9 +238,20 @@ static void open_rank(rank *r, proa_post_hub *hub)
     if (proa_a2a_create(&options, hub, &r->a2a, &err) != PROA_OK)
         fail_msg("%s", err.text);
     proa_exchange exchange = proa_a2a_exchange(r->a2a);
+    proa_team team;
     proa_forward_limits with = limits;
     with.exchange = &exchange;
     with.overlap_threshold = g->s.threshold;
+    if (g->s.team > 1) {
+        proa_swap_options swap = {
+            .first = r->number - member_of(r), .size = g->s.team, .rank = r->number, .deadline_us = 20000000};
+        if (proa_forward_team_bytes(&g->m->config, g->m->precision, &limits, g->s.team, &swap.bytes, &err) !=
+                PROA_OK ||
+            proa_swap_create(&swap, r->a2a, &r->swap, &err) != PROA_OK)
+            fail_msg("%s", err.text);
+        team = proa_swap_team(r->swap);
+        with.team = &team;
+    }
     assert_int_equal(proa_forward_create(&g->m->config, proa_checkpoint_weights(g->m->checkpoint), r->device,
                                          &with, &r->forward, &err),
                      PROA_OK);
@@ -239,6 +263,7 @@ static void open_rank(rank *r, proa_post_hub *hub)
 static void close_rank(rank *r)
 {
     proa_forward_free(r->forward);
+    proa_swap_free(r->swap);
     proa_a2a_free(r->a2a);
     proa_device_free(r->device);
 }
@@ -248,7 +273,7 @@ static int32_t windows_of(const group *g, int32_t step)
     int32_t windows = 0;
     for (int32_t i = 0; i < g->s.ranks; i++) {
         part parts[2];
-        int32_t count = parts_of(&g->s, i, step, parts), rows = 0;
+        int32_t count = parts_of(&g->s, team_of(&g->ranks[i]), step, parts), rows = 0;
         for (int32_t k = 0; k < count; k++)
             rows += rows_of(parts[k].sequence, parts[k].step);
         int32_t own = proa_forward_windows(g->ranks[0].forward, rows);
@@ -275,13 +300,15 @@ static void *run_rank(void *context)
     }
     if (proa_a2a_begin(r->a2a, 77, live, &err) != PROA_OK)
         fail_rank(r, err.text);
+    if (r->swap != NULL)
+        proa_swap_begin(r->swap, 77);
     pthread_barrier_wait(&g->barrier); /* all have begun */
     for (int32_t step = 0; step < STEPS && r->good; step++) {
         part parts[2];
-        int32_t count = parts_of(&g->s, r->number, step, parts);
+        int32_t count = parts_of(&g->s, team_of(r), step, parts);
         if (run_step(r->forward, parts, count, windows_of(g, step), logits, &err) != PROA_OK)
             fail_rank(r, err.text);
-        for (int32_t i = 0; i < count && r->good; i++) {
+        for (int32_t i = 0; i < count && r->good && member_of(r) == 0; i++) {
             if (memcmp(logits + i * VOCAB, expected_of(g->m, parts[i].sequence, parts[i].step),
                        VOCAB * sizeof *logits) != 0)
                 fail_rank(r, "logits differ from those of one rank");
@@ -313,9 +340,9 @@ static void check_setup(const model *m, const setup *s)
     proa_post_hub_free(hub);
     for (int32_t i = 0; i < s->ranks; i++) {
         if (!g.ranks[i].good)
-            fail_msg("%d ranks, %d redundant, windows of %d, %s, %s (%g), %s: rank %d: %s", s->ranks,
-                     s->redundant, s->window, s->dynamic ? "dynamic" : "static",
-                     s->overlap ? "halves" : "whole", s->threshold, s->ucx ? "ucx" : "local", i,
+            fail_msg("%d ranks, %d redundant, windows of %d, %s, %s (%g), teams of %d, %s: rank %d: %s",
+                     s->ranks, s->redundant, s->window, s->dynamic ? "dynamic" : "static",
+                     s->overlap ? "halves" : "whole", s->threshold, s->team, s->ucx ? "ucx" : "local", i,
                      g.ranks[i].complaint);
     }
 }
@@ -345,6 +372,15 @@ static const setup setups[] = {
     {8, 0, 8, false, .overlap = true, .threshold = 0.3},
     {8, 8, 3, true, .overlap = true, .threshold = 0.48},
     {8, 0, 16, false, .overlap = true, .threshold = 0.2, .pairs = true},
+    /* teams share heads: (tp, dp) = (2, 1), (4, 2), (4, 1), (8, 2), (8, 4), (8, 1) */
+    {2, 0, 24, false, .team = 2},
+    {2, 4, 5, true, .team = 2, .pairs = true},
+    {4, 0, 8, false, .team = 2},
+    {4, 8, 5, true, .team = 2, .pairs = true},
+    {4, 0, 8, false, .team = 4, .pairs = true},
+    {8, 0, 7, false, .team = 4, .pairs = true},
+    {8, 8, 3, true, .team = 2, .pairs = true},
+    {8, 0, 8, false, .team = 8, .pairs = true},
 };
 
 static void check_all(proa_precision precision, bool fp8, int shared, bool ucx)
