@@ -4,10 +4,12 @@
 #include "base/clock.h"
 #include "base/cpu.h"
 #include "base/log.h"
+#include "cmd/rank_experts.h"
 #include "cmd/rank_fault.h"
 #include "cmd/watchdog.h"
 #include "cmd/worker_ranks.h"
 #include "engine/group_wire.h"
+#include "engine/rebalance_wire.h"
 #include "model/overlap.h"
 #include "net/bytes.h"
 
@@ -20,6 +22,7 @@
 
 enum {
     MESSAGE_GROUP = 1,        /* the mesh's type of all that the group says */
+    MESSAGE_EXPERTS = 2,      /* and of what is said of loads and plans */
     BUFFER_BYTES = 256 << 20, /* that windows of the normal mode may take for rows of other ranks, about */
     WINDOW_ROWS_MAX = 1024,
     WINDOW_ROWS_MIN = 16,
@@ -38,7 +41,10 @@ struct proa_rank_group {
     int32_t window_rows;
     uint64_t *peer_lives;    /* [world] of those that are up; the mesh's thread */
     uint64_t *message_lives; /* [world] scratch; the mesh's thread */
-    proa_buf out;            /* under the group's lock: send is called with it */
+    proa_expert_shape expert_shape;
+    uint64_t location_digest;
+    proa_rebalance_tables *tables; /* of the message that came last; the mesh's thread */
+    proa_buf out;                  /* under the group's lock: send is called with it */
 };
 
 /* ---- the group's hooks ---- */
@@ -54,6 +60,21 @@ static void on_send(void *context, int32_t rank, const proa_group_message *messa
     proa_group_encode(message, g->world.world, &g->out);
     if (g->out.failed || !proa_rank_mesh_post(g->mesh, rank, MESSAGE_GROUP, g->out.data, g->out.length))
         proa_log(PROA_LOG_ERROR, "ranks", "out of memory for a message to rank %d: it will miss it", rank);
+}
+
+/* One text for all: a plan is long, and goes to many. */
+static void on_send_rebalance(void *context, const proa_group_mask *to, const proa_rebalance_message *message)
+{
+    proa_rank_group *g = context;
+    if (g->mesh == NULL)
+        return;
+    proa_buf_clear(&g->out);
+    proa_rebalance_encode(message, &g->expert_shape, &g->out);
+    bool good = !g->out.failed;
+    for (int32_t i = proa_group_mask_lowest(to); i >= 0 && good; i = proa_group_mask_next(to, i))
+        good = proa_rank_mesh_post(g->mesh, i, MESSAGE_EXPERTS, g->out.data, g->out.length);
+    if (!good)
+        proa_log(PROA_LOG_ERROR, "ranks", "out of memory for a message about experts: it is not sent");
 }
 
 static void on_nudge(void *context)
@@ -101,20 +122,39 @@ static void on_peer_down(void *context, int rank, const proa_error *why)
     g->peer_lives[rank] = 0;
 }
 
+static void take_group(proa_rank_group *g, int rank, const uint8_t *body, size_t length, proa_error *err)
+{
+    proa_group_message message;
+    if (proa_group_decode(body, length, g->world.world, g->message_lives, &message, err) != PROA_OK)
+        return;
+    if (message.from != rank || message.life != g->peer_lives[rank])
+        proa_error_set(err, PROA_ERR_PROTOCOL, "it speaks for rank %d", message.from);
+    else
+        proa_ep_group_receive(g->ep, &message);
+}
+
+static void take_experts(proa_rank_group *g, int rank, const uint8_t *body, size_t length, proa_error *err)
+{
+    proa_rebalance_message message;
+    if (proa_rebalance_decode(body, length, &g->expert_shape, g->tables, &message, err) != PROA_OK)
+        return;
+    if (message.from != rank)
+        proa_error_set(err, PROA_ERR_PROTOCOL, "it speaks for rank %d", message.from);
+    else
+        proa_ep_group_receive_rebalance(g->ep, &message);
+}
+
 static void on_message(void *context, int rank, uint16_t type, const uint8_t *body, size_t length)
 {
     proa_rank_group *g = context;
-    proa_group_message message;
     proa_error err = {0};
-    if (type != MESSAGE_GROUP)
-        proa_error_set(&err, PROA_ERR_PROTOCOL, "type %u is not known", type);
-    else if (proa_group_decode(body, length, g->world.world, g->message_lives, &message, &err) == PROA_OK &&
-             (message.from != rank || message.life != g->peer_lives[rank]))
-        proa_error_set(&err, PROA_ERR_PROTOCOL, "it speaks for rank %d", message.from);
+    switch (type) {
+    case MESSAGE_GROUP: take_group(g, rank, body, length, &err); break;
+    case MESSAGE_EXPERTS: take_experts(g, rank, body, length, &err); break;
+    default: proa_error_set(&err, PROA_ERR_PROTOCOL, "type %u is not known", type); break;
+    }
     if (err.status != PROA_OK)
         proa_log(PROA_LOG_WARN, "ranks", "refused a message of rank %d: %s", rank, err.text);
-    else
-        proa_ep_group_receive(g->ep, &message);
 }
 
 static void on_tick(void *context)
@@ -189,11 +229,49 @@ static proa_status check_flags(const proa_options *o, const proa_rank_world *w, 
     return PROA_OK;
 }
 
+static proa_status make_ep(proa_rank_group *g, const proa_model_config *config, proa_precision precision,
+                           proa_error *err)
+{
+    const proa_options *o = g->options;
+    const char *dispatch = proa_options_string(o, "ep-dispatch-algorithm");
+    proa_rank_experts experts;
+    proa_ep_group_options options = {
+        .ranks = g->world.world,
+        .rank = g->world.rank,
+        .nodes = g->world.nnodes,
+        .life = g->life,
+        .redundant_experts = (int32_t)proa_options_int(o, "ep-num-redundant-experts"),
+        .dispatch = dispatch != NULL && strcmp(dispatch, "dynamic") == 0 ? PROA_EP_DISPATCH_DYNAMIC
+                                                                         : PROA_EP_DISPATCH_STATIC,
+        .two_batch_overlap = overlaps(o),
+        .rows_max = g->window_rows,
+        .deadline_us = (int64_t)(fmin(proa_options_real(o, "watchdog-timeout"), WATCHDOG_S_MAX) * 1e6),
+        .spin_us = proa_cpu_core_count() > g->world.local_size ? SPIN_US : 0,
+        .hooks = {.send = on_send,
+                  .send_rebalance = on_send_rebalance,
+                  .nudge = on_nudge,
+                  .stuck = on_stuck,
+                  .context = g},
+    };
+    if (!proa_eplb_algorithm_parse(proa_options_string(o, "eplb-algorithm"), &options.algorithm))
+        options.algorithm = PROA_EPLB_AUTO;
+    proa_status status = proa_rank_experts_read(o, &g->world, config, &experts, err);
+    if (status != PROA_OK)
+        return status;
+    options.rebalance = experts.rebalance;
+    options.location = &experts.location;
+    g->location_digest = experts.digest;
+    status = proa_ep_group_create(&options, config, precision, &g->ep, err);
+    if (status == PROA_OK)
+        g->expert_shape = proa_ep_group_expert_shape(g->ep);
+    proa_rank_experts_free(&experts);
+    return status;
+}
+
 proa_status proa_rank_group_create(const proa_options *o, const proa_rank_world *world,
                                    const proa_model_config *config, proa_precision precision,
                                    int32_t step_rows_max, proa_rank_group **out, proa_error *err)
 {
-    const char *dispatch = proa_options_string(o, "ep-dispatch-algorithm");
     int32_t rows;
     *out = NULL;
     proa_status status = check_flags(o, world, config, err);
@@ -213,24 +291,10 @@ proa_status proa_rank_group_create(const proa_options *o, const proa_rank_world 
     if (fault_file != NULL)
         g->fault = proa_rank_fault_create(fault_file, world->rank);
     g->message_lives = g->peer_lives != NULL ? g->peer_lives + world->world : NULL;
-    proa_ep_group_options options = {
-        .ranks = world->world,
-        .rank = world->rank,
-        .nodes = world->nnodes,
-        .life = g->life,
-        .redundant_experts = (int32_t)proa_options_int(o, "ep-num-redundant-experts"),
-        .dispatch = dispatch != NULL && strcmp(dispatch, "dynamic") == 0 ? PROA_EP_DISPATCH_DYNAMIC
-                                                                         : PROA_EP_DISPATCH_STATIC,
-        .two_batch_overlap = overlaps(o),
-        .rows_max = rows,
-        .deadline_us = (int64_t)(fmin(proa_options_real(o, "watchdog-timeout"), WATCHDOG_S_MAX) * 1e6),
-        .spin_us = proa_cpu_core_count() > world->local_size ? SPIN_US : 0,
-        .hooks = {.send = on_send, .nudge = on_nudge, .stuck = on_stuck, .context = g},
-    };
-    if (!proa_eplb_algorithm_parse(proa_options_string(o, "eplb-algorithm"), &options.algorithm))
-        options.algorithm = PROA_EPLB_AUTO;
-    status = g->peer_lives != NULL ? proa_ep_group_create(&options, config, precision, &g->ep, err)
-                                   : proa_error_set(err, PROA_ERR_MEMORY, "no memory for the group of ranks");
+    g->tables = calloc(1, sizeof *g->tables);
+    status = g->peer_lives != NULL && g->tables != NULL
+                 ? make_ep(g, config, precision, err)
+                 : proa_error_set(err, PROA_ERR_MEMORY, "no memory for the group of ranks");
     if (status != PROA_OK) {
         proa_rank_group_close(g);
         return status;
@@ -269,7 +333,8 @@ proa_status proa_rank_group_join(proa_rank_group *g, const proa_link_security *s
     proa_buf_append(&blob, address, bytes);
     proa_status status =
         blob.length <= PROA_MESH_BLOB_BYTES_MAX && !blob.failed
-            ? proa_worker_ranks_join(g->options, security, &g->world, &blob, &hooks, on_tick, &g->mesh, err)
+            ? proa_worker_ranks_join(g->options, security, &g->world, g->location_digest, &blob, &hooks,
+                                     on_tick, &g->mesh, err)
             : proa_error_set(err, PROA_ERR_UNSUPPORTED,
                              "UCX's address has %zu bytes: name fewer devices in UCX_NET_DEVICES", bytes);
     proa_buf_free(&blob);
@@ -312,5 +377,6 @@ void proa_rank_group_close(proa_rank_group *g)
     proa_rank_fault_free(g->fault);
     proa_buf_free(&g->out);
     free(g->peer_lives);
+    free(g->tables);
     free(g);
 }

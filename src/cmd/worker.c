@@ -213,6 +213,16 @@ static int work(service *s)
     return exit_status;
 }
 
+/* Flags that one rank has no use for. */
+static void say_what_is_idle(const proa_options *options)
+{
+    if (proa_options_bool(options, "enable-two-batch-overlap"))
+        proa_log(PROA_LOG_INFO, "worker",
+                 "--enable-two-batch-overlap has nothing to do: of one rank, nothing travels to others");
+    if (proa_options_bool(options, "enable-eplb"))
+        proa_log(PROA_LOG_INFO, "worker", "--enable-eplb has nothing to do: one rank has all experts");
+}
+
 int proa_cmd_worker(const proa_options *options)
 {
     service s = {.options = options};
@@ -224,8 +234,7 @@ int proa_cmd_worker(const proa_options *options)
         return proa_worker_ranks_run(options, &s.world);
     if (s.world.world > 1)
         proa_log_set_rank(s.world.rank);
-    else if (proa_options_bool(options, "enable-two-batch-overlap"))
-        proa_log(PROA_LOG_INFO, "worker",
-                 "--enable-two-batch-overlap has nothing to do: of one rank, nothing travels to others");
+    else
+        say_what_is_idle(options);
     return work(&s);
 }

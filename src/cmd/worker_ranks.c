@@ -125,18 +125,22 @@ static const char *const int_terms[] = {"dp-size",
                                         "max-total-tokens",
                                         "context-length",
                                         "moe-dense-tp-size",
-                                        "ep-num-redundant-experts"};
+                                        "ep-num-redundant-experts",
+                                        "eplb-rebalance-num-iterations",
+                                        "eplb-rebalance-layers-per-chunk",
+                                        "expert-distribution-recorder-buffer-size"};
 static const char *const text_terms[] = {"disaggregation-mode", "load-format",     "activation-dtype",
                                          "schedule-policy",     "moe-a2a-backend", "ep-dispatch-algorithm",
                                          "deepep-mode",         "eplb-algorithm"};
 static const char *const bool_terms[] = {"enable-dp-attention", "enable-dp-lm-head", "disable-radix-cache",
-                                         "enable-two-batch-overlap"};
+                                         "enable-two-batch-overlap", "enable-eplb"};
 
-static const char *const real_terms[] = {"tbo-token-distribution-threshold"};
+static const char *const real_terms[] = {"tbo-token-distribution-threshold",
+                                         "eplb-min-rebalancing-utilization-threshold"};
 
 #define COUNT(array) ((int)(sizeof(array) / sizeof *(array)))
 
-enum { TERMS = COUNT(int_terms) + COUNT(text_terms) + COUNT(bool_terms) + COUNT(real_terms) + 2 };
+enum { TERMS = COUNT(int_terms) + COUNT(text_terms) + COUNT(bool_terms) + COUNT(real_terms) + 3 };
 _Static_assert((int)TERMS <= (int)PROA_MESH_TERMS_MAX, "a greeting has room for all terms");
 
 typedef struct terms {
@@ -155,7 +159,7 @@ static void add_term(terms *t, const char *dashes, const char *name, const char 
     t->count++;
 }
 
-static proa_status make_terms(const proa_options *o, terms *t, proa_error *err)
+static proa_status make_terms(const proa_options *o, uint64_t location, terms *t, proa_error *err)
 {
     char dir[4096], text[32];
     proa_wire_card card;
@@ -167,6 +171,8 @@ static proa_status make_terms(const proa_options *o, terms *t, proa_error *err)
     snprintf(text, sizeof text, "%016" PRIx64, card.model_digest);
     add_term(t, "", "the version of proa", proa_options_program(o)->version);
     add_term(t, "", "the digest of --model-path", text);
+    snprintf(text, sizeof text, "%016" PRIx64, location);
+    add_term(t, "", "the digest of --init-expert-location", text);
     for (int i = 0; i < COUNT(int_terms); i++) {
         snprintf(text, sizeof text, "%" PRId64, proa_options_int(o, int_terms[i]));
         add_term(t, "--", int_terms[i], text);
@@ -185,12 +191,12 @@ static proa_status make_terms(const proa_options *o, terms *t, proa_error *err)
 }
 
 proa_status proa_worker_ranks_join(const proa_options *o, const proa_link_security *security,
-                                   const proa_rank_world *world, const proa_buf *blob,
+                                   const proa_rank_world *world, uint64_t location, const proa_buf *blob,
                                    const proa_mesh_hooks *hooks, void (*tick)(void *context),
                                    proa_rank_mesh **mesh, proa_error *err)
 {
     terms t = {0};
-    proa_status status = make_terms(o, &t, err);
+    proa_status status = make_terms(o, location, &t, err);
     if (status != PROA_OK)
         return status;
     const char *init_address = proa_options_string(o, "dist-init-addr");

@@ -21,10 +21,11 @@ bool proa_worker_ranks_is_parent(const proa_options *options, const proa_rank_wo
 /* Runs the node's ranks to their end; returns the exit status. Called before there are threads. */
 int proa_worker_ranks_run(const proa_options *options, const proa_rank_world *world);
 
-/* A rank's: opens its links. The terms are the model and the flags on which a step or an answer depends. Hooks, blob and tick as
+/* A rank's: opens its links. The terms are the model, the digest of the experts' `location` and the flags on which a step or an answer
+ * depends. Hooks, blob and tick as
  * in mesh.h and rank_mesh.h; `security` stays until the mesh is closed. */
 proa_status proa_worker_ranks_join(const proa_options *options, const proa_link_security *security,
-                                   const proa_rank_world *world, const proa_buf *blob,
+                                   const proa_rank_world *world, uint64_t location, const proa_buf *blob,
                                    const proa_mesh_hooks *hooks, void (*tick)(void *context),
                                    proa_rank_mesh **mesh, proa_error *err);
 /* Tells the parent, if there is one, that this rank serves. */

@@ -422,8 +422,6 @@ static proa_status make_tables(proa_ep_group *r, proa_error *err)
     r->local = calloc((size_t)r->capacity, sizeof *r->local);
     bool good =
         r->peers != NULL && r->live != NULL && r->scratch != NULL && r->load != NULL && r->local != NULL;
-    for (size_t i = 0; i < layers * experts && good; i++)
-        r->load[i] = 1; /* nothing is known of loads: all alike */
     for (size_t i = 0; i < ranks && good; i++) {
         r->peers[i].address = malloc(PROA_POST_ADDRESS_BYTES_MAX);
         good = r->peers[i].address != NULL;
@@ -484,6 +482,7 @@ proa_status proa_ep_group_create(const proa_ep_group_options *options, const pro
     if (r == NULL)
         return proa_error_set(err, PROA_ERR_MEMORY, "no memory for the ranks");
     r->options = *options;
+    r->options.location = NULL;
     r->options.deadline_us = options->deadline_us > 0 ? options->deadline_us : MISSED_US;
     r->options.formation_us = options->formation_us > 0 ? options->formation_us : FORMATION_US;
     r->options.agreement_us = options->agreement_us > 0 ? options->agreement_us : AGREEMENT_US;
@@ -497,11 +496,15 @@ proa_status proa_ep_group_create(const proa_ep_group_options *options, const pro
                                        .ranks = options->ranks,
                                        .nodes = options->nodes,
                                        .groups = config->n_group};
+    r->most = r->map_shape;
+    r->most.physical = r->capacity * options->ranks;
     pthread_mutex_init(&r->lock, NULL);
     proa_clock_cond_init(&r->changed);
     status = proa_expert_shape_check(&r->map_shape, err);
     if (status == PROA_OK)
         status = make_tables(r, err);
+    if (status == PROA_OK)
+        status = proa_ep_group_take_location(r, options->location, err);
     if (status == PROA_OK)
         status = make_a2a(r, precision, err);
     if (status == PROA_OK)
@@ -530,6 +533,7 @@ void proa_ep_group_free(proa_ep_group *r)
     free(r->live);
     free(r->scratch);
     free(r->load);
+    free(r->given);
     free(r->local);
     pthread_mutex_destroy(&r->lock);
     pthread_cond_destroy(&r->changed);

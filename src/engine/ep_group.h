@@ -20,6 +20,7 @@
 #define PROA_ENGINE_EP_GROUP_H
 
 #include "engine/eplb.h"
+#include "engine/expert_location.h"
 #include "engine/group.h"
 #include "engine/rebalance.h"
 #include "model/forward.h"
@@ -35,8 +36,8 @@ typedef enum proa_ep_group_dispatch {
 typedef struct proa_ep_group_hooks {
     /* To one rank, whose link is up; the message is lent. Must not wait. */
     void (*send)(void *context, int32_t rank, const proa_group_message *message);
-    /* Likewise; may be lost. Needed with options.rebalance. */
-    void (*send_rebalance)(void *context, int32_t rank, const proa_rebalance_message *message);
+    /* Likewise, to each rank of `to` whose link is up; may be lost. Needed with options.rebalance. */
+    void (*send_rebalance)(void *context, const proa_group_mask *to, const proa_rebalance_message *message);
     /* There is something for proa_ep_group_idle: wake the engine thread. Called without lock or with it; must not wait. */
     void (*nudge)(void *context);
     /* This process must end: its engine thread hangs, a step that was abandoned has not ended, or its memory is still written to. `why` also
@@ -62,6 +63,9 @@ typedef struct proa_ep_group_options {
     proa_eplb_algorithm algorithm;
     proa_ep_group_dispatch dispatch;
     proa_ep_group_rebalance rebalance;
+    /* Where experts are when a view begins: fitted to all layers, redundant_experts and ranks; borrowed until create returns. NULL: the
+     * trivial one. On ranks that live alone, what is left of a placement, where that has all experts of a layer. */
+    const proa_expert_location *location;
     bool two_batch_overlap; /* the exchange has a lane for each of two halves of a step */
     int32_t rows_max;       /* of a window of one rank */
     /* Of an all-to-all's wait for a rank whose process lives, and of the group's for the engine thread: more than a layer takes

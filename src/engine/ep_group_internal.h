@@ -25,7 +25,8 @@ struct proa_ep_group {
     proa_model_config config;
     proa_a2a *a2a;
     proa_forward *forward;
-    int32_t windows_max; /* that a step here may need */
+    proa_expert_shape most; /* of any view */
+    int32_t windows_max;    /* that a step here may need */
     /* under lock */
     pthread_mutex_t lock;
     pthread_cond_t changed;
@@ -59,7 +60,9 @@ struct proa_ep_group {
     proa_expert_shape map_shape;
     bool *live;       /* [ranks] */
     int32_t *scratch; /* [layers * physical] placement */
-    double *load;     /* [layers * experts] */
+    double *load;     /* [layers * experts] that views are planned by */
+    bool load_given;  /* by the flags */
+    int32_t *given;   /* [layers * slots] the placement of the flags, on all ranks; NULL: none */
     int32_t *local;   /* [capacity] */
     int32_t capacity; /* physical experts that a rank may hold */
 };
@@ -79,6 +82,9 @@ void proa_ep_group_watch(proa_ep_group *r, int64_t now_us);
 int32_t proa_ep_group_slots(const proa_ep_group *r, int32_t live);
 /* Of a new view, whose ranks are r->live. */
 proa_status proa_ep_group_make_placement(proa_ep_group *r, int32_t live, proa_error *err);
+/* What the flags say of it; once. */
+proa_status proa_ep_group_take_location(proa_ep_group *r, const proa_expert_location *location,
+                                        proa_error *err);
 /* Gives the forward the experts of this rank. */
 void proa_ep_group_take_experts(proa_ep_group *r);
 void proa_ep_group_take_layer(proa_ep_group *r, int32_t layer);

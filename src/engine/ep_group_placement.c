@@ -1,6 +1,9 @@
 /* ep_group_placement.c - which experts a view's ranks hold, and where rows go. */
 #include "engine/ep_group_internal.h"
 
+#include <stdlib.h>
+#include <string.h>
+
 void proa_ep_group_place(void *context, int32_t layer, int32_t first_row, int32_t rows, const int32_t *ids,
                          int32_t *physical)
 {
@@ -26,6 +29,43 @@ int32_t proa_ep_group_slots(const proa_ep_group *r, int32_t live)
     return own > least ? own : least;
 }
 
+/* What is left of the given placement on the ranks that live has all experts of the layer: takes it. */
+static bool keep_layer(const proa_ep_group *r, int32_t layer)
+{
+    const proa_expert_shape *s = &r->map_shape;
+    const int32_t *from = r->given + (int64_t)layer * s->physical;
+    int32_t *to = r->scratch + (int64_t)layer * s->physical, count = 0;
+    bool found[PROA_EXPERTS_MAX] = {false};
+    for (int32_t p = 0; p < s->physical; p++) {
+        to[p] = r->live[proa_expert_rank(s, p)] ? from[p] : PROA_EXPERT_NONE;
+        if (to[p] == PROA_EXPERT_NONE)
+            continue;
+        count += !found[to[p]];
+        found[to[p]] = true;
+    }
+    return count == s->experts;
+}
+
+/* Into r->scratch; the same at all members, of whatever views they come. */
+static proa_status place_experts(proa_ep_group *r, int32_t live, proa_error *err)
+{
+    const proa_expert_shape *s = &r->map_shape;
+    bool given = r->given != NULL && s->physical == proa_ep_group_slots(r, r->options.ranks) * s->ranks;
+    bool trivial = live == s->ranks && !given && r->options.algorithm == PROA_EPLB_AUTO && !r->load_given;
+    proa_expert_shape one = *s;
+    one.layers = 1;
+    if (trivial)
+        proa_expert_place_trivially(s, r->scratch);
+    proa_status status = PROA_OK;
+    for (int32_t l = 0; l < s->layers && !trivial && status == PROA_OK; l++) {
+        const proa_eplb_placement to = {.physical_to_logical = r->scratch + (int64_t)l * s->physical};
+        if (!given || !keep_layer(r, l))
+            status = proa_eplb_place(&one, r->options.algorithm, live < s->ranks ? r->live : NULL,
+                                     r->load + (int64_t)l * s->experts, &to, err);
+    }
+    return status;
+}
+
 proa_status proa_ep_group_make_placement(proa_ep_group *r, int32_t live, proa_error *err)
 {
     int32_t slots = proa_ep_group_slots(r, live);
@@ -34,13 +74,7 @@ proa_status proa_ep_group_make_placement(proa_ep_group *r, int32_t live, proa_er
                               "%d ranks that live have no room for %d experts: %d a rank at most", live,
                               r->config.n_routed_experts, r->capacity);
     r->map_shape.physical = slots * r->options.ranks;
-    const proa_eplb_placement to = {.physical_to_logical = r->scratch};
-    proa_status status = PROA_OK;
-    if (live == r->options.ranks && r->options.algorithm == PROA_EPLB_AUTO)
-        proa_expert_place_trivially(&r->map_shape, r->scratch);
-    else
-        status = proa_eplb_place(&r->map_shape, r->options.algorithm,
-                                 live < r->options.ranks ? r->live : NULL, r->load, &to, err);
+    proa_status status = place_experts(r, live, err);
     if (status != PROA_OK)
         return status;
     proa_expert_map_free(r->map);
@@ -52,7 +86,27 @@ proa_status proa_ep_group_make_placement(proa_ep_group *r, int32_t live, proa_er
     return status == PROA_OK ? proa_expert_map_set_live(r->map, r->live, err) : status;
 }
 
-/* The experts of this rank, for each MoE layer; what a slot does not hold is expert 0, to which nobody sends. */
+proa_status proa_ep_group_take_location(proa_ep_group *r, const proa_expert_location *location,
+                                        proa_error *err)
+{
+    size_t experts = (size_t)r->map_shape.layers * (size_t)r->map_shape.experts,
+           slots = (size_t)r->map_shape.layers * (size_t)r->map_shape.physical;
+    for (size_t i = 0; i < experts; i++)
+        r->load[i] = 1; /* nothing is known of loads: all alike */
+    if (location == NULL || location->kind == PROA_EXPERT_LOCATION_TRIVIAL)
+        return PROA_OK;
+    if (location->kind == PROA_EXPERT_LOCATION_COUNT) {
+        r->load_given = true;
+        memcpy(r->load, location->load, experts * sizeof *r->load);
+        return PROA_OK;
+    }
+    r->given = calloc(slots, sizeof *r->given);
+    if (r->given == NULL)
+        return proa_error_set(err, PROA_ERR_MEMORY, "no memory for the placement of %zu experts", slots);
+    memcpy(r->given, location->map, slots * sizeof *r->given);
+    return PROA_OK;
+}
+
 /* What a slot does not hold is expert 0, to which nobody sends. */
 void proa_ep_group_take_layer(proa_ep_group *r, int32_t layer)
 {

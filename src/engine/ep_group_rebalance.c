@@ -91,11 +91,10 @@ static void prepare(proa_ep_group *r, const proa_rebalance_action *a)
 
 static void send(proa_ep_group *r, const proa_rebalance_action *a)
 {
-    for (int32_t to = proa_group_mask_lowest(&a->to); to >= 0 && !r->stopped;
-         to = proa_group_mask_next(&a->to, to)) {
-        r->stats.messages++;
-        r->options.hooks.send_rebalance(r->options.hooks.context, to, &a->message);
-    }
+    if (r->stopped)
+        return;
+    r->stats.messages += (uint64_t)proa_group_mask_count(&a->to);
+    r->options.hooks.send_rebalance(r->options.hooks.context, &a->to, &a->message);
 }
 
 static void carry_out(proa_ep_group *r, const proa_rebalance_action *a)
@@ -199,9 +198,7 @@ void proa_ep_group_receive_rebalance(proa_ep_group *r, const proa_rebalance_mess
 
 proa_expert_shape proa_ep_group_expert_shape(const proa_ep_group *r)
 {
-    proa_expert_shape shape = r->map_shape;
-    shape.physical = r->capacity * r->options.ranks;
-    return shape;
+    return r->most;
 }
 
 proa_status proa_ep_group_rebalance_create(proa_ep_group *r, proa_error *err)
@@ -211,7 +208,7 @@ proa_status proa_ep_group_rebalance_create(proa_ep_group *r, proa_error *err)
         return PROA_OK;
     const proa_rebalance_options options = {
         .self = r->options.rank,
-        .shape = proa_ep_group_expert_shape(r),
+        .shape = r->most,
         .algorithm = r->options.algorithm,
         .iterations = o->iterations,
         .window = o->window,

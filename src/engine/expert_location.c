@@ -1,6 +1,7 @@
 /* expert_location.c - reading placements and loads, and writing placements. */
 #include "engine/expert_location.h"
 
+#include "base/digest.h"
 #include "base/file.h"
 #include "base/json.h"
 
@@ -311,6 +312,18 @@ proa_status proa_expert_location_place(const proa_expert_location *location, con
         memcpy(physical_to_logical, location->map,
                (size_t)shape->layers * (size_t)shape->physical * sizeof *physical_to_logical);
     return PROA_OK;
+}
+
+uint64_t proa_expert_location_digest(const proa_expert_location *l)
+{
+    const int32_t head[] = {(int32_t)l->kind, l->rows, l->columns};
+    size_t cells = (size_t)l->rows * (size_t)l->columns;
+    uint64_t digest = proa_digest(head, sizeof head, 0);
+    if (l->map != NULL)
+        digest = proa_digest(l->map, cells * sizeof *l->map, digest);
+    if (l->load != NULL)
+        digest = proa_digest(l->load, cells * sizeof *l->load, digest);
+    return digest;
 }
 
 void proa_expert_location_write(const proa_expert_shape *shape, const int32_t *physical_to_logical,

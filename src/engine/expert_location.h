@@ -58,6 +58,9 @@ proa_status proa_expert_location_place(const proa_expert_location *location, con
                                        proa_eplb_algorithm algorithm, int32_t *physical_to_logical,
                                        proa_error *err);
 
+/* Of kind, size and table: equal where two processes read the same. */
+uint64_t proa_expert_location_digest(const proa_expert_location *location);
+
 /* Appends the JSON text of a placement, a layer a line. */
 void proa_expert_location_write(const proa_expert_shape *shape, const int32_t *physical_to_logical,
                                 proa_buf *out);

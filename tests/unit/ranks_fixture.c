@@ -85,15 +85,15 @@ static void on_send(void *context, int32_t to, const proa_group_message *message
         post(&r->f->ranks[to], &e);
 }
 
-static void on_send_rebalance(void *context, int32_t to, const proa_rebalance_message *message)
+static void on_send_rebalance(void *context, const proa_group_mask *to, const proa_rebalance_message *message)
 {
     fixture_rank *r = context;
     proa_expert_shape shape = proa_ep_group_expert_shape(r->ranks);
-    event e = {.kind = REBALANCE, .from = r->number, .life = r->life};
-    if (!r->alive)
-        return;
-    proa_rebalance_encode(message, &shape, &e.bytes);
-    post(&r->f->ranks[to], &e);
+    for (int32_t i = proa_group_mask_lowest(to); i >= 0 && r->alive; i = proa_group_mask_next(to, i)) {
+        event e = {.kind = REBALANCE, .from = r->number, .life = r->life};
+        proa_rebalance_encode(message, &shape, &e.bytes);
+        post(&r->f->ranks[i], &e);
+    }
 }
 
 static void on_nudge(void *context)
@@ -183,6 +183,7 @@ static void open_rank(fixture_rank *r)
         .redundant_experts = f->setup.redundant,
         .dispatch = f->setup.dispatch,
         .rebalance = f->setup.rebalance,
+        .location = f->setup.location,
         .two_batch_overlap = f->setup.overlap,
         .rows_max = f->setup.window,
         .deadline_us = f->setup.deadline_us,

@@ -18,7 +18,8 @@ typedef struct ranks_setup {
     bool overlap;   /* two halves of each step */
     proa_ep_group_dispatch dispatch;
     proa_ep_group_rebalance rebalance;
-    int64_t deadline_us; /* of an all-to-all's wait */
+    const proa_expert_location *location; /* may be NULL */
+    int64_t deadline_us;                  /* of an all-to-all's wait */
 } ranks_setup;
 
 /* All ranks are started; none needs to be waited for. */
