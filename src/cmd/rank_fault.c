@@ -35,13 +35,13 @@ struct proa_rank_fault {
 
 /* ---- doing it ---- */
 
-_Noreturn void proa_rank_fault_hang(void)
+__attribute__((noinline)) _Noreturn void proa_rank_fault_hang(void)
 {
     for (;;)
         pause();
 }
 
-_Noreturn void proa_rank_fault_spin(void)
+__attribute__((noinline)) _Noreturn void proa_rank_fault_spin(void)
 {
     for (volatile unsigned turns = 0;; turns++) {
     }
@@ -73,7 +73,7 @@ static int find(const char *const *names, int count, const char *name)
     return i;
 }
 
-/* False: no order, or none that is new. */
+/* A new order takes the place of one that was not carried out yet, also when it is for another rank: false then. */
 static bool read_order(proa_rank_fault *f, int *stage, int *count, action *what)
 {
     proa_buf text = {0};
@@ -87,6 +87,7 @@ static bool read_order(proa_rank_fault *f, int *stage, int *count, action *what)
     if (found != 5 || order <= f->order)
         return false;
     f->order = order;
+    atomic_store_explicit(&f->left, 0, memory_order_relaxed);
     *stage = find(stage_names, STAGES, stage_name);
     *what = (action)find(action_names, ACTIONS, action_name);
     return rank == f->rank && *stage < (int)STAGES && *what<ACTIONS && * count> 0;
@@ -96,7 +97,7 @@ void proa_rank_fault_tick(proa_rank_fault *f)
 {
     int stage, count;
     action what;
-    if (!read_order(f, &stage, &count, &what) || atomic_load_explicit(&f->left, memory_order_relaxed) > 0)
+    if (!read_order(f, &stage, &count, &what))
         return;
     f->stage = stage;
     f->action = what;
