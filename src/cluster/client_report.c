@@ -105,7 +105,10 @@ static const char *status_of(const client_shown *s)
                                                             "refused"};
     if (s->state != CLIENT_WORKER_READY)
         return names[s->state];
-    return s->load.stats.device_lost ? "dead" : s->draining ? "draining" : "ready";
+    return s->load.stats.device_lost ? "dead"
+           : s->draining             ? "draining"
+           : s->load.stats.away      ? "away"
+                                     : "ready";
 }
 
 static void write_field(const char *name, const char *text, proa_buf *out)

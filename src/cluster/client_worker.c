@@ -346,6 +346,10 @@ static void take_load(client_worker *worker, const uint8_t *body, size_t length,
     if (load.stats.device_lost && !worker->load.stats.device_lost)
         proa_log(PROA_LOG_ERROR, "cluster", "the %s at %s is out of order: its engine has lost its device",
                  kind_of(worker), worker->instance.address);
+    if (load.stats.away != worker->load.stats.away)
+        proa_log(PROA_LOG_INFO, "cluster", "the %s at %s %s", kind_of(worker), worker->instance.address,
+                 load.stats.away ? "is outside of its group of ranks: it gets nothing new"
+                                 : "is back in its group of ranks");
     if (load.draining && !worker->load.draining)
         proa_log(PROA_LOG_INFO, "cluster", "the %s at %s is draining: it gets nothing new", kind_of(worker),
                  worker->instance.address);

@@ -20,7 +20,7 @@ typedef struct router_worker {
     bool ready;
     bool listed;
     bool draining;
-    bool dead;
+    bool dead;         /* it computes nothing: its device is lost, or it is away from its group of ranks */
     proa_wire_leg leg; /* once it has been ready */
     uint64_t instance;
     uint64_t epoch;
@@ -159,7 +159,7 @@ void proa_router_load(proa_router *router, int32_t worker, const proa_wire_load 
 {
     router_worker *w = worker_of(router, worker);
     w->draining = load->draining;
-    w->dead = load->stats.device_lost;
+    w->dead = load->stats.device_lost || load->stats.away;
     int64_t requests = (int64_t)load->stats.running + load->stats.queued;
     w->requests = requests < INT32_MAX / 2 ? (int32_t)requests : INT32_MAX / 2;
     w->blocks = load->stats.kv_blocks_used;
@@ -332,12 +332,12 @@ static proa_status explain(const census *c, int32_t refused, proa_error *err)
                               "no worker is known: start one with `proa worker` in this namespace, with the "
                               "same --discovery-backend");
     if (combined == 0 && (prefill == 0 || decode == 0))
-        return proa_error_set(
-            err, PROA_ERR_UNREACHABLE,
-            "no worker can take the request: of %d known %d are connected, %d of these draining and %d out "
-            "of order; %d prefill, %d decode and %d combined ones are left (a prefill and a decode worker "
-            "are needed, or a combined one)",
-            c->known, c->ready, c->draining, c->dead, prefill, decode, combined);
+        return proa_error_set(err, PROA_ERR_UNREACHABLE,
+                              "no worker can take the request: of %d known %d are connected, %d of these "
+                              "draining and %d out of order or away; %d prefill, %d decode and %d combined "
+                              "ones are left (a prefill and a decode worker "
+                              "are needed, or a combined one)",
+                              c->known, c->ready, c->draining, c->dead, prefill, decode, combined);
     if (refused > 0)
         return proa_error_set(err, PROA_ERR_OVERLOADED,
                               "the workers are full: %d prefill, %d decode and %d combined ones serve, and "

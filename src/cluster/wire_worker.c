@@ -106,6 +106,7 @@ static void put_stats(proa_buf *out, const proa_engine_stats *s)
     proa_put_u64(out, s->step_us_total);
     proa_put_i64(out, s->last_step_us);
     proa_wire_put_bool(out, s->device_lost);
+    proa_wire_put_bool(out, s->away);
 }
 
 void proa_wire_put_load(proa_buf *out, const proa_wire_load *m)
@@ -138,6 +139,7 @@ static void get_stats(proa_wire_in *in, proa_engine_stats *s)
     s->step_us_total = proa_wire_in_u64(in, "stats.step_us_total");
     s->last_step_us = proa_wire_in_i64(in, "stats.last_step_us", 0);
     s->device_lost = proa_wire_in_bool(in, "stats.device_lost");
+    s->away = proa_wire_in_bool(in, "stats.away");
 }
 
 bool proa_wire_get_load(const void *body, size_t length, proa_wire_load *m, proa_error *err)

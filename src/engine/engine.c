@@ -308,6 +308,7 @@ void proa_engine_get_stats(proa_engine *engine, proa_engine_stats *stats)
     pthread_mutex_lock(&engine->lock);
     *stats = engine->published;
     stats->device_lost = engine->state == PROA_ENGINE_DEAD;
+    stats->away = engine->model.away != NULL && engine->model.away(engine->model.context);
     stats->queued = engine->limits.slots - engine->free_count - engine->lent_count - stats->running;
     pthread_mutex_unlock(&engine->lock);
 }

@@ -29,6 +29,8 @@ typedef struct proa_engine_model {
     void (*guard)(void *context, bool inside); /* may be NULL */
     /* When there is nothing to compute: what else there is to do, on behalf of other ranks. False: nothing. May be NULL. */
     bool (*idle)(void *context);
+    /* Any thread, takes no lock: proa_engine_stats.away. May be NULL. */
+    bool (*away)(void *context);
 } proa_engine_model;
 
 typedef enum proa_engine_state {

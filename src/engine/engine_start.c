@@ -34,6 +34,11 @@ static bool idle_ranks(void *context)
     return proa_ep_group_idle(context);
 }
 
+static bool is_away(void *context)
+{
+    return proa_ep_group_is_away(context);
+}
+
 /* `ranks` NULL: the model is a forward of its own. */
 static proa_status start(const proa_engine_options *options, const proa_model_config *config,
                          const proa_engine_model *model, proa_forward *forward, proa_device *device,
@@ -58,6 +63,7 @@ proa_status proa_engine_start_ranks(const proa_engine_options *options, const pr
                                      .copy = copy_ranks,
                                      .step = step_ranks,
                                      .idle = idle_ranks,
+                                     .away = is_away,
                                      .sample_context = device,
                                      .sample = sample};
     return start(options, config, &model, forward, device, ranks, engine, err);

@@ -18,6 +18,7 @@ enum {
     MISSED_US = 3000000,
     FORMATION_US = 600000000,
     AGREEMENT_US = 30000000,
+    OUTSIDE_US = 3000000,
     NAP_US = 1000,
 };
 
@@ -182,6 +183,7 @@ void proa_ep_group_tick(proa_ep_group *r)
     }
     proa_ep_group_rebalance_tick(r, now);
     proa_ep_group_watch(r, now);
+    proa_ep_group_note_outside(r, now);
     pthread_mutex_unlock(&r->lock);
 }
 
@@ -372,8 +374,14 @@ proa_status proa_ep_group_step(proa_ep_group *r, const proa_step *step, float **
                 proa_error_set(err, PROA_ERR_DEADLINE, "the %d ranks have not agreed on a step for %.1f s",
                                r->options.ranks, (double)(now - first) / 1e6);
             break;
+        } else if (proa_ep_group_outside_us(r) >= r->options.outside_us) {
+            status = proa_error_set(
+                err, PROA_ERR_DEADLINE, "rank %d has been outside of the group of %d ranks for %.1f s",
+                r->options.rank, r->options.ranks, (double)proa_ep_group_outside_us(r) / 1e6);
+            break;
         } else {
-            await(r, r->options.agreement_us - (now - first));
+            int64_t left = r->options.agreement_us - (now - first);
+            await(r, left < r->options.outside_us / 2 ? left : r->options.outside_us / 2);
         }
     }
     pthread_mutex_unlock(&r->lock);
@@ -486,6 +494,7 @@ proa_status proa_ep_group_create(const proa_ep_group_options *options, const pro
     r->options.deadline_us = options->deadline_us > 0 ? options->deadline_us : MISSED_US;
     r->options.formation_us = options->formation_us > 0 ? options->formation_us : FORMATION_US;
     r->options.agreement_us = options->agreement_us > 0 ? options->agreement_us : AGREEMENT_US;
+    r->options.outside_us = options->outside_us > 0 ? options->outside_us : OUTSIDE_US;
     r->config = *config;
     r->windows_max = 1;
     int32_t most = PROA_EXPERT_SLOTS_MAX / options->ranks;

@@ -73,8 +73,11 @@ typedef struct proa_ep_group_options {
     int64_t deadline_us;
     int64_t formation_us; /* how long the first view waits for all ranks; 0: 600 s */
     int64_t agreement_us; /* how long a step waits to be agreed, before its requests end; 0: 30 s */
-    int64_t spin_us;      /* see a2a.h */
-    proa_post_hub *hub;   /* ranks are threads of this process; NULL: UCX */
+    /* How long a rank that is outside of the group, or has left it, waits to be taken in before its requests end; after half of that it is
+     * away. 0: 3 s */
+    int64_t outside_us;
+    int64_t spin_us;    /* see a2a.h */
+    proa_post_hub *hub; /* ranks are threads of this process; NULL: UCX */
     proa_ep_group_hooks hooks;
 } proa_ep_group_options;
 
@@ -106,13 +109,16 @@ void proa_ep_group_tick(proa_ep_group *ranks); /* every 20 ms or so */
 
 /* ---- engine thread ---- */
 
-/* As proa_forward_step; waits until the ranks have agreed on a step. PROA_ERR_DEADLINE: none was agreed in time, the requests of this
- * step may be tried elsewhere. PROA_ERR_CANCELLED: proa_ep_group_stop. */
+/* As proa_forward_step; waits until the ranks have agreed on a step. PROA_ERR_DEADLINE: none was agreed in time, or this rank is not in the
+ * group: the requests of this step may be tried elsewhere. PROA_ERR_CANCELLED: proa_ep_group_stop. */
 proa_status proa_ep_group_step(proa_ep_group *ranks, const proa_step *step, float **logits, proa_error *err);
 /* This rank has nothing to compute: takes part in a step if others have, or installs a view. False: there was nothing to do. */
 bool proa_ep_group_idle(proa_ep_group *ranks);
 
 /* ---- any thread ---- */
+
+/* Outside of the group for a while: frontends should look elsewhere. */
+bool proa_ep_group_is_away(const proa_ep_group *ranks);
 
 /* Waits of the engine thread end; no hook is called any more. */
 void proa_ep_group_stop(proa_ep_group *ranks);

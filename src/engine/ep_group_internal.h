@@ -10,6 +10,7 @@
 #include "engine/expert_reader.h"
 
 #include <pthread.h>
+#include <stdatomic.h>
 #include <sys/types.h>
 
 /* What is known of another rank. */
@@ -25,8 +26,9 @@ struct proa_ep_group {
     proa_model_config config;
     proa_a2a *a2a;
     proa_forward *forward;
-    proa_expert_shape most; /* of any view */
-    int32_t windows_max;    /* that a step here may need */
+    proa_expert_shape most;            /* of any view */
+    int32_t windows_max;               /* that a step here may need */
+    _Atomic(int64_t) outside_since_us; /* 0: in a view, or making one. Relaxed: nothing else is told by it */
     /* under lock */
     pthread_mutex_t lock;
     pthread_cond_t changed;
@@ -73,6 +75,9 @@ struct proa_ep_group {
 void proa_ep_group_describe(const proa_ep_group *r, char *text, size_t bytes);
 /* The process must end: the hook is told why, and what the engine thread does. */
 void proa_ep_group_stuck(proa_ep_group *r, const char *why);
+/* How long this rank has been outside; 0: it is not. Any thread, no lock. */
+int64_t proa_ep_group_outside_us(const proa_ep_group *r);
+void proa_ep_group_note_outside(proa_ep_group *r, int64_t now_us);
 /* Looks whether the engine thread hangs. */
 void proa_ep_group_watch(proa_ep_group *r, int64_t now_us);
 

@@ -1,4 +1,5 @@
-/* ep_group_watch.c - the control thread's eye on the engine thread: what it does, for whom it waits, whether it hangs. */
+/* ep_group_watch.c - the control thread's eye on the engine thread (what it does, for whom it waits, whether it hangs) and on how
+ * long this rank has been outside. */
 #include "engine/ep_group_internal.h"
 
 #include "base/clock.h"
@@ -72,4 +73,25 @@ void proa_ep_group_watch(proa_ep_group *r, int64_t now_us)
     const char *why = proa_ep_watch_tick(&r->watch, &look, r->options.deadline_us, engine_sleeps, r);
     if (why != NULL)
         proa_ep_group_stuck(r, why);
+}
+
+void proa_ep_group_note_outside(proa_ep_group *r, int64_t now_us)
+{
+    proa_group_state state = proa_group_state_of(r->group);
+    bool outside = state == PROA_GROUP_OUTSIDE || state == PROA_GROUP_KNOCKING;
+    if (!outside)
+        atomic_store_explicit(&r->outside_since_us, 0, memory_order_relaxed);
+    else if (atomic_load_explicit(&r->outside_since_us, memory_order_relaxed) == 0)
+        atomic_store_explicit(&r->outside_since_us, now_us, memory_order_relaxed);
+}
+
+int64_t proa_ep_group_outside_us(const proa_ep_group *r)
+{
+    int64_t since_us = atomic_load_explicit(&r->outside_since_us, memory_order_relaxed);
+    return since_us == 0 ? 0 : proa_clock_us() - since_us;
+}
+
+bool proa_ep_group_is_away(const proa_ep_group *r)
+{
+    return proa_ep_group_outside_us(r) >= r->options.outside_us / 2;
 }

@@ -349,7 +349,8 @@ static void add_letter(proa_router *router, char letter)
                         : letter == 'd' || letter == 'D' || letter == 'x' ? D
                                                                           : C;
     int32_t worker = add(router, leg, 4);
-    proa_wire_load load = {.draining = letter == 'x', .stats.device_lost = letter == 'X'};
+    proa_wire_load load = {
+        .draining = letter == 'x', .stats.device_lost = letter == 'X', .stats.away = letter == 'o'};
     if (letter == 'P' || letter == 'D' || letter == 'C')
         load.stats.running = load.stats.queued = 2;
     proa_router_load(router, worker, &load);
@@ -364,6 +365,7 @@ static void test_refusals(void **state)
         {"pp-", PROA_ERR_UNREACHABLE, 0, "2 prefill, 0 decode and 0 combined ones are left"},
         {"px", PROA_ERR_UNREACHABLE, 0, "1 of these draining"},
         {"X", PROA_ERR_UNREACHABLE, 0, "1 out of order"},
+        {"o", PROA_ERR_UNREACHABLE, 0, "1 out of order or away"},
         {"pD", PROA_ERR_OVERLOADED, 0, "all decode workers are full"},
         {"Pd", PROA_ERR_OVERLOADED, 0, "all prefill workers are full"},
         {"PD", PROA_ERR_OVERLOADED, 0, "all prefill and all decode workers are full"},

@@ -90,7 +90,8 @@ static proa_wire_load a_load(void)
                                       .requests_aborted = 12,
                                       .step_us_total = UINT64_MAX,
                                       .last_step_us = INT64_MAX,
-                                      .device_lost = true}};
+                                      .device_lost = true,
+                                      .away = true}};
 }
 
 static proa_sample_result a_token(int32_t token, int32_t top_count)
@@ -264,7 +265,7 @@ static void test_load_fields(void **state)
     SAME(stats.kv_blocks_used), SAME(stats.kv_blocks_cached), SAME(stats.kv_blocks_lent);
     SAME(stats.prompt_tokens), SAME(stats.cached_tokens), SAME(stats.output_tokens), SAME(stats.steps);
     SAME(stats.retractions), SAME(stats.requests_finished), SAME(stats.requests_aborted);
-    SAME(stats.step_us_total), SAME(stats.last_step_us), SAME(stats.device_lost);
+    SAME(stats.step_us_total), SAME(stats.last_step_us), SAME(stats.device_lost), SAME(stats.away);
     proa_buf_free(&body);
 }
 
