@@ -6,6 +6,7 @@
 #include "base/log.h"
 #include "cmd/rank_experts.h"
 #include "cmd/rank_fault.h"
+#include "cmd/rank_leave.h"
 #include "cmd/watchdog.h"
 #include "cmd/worker_ranks.h"
 #include "engine/group_wire.h"
@@ -23,6 +24,7 @@
 enum {
     MESSAGE_GROUP = 1,        /* the mesh's type of all that the group says */
     MESSAGE_EXPERTS = 2,      /* and of what is said of loads and plans */
+    MESSAGE_STANDING = 3,     /* u8, a proa_rank_standing: the sender drains, or is drained */
     BUFFER_BYTES = 256 << 20, /* that windows of the normal mode may take for rows of other ranks, about */
     WINDOW_ROWS_MAX = 1024,
     WINDOW_ROWS_MIN = 16,
@@ -43,6 +45,9 @@ struct proa_rank_group {
     uint64_t *message_lives; /* [world] scratch; the mesh's thread */
     proa_expert_shape expert_shape;
     uint64_t location_digest;
+    proa_rank_leave *leave;
+    _Atomic(uint8_t) standing; /* of this rank. Relaxed: what is missed is sent once more */
+    int64_t drains_since_us;
     proa_rebalance_tables *tables; /* of the message that came last; the mesh's thread */
     proa_buf out;                  /* under the group's lock: send is called with it */
 };
@@ -93,6 +98,14 @@ static void on_stuck(void *context, const char *why)
 
 /* ---- the mesh's hooks ---- */
 
+/* A rank that drains says so: to one that has come, and to all when that changes. */
+static void tell_standing(proa_rank_group *g, int rank)
+{
+    uint8_t standing = atomic_load_explicit(&g->standing, memory_order_relaxed);
+    if (standing != PROA_RANK_SERVES && g->mesh != NULL)
+        proa_rank_mesh_post(g->mesh, rank, MESSAGE_STANDING, &standing, sizeof standing);
+}
+
 static void on_peer_up(void *context, int rank, uint64_t incarnation, const uint8_t *blob, size_t bytes)
 {
     proa_rank_group *g = context;
@@ -109,17 +122,28 @@ static void on_peer_up(void *context, int rank, uint64_t incarnation, const uint
         return;
     }
     g->peer_lives[rank] = life;
+    proa_rank_leave_note(g->leave, rank, PROA_RANK_SERVES);
+    tell_standing(g, rank);
     proa_ep_group_peer_up(g->ep, rank, life, blob + r.at, proa_reader_left(&r));
+}
+
+static bool all_leave(const proa_rank_group *g)
+{
+    return atomic_load_explicit(&g->standing, memory_order_relaxed) == PROA_RANK_DRAINED &&
+           proa_rank_leave_may_go(g->leave, 0);
 }
 
 static void on_peer_down(void *context, int rank, const proa_error *why)
 {
     proa_rank_group *g = context;
     (void)why; /* the mesh has said it */
-    if (g->peer_lives[rank] == 0)
+    uint64_t life = g->peer_lives[rank];
+    if (life == 0)
         return;
-    proa_ep_group_peer_down(g->ep, rank, g->peer_lives[rank]);
     g->peer_lives[rank] = 0;
+    proa_rank_leave_note(g->leave, rank, PROA_RANK_GONE);
+    if (!all_leave(g)) /* else nothing is computed here any more: no view is needed */
+        proa_ep_group_peer_down(g->ep, rank, life);
 }
 
 static void take_group(proa_rank_group *g, int rank, const uint8_t *body, size_t length, proa_error *err)
@@ -144,6 +168,14 @@ static void take_experts(proa_rank_group *g, int rank, const uint8_t *body, size
         proa_ep_group_receive_rebalance(g->ep, &message);
 }
 
+static void take_standing(proa_rank_group *g, int rank, const uint8_t *body, size_t length, proa_error *err)
+{
+    if (length != 1 || (body[0] != PROA_RANK_DRAINS && body[0] != PROA_RANK_DRAINED))
+        proa_error_set(err, PROA_ERR_PROTOCOL, "%zu bytes are no standing", length);
+    else if (g->peer_lives[rank] != 0)
+        proa_rank_leave_note(g->leave, rank, (proa_rank_standing)body[0]);
+}
+
 static void on_message(void *context, int rank, uint16_t type, const uint8_t *body, size_t length)
 {
     proa_rank_group *g = context;
@@ -151,6 +183,7 @@ static void on_message(void *context, int rank, uint16_t type, const uint8_t *bo
     switch (type) {
     case MESSAGE_GROUP: take_group(g, rank, body, length, &err); break;
     case MESSAGE_EXPERTS: take_experts(g, rank, body, length, &err); break;
+    case MESSAGE_STANDING: take_standing(g, rank, body, length, &err); break;
     default: proa_error_set(&err, PROA_ERR_PROTOCOL, "type %u is not known", type); break;
     }
     if (err.status != PROA_OK)
@@ -292,7 +325,9 @@ proa_status proa_rank_group_create(const proa_options *o, const proa_rank_world 
         g->fault = proa_rank_fault_create(fault_file, world->rank);
     g->message_lives = g->peer_lives != NULL ? g->peer_lives + world->world : NULL;
     g->tables = calloc(1, sizeof *g->tables);
-    status = g->peer_lives != NULL && g->tables != NULL
+    g->leave = proa_rank_leave_create(world->world);
+    atomic_init(&g->standing, PROA_RANK_SERVES);
+    status = g->peer_lives != NULL && g->tables != NULL && g->leave != NULL
                  ? make_ep(g, config, precision, err)
                  : proa_error_set(err, PROA_ERR_MEMORY, "no memory for the group of ranks");
     if (status != PROA_OK) {
@@ -358,6 +393,31 @@ proa_status proa_rank_group_wait(proa_rank_group *g, double seconds, proa_error 
     return status;
 }
 
+static void set_standing(proa_rank_group *g, proa_rank_standing standing)
+{
+    atomic_store_explicit(&g->standing, (uint8_t)standing, memory_order_relaxed);
+    for (int i = 0; i < g->world.world; i++) {
+        if (i != g->world.rank)
+            tell_standing(g, i);
+    }
+}
+
+void proa_rank_group_drain(proa_rank_group *g)
+{
+    g->drains_since_us = proa_clock_us();
+    set_standing(g, PROA_RANK_DRAINS);
+}
+
+void proa_rank_group_drained(proa_rank_group *g)
+{
+    set_standing(g, PROA_RANK_DRAINED);
+}
+
+bool proa_rank_group_may_go(const proa_rank_group *g)
+{
+    return proa_rank_leave_may_go(g->leave, proa_clock_us() - g->drains_since_us);
+}
+
 void proa_rank_group_stop(proa_rank_group *g)
 {
     if (g == NULL)
@@ -378,5 +438,6 @@ void proa_rank_group_close(proa_rank_group *g)
     proa_buf_free(&g->out);
     free(g->peer_lives);
     free(g->tables);
+    proa_rank_leave_free(g->leave);
     free(g);
 }

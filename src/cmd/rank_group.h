@@ -27,6 +27,12 @@ proa_status proa_rank_group_join(proa_rank_group *group, const proa_link_securit
  * have failed, which may happen later too. */
 proa_status proa_rank_group_wait(proa_rank_group *group, double seconds, proa_error *err);
 
+/* This rank is told to end: it takes nothing new; then, it has no requests any more. The others hear of it. */
+void proa_rank_group_drain(proa_rank_group *group);
+void proa_rank_group_drained(proa_rank_group *group);
+/* The others have no use for it either (rank_leave.h). */
+bool proa_rank_group_may_go(const proa_rank_group *group);
+
 void proa_rank_group_stop(proa_rank_group *group);  /* before the engine; accepts NULL */
 void proa_rank_group_close(proa_rank_group *group); /* after engine and forward; accepts NULL */
 

@@ -4,6 +4,7 @@
  * first SIGTERM or SIGINT drains, a second one ends at once. With several ranks, this process is the parent of the node's ranks or one
  * of them (worker_ranks.h); a rank serves once it has made a step with the others (rank_group.h).
  */
+#include "base/clock.h"
 #include "base/log.h"
 #include "base/stacks.h"
 #include "cmd/cluster_flags.h"
@@ -145,15 +146,27 @@ static proa_status serve(service *s, const sigset_t *signals, proa_error *err)
     return status;
 }
 
+/* Until no request is left; and with several ranks, until none is left at those that end too, for they need the experts of all. */
 static void drain(service *s, const sigset_t *signals)
 {
-    enum { STEPS_A_SECOND = 10 };
+    const double nap_s = 0.1;
     double timeout = proa_options_real(s->options, "shutdown-timeout");
+    int64_t until_us = proa_clock_us() + (int64_t)(timeout * 1e6);
+    proa_rank_group *group = s->rank.group;
+    bool drained = false, ends = false;
     proa_log(PROA_LOG_INFO, "worker",
              "stopping: requests in flight may take %.0f s; a second signal ends them", timeout);
-    for (int i = 0; i < timeout * STEPS_A_SECOND; i++) {
-        if (proa_worker_drain(s->worker, 1.0 / STEPS_A_SECOND) || wait_signal(signals, 1e-6))
-            break;
+    if (group != NULL)
+        proa_rank_group_drain(group);
+    while (!ends && proa_clock_us() < until_us) {
+        if (!drained && proa_worker_drain(s->worker, nap_s)) {
+            drained = true;
+            if (group != NULL)
+                proa_rank_group_drained(group);
+        }
+        if (drained && (group == NULL || proa_rank_group_may_go(group)))
+            return;
+        ends = wait_signal(signals, drained ? nap_s : 1e-6);
     }
 }
 

@@ -79,6 +79,8 @@ static void carry_out(proa_ep_group *r, const proa_group_action *action)
         r->begun = false;
         break;
     case PROA_GROUP_INSTALL:
+        if (!proa_group_mask_within(&r->view, &action->to))
+            note_trouble(r); /* it was idle when the others lost somebody */
         r->view = action->to;
         r->epoch = action->shape.epoch;
         r->to_install = true;

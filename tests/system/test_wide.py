@@ -1,12 +1,14 @@
 """Workers of several ranks, each a process, that share the experts of tiny-r1: every answer is that of one process, bit for bit, whatever
 the number of ranks and nodes, and whatever happens to a rank."""
 import asyncio
+import json
 import os
 import pathlib
 import re
 import signal
 import threading
 
+import httpx
 import pytest
 
 import mixed
@@ -125,6 +127,42 @@ def test_a_rank_dies_and_nobody_notices(cluster, one_process, number, rank):
     wait_for(lambda: newest_epoch(worker) > whole, 30,
              "the rank is back")
     assert_as_one(cluster, ask(cluster), one_process)
+    cluster.stop()
+
+
+LONG_ANSWER = {"prompt": [5] * 40, "max_tokens": 250, "temperature": 0, "ignore_eos": True, "stream": True}
+
+
+def streamed_tokens(url, body, started):
+    """How many tokens come, and why the stream ends; `started` is set at the first."""
+    count, reason = 0, None
+    with httpx.stream("POST", f"{url}/v1/completions", json=body, timeout=120) as answer:
+        for line in answer.iter_lines():
+            if line.startswith("data: {"):
+                choice = json.loads(line[6:])["choices"][0]
+                count += bool(choice["text"])
+                reason = choice["finish_reason"] or reason
+                started.set()
+    return count, reason
+
+
+def test_idle_ranks_stay_for_those_with_requests(cluster, one_process):
+    """The parent is told to end while one rank has a request: the others, with nothing to do, stay until it is answered; nobody has to take
+    over their experts."""
+    cluster.frontend(HERE)
+    worker = cluster.worker(HERE, "null", *ranks_flags(4, "--ep-num-redundant-experts", "8", "--shutdown-timeout", "90"), ranks=4)
+    cluster.wait_ready(READY_SECONDS)
+    started, ends = threading.Event(), []
+    asking = threading.Thread(target=lambda: ends.append(streamed_tokens(cluster.frontends[0].url, LONG_ANSWER, started)))
+    asking.start()
+    assert started.wait(60)
+    before = len(worker.process.log())
+    worker.process.kill(signal.SIGTERM)
+    asking.join(120)
+    assert ends and ends[0][1] == "length", ends
+    assert worker.process.wait(30) == 0
+    ended = worker.process.log()[before:]
+    assert "stopping 4 ranks" in ended and "broken off" not in ended and "ranks step together" not in ended, ended
     cluster.stop()
 
 
