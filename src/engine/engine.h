@@ -197,7 +197,8 @@ typedef struct proa_engine_stats {
     int64_t last_step_us; /* proa_clock_us of the end of the last step; 0: none yet. Liveness is progress. */
     bool device_lost;     /* a step failed beyond its requests: nothing is taken any more */
     bool
-        away; /* one of several ranks, and outside of their group for a while: it computes nothing until it is back */
+        away; /* one of several ranks, and outside of their group for a while, or without those that share its heads: it computes nothing until
+               * it is back */
 } proa_engine_stats;
 void proa_engine_get_stats(proa_engine *engine,
                            proa_engine_stats *stats); /* thread-safe, a consistent snapshot */

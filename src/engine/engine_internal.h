@@ -29,6 +29,8 @@ typedef struct proa_engine_model {
     void (*guard)(void *context, bool inside); /* may be NULL */
     /* When there is nothing to compute: what else there is to do, on behalf of other ranks. False: nothing. May be NULL. */
     bool (*idle)(void *context);
+    /* A peer writes these blocks from now on. May be NULL. */
+    void (*written)(void *context, const int32_t *blocks, int32_t count);
     /* Any thread, takes no lock: proa_engine_stats.away. May be NULL. */
     bool (*away)(void *context);
 } proa_engine_model;

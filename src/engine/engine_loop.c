@@ -82,6 +82,8 @@ static void tell_reserved(proa_engine *engine, const proa_schedule_plan *plan)
         const proa_request *request = engine->slots[plan->reserved[i]].request;
         proa_engine_rows rows = {.id = request->id};
         proa_scheduler_rows(engine->scheduler, plan->reserved[i], &rows);
+        if (engine->model.written != NULL)
+            engine->model.written(engine->model.context, rows.blocks, rows.block_count);
         request->sink.reserved(request->sink.context, &rows);
     }
 }

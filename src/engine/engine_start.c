@@ -26,7 +26,12 @@ static proa_status step_ranks(void *context, const proa_step *rows, float **logi
 
 static proa_status copy_ranks(void *context, const proa_kv_copy *copies, int32_t count, proa_error *err)
 {
-    return proa_forward_kv_copy(proa_ep_group_forward(context), copies, count, err);
+    return proa_ep_group_kv_copy(context, copies, count, err);
+}
+
+static void written_ranks(void *context, const int32_t *blocks, int32_t count)
+{
+    proa_ep_group_kv_written(context, blocks, count);
 }
 
 static bool idle_ranks(void *context)
@@ -63,6 +68,7 @@ proa_status proa_engine_start_ranks(const proa_engine_options *options, const pr
                                      .copy = copy_ranks,
                                      .step = step_ranks,
                                      .idle = idle_ranks,
+                                     .written = written_ranks,
                                      .away = is_away,
                                      .sample_context = device,
                                      .sample = sample};

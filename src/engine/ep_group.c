@@ -229,6 +229,7 @@ static void connect_members(proa_ep_group *r)
 /* Under lock, which is left meanwhile. */
 static void install(proa_ep_group *r)
 {
+    uint64_t lives[PROA_TEAM_MAX];
     proa_error err = {0};
     proa_group_mask members = r->view;
     proa_group_epoch epoch = r->epoch;
@@ -236,14 +237,19 @@ static void install(proa_ep_group *r)
     r->to_install = false;
     for (int32_t i = 0; i < r->options.ranks; i++)
         r->live[i] = proa_group_mask_has(&members, i);
+    proa_ep_group_team_lives(r, lives);
     connect_members(r);
     r->installing = true;
     pthread_mutex_unlock(&r->lock);
+    if (r->team != NULL)
+        proa_ep_team_leave(r->team);
     proa_status status = proa_a2a_begin(r->a2a, number_of(&epoch), r->live, &err);
     if (status == PROA_OK)
         status = proa_ep_group_make_placement(r, live, &err);
     if (status == PROA_OK)
         proa_ep_group_take_experts(r);
+    if (status == PROA_OK && r->team != NULL)
+        proa_ep_group_team_begin(r, number_of(&epoch), lives);
     pthread_mutex_lock(&r->lock);
     r->installing = false;
     if (status == PROA_ERR_TOO_LONG) {
@@ -283,7 +289,7 @@ static proa_group_mask missing_ranks(const proa_ep_group *r)
 static bool run(proa_ep_group *r, const proa_step *step, float **logits)
 {
     const proa_group_shape shape = r->shape;
-    bool fits = step != NULL && proa_forward_windows(r->forward, step->row_count) <= shape.windows;
+    bool fits = step != NULL && proa_forward_windows(r->forward, step->row_count) <= shape.windows, computed;
     proa_step rows = fits ? *step : (proa_step){0};
     float *unused;
     proa_error err;
@@ -292,7 +298,7 @@ static bool run(proa_ep_group *r, const proa_step *step, float **logits)
     r->running = true;
     proa_ep_group_rebalance_begin(r, shape.placement);
     pthread_mutex_unlock(&r->lock);
-    proa_status status = proa_forward_step(r->forward, &rows, fits ? logits : &unused, &err);
+    proa_status status = proa_ep_group_team_step(r, &rows, fits ? logits : &unused, &computed, &err);
     pthread_mutex_lock(&r->lock);
     r->running = false;
     proa_group_mask missed = missing_ranks(r);
@@ -322,7 +328,7 @@ static bool run(proa_ep_group *r, const proa_step *step, float **logits)
     }
     proa_group_ended(r->group, status == PROA_OK, proa_clock_us());
     proa_ep_group_pump(r);
-    return status == PROA_OK && fits;
+    return status == PROA_OK && fits && computed;
 }
 
 static void set_wanted(proa_ep_group *r, int32_t windows)
@@ -335,10 +341,10 @@ static void set_wanted(proa_ep_group *r, int32_t windows)
 }
 
 /* Something has changed, or so much time has passed. While the group is not whole, others may need this rank to take what a broken step
- * has left. Under lock, which is left meanwhile. */
+ * has left; and to give what the last step has sent. Under lock, which is left meanwhile. */
 static void await(proa_ep_group *r, int64_t most_us)
 {
-    bool whole = r->installed && !r->unproven;
+    bool whole = r->installed && !r->unproven && !proa_a2a_owes(r->a2a);
     if (!whole) {
         pthread_mutex_unlock(&r->lock);
         proa_a2a_progress(r->a2a);
@@ -351,6 +357,17 @@ static void await(proa_ep_group *r, int64_t most_us)
     pthread_cond_timedwait(&r->changed, &r->lock, &deadline);
 }
 
+/* The engine has rows that cannot be computed; but others may need this rank's experts. Under lock, which is left meanwhile. */
+static proa_status fail_step(proa_ep_group *r, proa_error *err)
+{
+    set_wanted(r, r->unproven);
+    if (r->begun)
+        run(r, NULL, NULL);
+    return proa_error_set(err, PROA_ERR_DEADLINE,
+                          "a rank that computes a part of the attention heads of rank %d is gone",
+                          r->options.rank);
+}
+
 proa_status proa_ep_group_step(proa_ep_group *r, const proa_step *step, float **logits, proa_error *err)
 {
     int64_t first = proa_clock_us(), begun = first;
@@ -358,7 +375,8 @@ proa_status proa_ep_group_step(proa_ep_group *r, const proa_step *step, float **
     bool done = false;
     pthread_mutex_lock(&r->lock);
     r->engine_thread = r->engine_thread != 0 ? r->engine_thread : proa_stacks_thread();
-    set_wanted(r, proa_forward_windows(r->forward, step->row_count));
+    if (!proa_ep_group_team_is_broken(r))
+        set_wanted(r, proa_forward_windows(r->forward, step->row_count));
     while (!done) {
         int64_t now = proa_clock_us();
         if (r->stopped) {
@@ -367,10 +385,15 @@ proa_status proa_ep_group_step(proa_ep_group *r, const proa_step *step, float **
         }
         if (r->to_install) {
             install(r);
+        } else if (proa_ep_group_team_is_broken(r)) {
+            status = fail_step(r, err);
+            break;
         } else if (r->begun) {
+            uint64_t before = r->stats.steps;
             r->stats.agree_us += (uint64_t)(now - begun);
             done = run(r, step, logits);
             begun = proa_clock_us();
+            first = r->stats.steps > before ? begun : first; /* it may have brought blocks */
         } else if (now - first >= r->options.agreement_us) {
             status =
                 proa_error_set(err, PROA_ERR_DEADLINE, "the %d ranks have not agreed on a step for %.1f s",
@@ -395,7 +418,8 @@ bool proa_ep_group_idle(proa_ep_group *r)
     pthread_mutex_lock(&r->lock);
     r->engine_thread = r->engine_thread != 0 ? r->engine_thread : proa_stacks_thread();
     set_wanted(r, r->unproven);
-    bool any = !r->stopped && (r->to_install || r->begun || r->unproven || r->trouble_us != 0);
+    bool any = !r->stopped &&
+               (r->to_install || r->begun || r->unproven || r->trouble_us != 0 || proa_a2a_owes(r->a2a));
     if (any && r->to_install)
         install(r);
     else if (any && r->begun)
@@ -493,6 +517,7 @@ proa_status proa_ep_group_create(const proa_ep_group_options *options, const pro
         return proa_error_set(err, PROA_ERR_MEMORY, "no memory for the ranks");
     r->options = *options;
     r->options.location = NULL;
+    r->options.team_size = options->team_size > 1 ? options->team_size : 1;
     r->options.deadline_us = options->deadline_us > 0 ? options->deadline_us : MISSED_US;
     r->options.formation_us = options->formation_us > 0 ? options->formation_us : FORMATION_US;
     r->options.agreement_us = options->agreement_us > 0 ? options->agreement_us : AGREEMENT_US;
@@ -519,6 +544,8 @@ proa_status proa_ep_group_create(const proa_ep_group_options *options, const pro
     if (status == PROA_OK)
         status = make_a2a(r, precision, err);
     if (status == PROA_OK)
+        status = proa_ep_group_team_create(r, precision, err);
+    if (status == PROA_OK)
         status = make_group(r, err);
     if (status == PROA_OK)
         status = proa_ep_group_rebalance_create(r, err);
@@ -536,6 +563,7 @@ void proa_ep_group_free(proa_ep_group *r)
         return;
     proa_ep_group_rebalance_free(r);
     proa_group_free(r->group);
+    proa_ep_team_free(r->team);
     proa_a2a_free(r->a2a);
     proa_expert_map_free(r->map);
     for (int32_t i = 0; i < r->options.ranks && r->peers != NULL; i++)
@@ -560,6 +588,8 @@ void proa_ep_group_attach(proa_ep_group *r, proa_forward *forward, int32_t step_
 {
     r->forward = forward;
     r->windows_max = proa_forward_windows(forward, step_rows_max);
+    if (r->team != NULL)
+        proa_ep_team_attach(r->team, forward);
     proa_forward_set_place(forward, proa_ep_group_place, r);
     proa_ep_group_rebalance_attach(r);
 }

@@ -68,6 +68,9 @@ typedef struct proa_ep_group_options {
     const proa_expert_location *location;
     bool two_batch_overlap; /* the exchange has a lane for each of two halves of a step */
     int32_t rows_max;       /* of a window of one rank */
+    int32_t
+        team_size; /* ranks that share the heads of the same requests (model/team.h): rank / team_size is their team; 0 counts as 1 */
+    proa_forward_limits step_limits; /* with a team_size over 1: of steps */
     /* Of an all-to-all's wait for a rank whose process lives, and of the group's for the engine thread: more than a layer takes
      * at a loaded rank; 0: 3 s. */
     int64_t deadline_us;
@@ -88,6 +91,8 @@ void proa_ep_group_free(proa_ep_group *ranks); /* accepts NULL; after engine and
 
 /* For the forward's limits, before it is made; then the forward, before the engine starts. */
 proa_exchange proa_ep_group_exchange(proa_ep_group *ranks);
+/* The same of the ranks that share the heads; false: there are none. */
+bool proa_ep_group_team(const proa_ep_group *ranks, proa_team *team);
 void proa_ep_group_attach(proa_ep_group *ranks, proa_forward *forward, int32_t step_rows_max);
 
 /* What messages of rebalance.h are about. */
@@ -109,15 +114,20 @@ void proa_ep_group_tick(proa_ep_group *ranks); /* every 20 ms or so */
 
 /* ---- engine thread ---- */
 
-/* As proa_forward_step; waits until the ranks have agreed on a step. PROA_ERR_DEADLINE: none was agreed in time, or this rank is not in the
- * group: the requests of this step may be tried elsewhere. PROA_ERR_CANCELLED: proa_ep_group_stop. */
+/* As proa_forward_step; waits until the ranks have agreed on a step. PROA_ERR_DEADLINE: none was agreed in time, this rank is not in the
+ * group, or one that shares its heads is not: the requests of this step may be tried elsewhere. PROA_ERR_CANCELLED: proa_ep_group_stop. */
 proa_status proa_ep_group_step(proa_ep_group *ranks, const proa_step *step, float **logits, proa_error *err);
+/* As proa_forward_kv_copy, before that step. */
+proa_status proa_ep_group_kv_copy(proa_ep_group *ranks, const proa_kv_copy *copies, int32_t count,
+                                  proa_error *err);
+/* These blocks are written by a peer, at this rank alone. */
+void proa_ep_group_kv_written(proa_ep_group *ranks, const int32_t *blocks, int32_t count);
 /* This rank has nothing to compute: takes part in a step if others have, or installs a view. False: there was nothing to do. */
 bool proa_ep_group_idle(proa_ep_group *ranks);
 
 /* ---- any thread ---- */
 
-/* Outside of the group for a while: frontends should look elsewhere. */
+/* Outside of the group for a while, or without a rank that shares its heads: frontends should look elsewhere. */
 bool proa_ep_group_is_away(const proa_ep_group *ranks);
 
 /* Waits of the engine thread end; no hook is called any more. */

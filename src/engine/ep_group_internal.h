@@ -1,10 +1,11 @@
 /* ep_group_internal.h - what the files of the group's shell share: ep_group.c (events, steps, views), ep_group_placement.c (where experts
- * are), ep_group_rebalance.c (when they move), ep_group_watch.c (whether the engine thread hangs).
+ * are), ep_group_rebalance.c (when they move), ep_group_team.c (ranks that share the heads), ep_group_watch.c (whether the engine thread hangs).
  */
 #ifndef PROA_ENGINE_EP_GROUP_INTERNAL_H
 #define PROA_ENGINE_EP_GROUP_INTERNAL_H
 
 #include "engine/ep_group.h"
+#include "engine/ep_team.h"
 #include "engine/ep_watch.h"
 #include "engine/expert_map.h"
 #include "engine/expert_reader.h"
@@ -25,10 +26,12 @@ struct proa_ep_group {
     proa_ep_group_options options;
     proa_model_config config;
     proa_a2a *a2a;
+    proa_ep_team *team; /* NULL: all heads of attention are here */
     proa_forward *forward;
     proa_expert_shape most;            /* of any view */
     int32_t windows_max;               /* that a step here may need */
     _Atomic(int64_t) outside_since_us; /* 0: in a view, or making one. Relaxed: nothing else is told by it */
+    atomic_bool team_is_broken;        /* relaxed, likewise */
     /* under lock */
     pthread_mutex_t lock;
     pthread_cond_t changed;
@@ -101,6 +104,18 @@ void proa_ep_group_place(void *context, int32_t layer, int32_t first_row, int32_
 
 /* All actions that the last event has led to, and what follows from them. Under lock. */
 void proa_ep_group_pump(proa_ep_group *r);
+
+/* ---- ep_group_team.c: the engine thread's ---- */
+
+proa_status proa_ep_group_team_create(proa_ep_group *r, proa_precision precision, proa_error *err);
+/* Of the processes of this rank's team that are in the view (r->live); [PROA_TEAM_MAX]. Under lock. */
+void proa_ep_group_team_lives(const proa_ep_group *r, uint64_t *lives);
+void proa_ep_group_team_begin(proa_ep_group *r, uint64_t epoch, const uint64_t *lives);
+/* A rank that shares this one's heads is not in the view that is installed. */
+bool proa_ep_group_team_is_broken(const proa_ep_group *r);
+/* As proa_forward_step, with those that share the heads, if there are any. *computed: the rows were, not only blocks brought. */
+proa_status proa_ep_group_team_step(proa_ep_group *r, const proa_step *step, float **logits, bool *computed,
+                                    proa_error *err);
 
 /* ---- ep_group_rebalance.c: under lock, but for the last three ---- */
 

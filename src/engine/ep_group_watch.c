@@ -93,5 +93,6 @@ int64_t proa_ep_group_outside_us(const proa_ep_group *r)
 
 bool proa_ep_group_is_away(const proa_ep_group *r)
 {
-    return proa_ep_group_outside_us(r) >= r->options.outside_us / 2;
+    return proa_ep_group_outside_us(r) >= r->options.outside_us / 2 ||
+           atomic_load_explicit(&r->team_is_broken, memory_order_relaxed);
 }

@@ -199,7 +199,8 @@ static proa_status wait_for_all(proa_a2a *a, a2a_lane *lane,
         if (left < missing)
             last = now; /* not what else may come: only who was waited for */
         missing = left;
-        if (now - last >= a->options.deadline_us)
+        if (now - last >= a->options.deadline_us &&
+            count_missing(a, lane, ready) > 0) /* this thread may have slept */
             return give_up(a, lane, ready, what, now - last, err);
         if (!any && now - last >= a->options.spin_us)
             proa_post_wait(a->post, NAP_US);
@@ -223,6 +224,14 @@ bool proa_a2a_progress(proa_a2a *a)
     bool any = false;
     while (proa_post_progress(a->post))
         any = true;
+    return any;
+}
+
+bool proa_a2a_owes(const proa_a2a *a)
+{
+    bool any = false;
+    for (int32_t i = 0; i < a->options.ranks; i++)
+        any = any || (a->live[i] && i != a->options.rank && proa_post_pending(a->post, i) > 0);
     return any;
 }
 

@@ -52,6 +52,9 @@ proa_status proa_a2a_begin(proa_a2a *a2a, uint64_t epoch, const bool *live, proa
 /* Between steps of a group that is not whole: lets others get rid of what a broken step has left. True when anything was done. */
 bool proa_a2a_progress(proa_a2a *a2a);
 
+/* Something that was sent is still needed: its receiver may fetch it from here, with this rank's help. */
+bool proa_a2a_owes(const proa_a2a *a2a);
+
 /* Waits of the current step end with PROA_ERR_CANCELLED, until the next begin. Any thread. */
 void proa_a2a_abandon(proa_a2a *a2a);
 

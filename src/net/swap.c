@@ -149,7 +149,8 @@ static proa_status wait_for_all(proa_swap *s, bool (*ready)(proa_swap *, int32_t
         if (left < missing)
             last = now;
         missing = left;
-        if (now - last >= s->options.deadline_us)
+        if (now - last >= s->options.deadline_us &&
+            count_missing(s, ready) > 0) /* this thread may have slept */
             return give_up(s, ready, what, layer, now - last, err);
         if (!any && now - last >= s->options.spin_us)
             proa_post_wait(s->post, NAP_US);
@@ -220,6 +221,11 @@ static proa_status run(void *context, proa_team_swap *swap, proa_error *err)
             status = take(s, i, swap, err);
     }
     return status;
+}
+
+void proa_swap_blame(proa_swap *s, int32_t member)
+{
+    blame(s, member, PROA_ERR_PROTOCOL);
 }
 
 /* ---- epochs ---- */

@@ -29,6 +29,8 @@ void proa_swap_free(proa_swap *swap); /* before the all-to-all; accepts NULL */
 
 /* A swap that fails blames the members that were missing, as proa_a2a_suspects says. */
 proa_team proa_swap_team(proa_swap *swap);
+/* What this member has sent makes no sense. */
+void proa_swap_blame(proa_swap *swap, int32_t member);
 
 /* Nothing is taken any more, until the next begin. Before proa_a2a_begin, which waits for what is under way. */
 void proa_swap_leave(proa_swap *swap);

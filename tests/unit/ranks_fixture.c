@@ -175,7 +175,7 @@ static void open_rank(fixture_rank *r)
     ranks_fixture *f = r->f;
     proa_error err = {0};
     proa_forward_limits limits;
-    const proa_ep_group_options options = {
+    proa_ep_group_options options = {
         .ranks = f->setup.ranks,
         .rank = r->number,
         .nodes = 1,
@@ -186,6 +186,7 @@ static void open_rank(fixture_rank *r)
         .location = f->setup.location,
         .two_batch_overlap = f->setup.overlap,
         .rows_max = f->setup.window,
+        .team_size = f->setup.team,
         .deadline_us = f->setup.deadline_us,
         .hub = f->hub,
         .hooks = {.send = on_send,
@@ -194,14 +195,17 @@ static void open_rank(fixture_rank *r)
                   .stuck = on_stuck,
                   .context = r},
     };
-    proa_status status = proa_device_create("cpu", 1, PROA_PRECISION_DEFAULT, &r->device, &err);
+    proa_team team;
+    proa_status status = proa_engine_forward_limits(&f->engine, &limits, &err);
+    options.step_limits = limits;
+    if (status == PROA_OK)
+        status = proa_device_create("cpu", 1, PROA_PRECISION_DEFAULT, &r->device, &err);
     if (status == PROA_OK)
         status = proa_ep_group_create(&options, f->config, PROA_PRECISION_DEFAULT, &r->ranks, &err);
-    if (status == PROA_OK)
-        status = proa_engine_forward_limits(&f->engine, &limits, &err);
     if (status == PROA_OK) {
         proa_exchange exchange = proa_ep_group_exchange(r->ranks);
         limits.exchange = &exchange;
+        limits.team = proa_ep_group_team(r->ranks, &team) ? &team : NULL;
         limits.overlap_threshold = 0.48;
         status = proa_forward_create(f->config, f->weights, r->device, &limits, &r->forward, &err);
     }
@@ -296,6 +300,11 @@ void ranks_fixture_close(ranks_fixture *f)
 proa_engine *ranks_fixture_engine(ranks_fixture *f, int32_t rank)
 {
     return f->ranks[rank].engine;
+}
+
+proa_forward *ranks_fixture_forward(ranks_fixture *f, int32_t rank)
+{
+    return f->ranks[rank].forward;
 }
 
 proa_ep_group_stats ranks_fixture_stats(ranks_fixture *f, int32_t rank)

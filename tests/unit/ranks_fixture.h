@@ -16,6 +16,7 @@ typedef struct ranks_setup {
     int32_t redundant;
     int32_t window; /* rows */
     bool overlap;   /* two halves of each step */
+    int32_t team;   /* ranks that share heads: the first one of each team has requests; 0: 1 */
     proa_ep_group_dispatch dispatch;
     proa_ep_group_rebalance rebalance;
     const proa_expert_location *location; /* may be NULL */
@@ -28,6 +29,7 @@ ranks_fixture *ranks_fixture_open(const proa_model_config *config, const proa_we
 void ranks_fixture_close(ranks_fixture *f);
 
 proa_engine *ranks_fixture_engine(ranks_fixture *f, int32_t rank);
+proa_forward *ranks_fixture_forward(ranks_fixture *f, int32_t rank);
 proa_ep_group_stats ranks_fixture_stats(ranks_fixture *f, int32_t rank);
 
 /* Until each rank that was not killed sees so many in its view and has made a step in it; false after 30 s. */

@@ -2,6 +2,7 @@
  * gets the tokens and log probabilities that one engine alone gives it, bit for bit. */
 #include "engine_client.h"
 #include "ranks_fixture.h"
+#include "ranks_model.h"
 
 #include "base/clock.h"
 
@@ -15,101 +16,8 @@
 #include <cmocka.h>
 #include <unistd.h>
 
-enum { LONGEST = 512, NEW = 40, CLIENTS = 12, BLOCK = PROA_KV_BLOCK_TOKENS };
-
-/* ---- the model, loaded once, and what it answers alone ---- */
-
-typedef struct model {
-    proa_model_config config;
-    proa_checkpoint *checkpoint;
-    engine_client alone[CLIENTS];
-} model;
-
-static const proa_engine_options ordinary = {
-    .max_running_requests = 8,
-    .max_queued_requests = 64,
-    .max_total_tokens = 64 * BLOCK,
-    .chunked_prefill_size = 50,
-    .context_length = LONGEST,
-    .page_size = 16,
-    .num_reserved_decode_tokens = -1,
-};
-
-static void ask_alone(model *m)
-{
-    proa_device *device;
-    proa_forward *forward;
-    proa_engine *engine;
-    proa_forward_limits limits;
-    proa_error err = {0};
-    assert_int_equal(proa_device_create("cpu", 1, PROA_PRECISION_DEFAULT, &device, &err), PROA_OK);
-    assert_int_equal(proa_engine_forward_limits(&ordinary, &limits, &err), PROA_OK);
-    assert_int_equal(proa_forward_create(&m->config, proa_checkpoint_weights(m->checkpoint), device, &limits,
-                                         &forward, &err),
-                     PROA_OK);
-    assert_int_equal(proa_engine_start(&ordinary, &m->config, forward, device, &engine, &err), PROA_OK);
-    for (int32_t i = 0; i < CLIENTS; i++) {
-        engine_client_draw(&m->alone[i], engine, (uint64_t)i + 1, NEW);
-        assert_int_equal(engine_client_send(&m->alone[i]), PROA_OK);
-        engine_client_wait_end(&m->alone[i]);
-        assert_int_equal(m->alone[i].count, NEW);
-        engine_client_free(&m->alone[i]);
-    }
-    proa_engine_stop(engine);
-    proa_forward_free(forward);
-    proa_device_free(device);
-}
-
-static int load(void **state)
-{
-    static model m;
-    char folder[1000];
-    proa_error err = {0};
-    *state = &m;
-    snprintf(folder, sizeof folder, "%s/../models/tiny-r1", getenv("PROA_TEST_SOURCE"));
-    proa_status status = proa_model_config_load(folder, &m.config, &err);
-    if (status == PROA_OK)
-        status = proa_checkpoint_load(folder, PROA_LOAD_AUTO, &m.config, PROA_PRECISION_DEFAULT, NULL,
-                                      &m.checkpoint, &err);
-    if (status != PROA_OK) {
-        printf("%s\n", err.text);
-        return 1;
-    }
-    ask_alone(&m);
-    return 0;
-}
-
-static int unload(void **state)
-{
-    proa_checkpoint_free(((model *)*state)->checkpoint);
-    return 0;
-}
-
-/* ---- requests ---- */
-
-static bool same_result(const proa_sample_result *a, const proa_sample_result *b)
-{
-    bool same = a->token == b->token && memcmp(&a->logprob, &b->logprob, sizeof a->logprob) == 0 &&
-                a->top_count == b->top_count;
-    for (int32_t i = 0; i < a->top_count && same; i++)
-        same = a->top_ids[i] == b->top_ids[i] &&
-               memcmp(&a->top_logprobs[i], &b->top_logprobs[i], sizeof a->top_logprobs[i]) == 0;
-    return same;
-}
-
-static void check(const model *m, const engine_client *c, int32_t number)
-{
-    if (c->finish.reason == PROA_FINISH_ABORT)
-        fail_msg("request %d failed: %s", number, c->finish.error.text);
-    assert_int_equal(c->count, NEW);
-    for (int32_t i = 0; i < NEW; i++) {
-        if (!same_result(&c->results[i], &m->alone[number].results[i]))
-            fail_msg("request %d: token %d differs from that of one rank", number, i);
-    }
-}
-
-static ranks_fixture *open(const model *m, int32_t ranks, int32_t redundant, proa_ep_group_dispatch dispatch,
-                           bool overlap)
+static ranks_fixture *open(const ranks_model *m, int32_t ranks, int32_t redundant,
+                           proa_ep_group_dispatch dispatch, bool overlap)
 {
     const ranks_setup setup = {.ranks = ranks,
                                .redundant = redundant,
@@ -118,12 +26,12 @@ static ranks_fixture *open(const model *m, int32_t ranks, int32_t redundant, pro
                                .dispatch = dispatch,
                                .deadline_us = 1000000};
     ranks_fixture *f =
-        ranks_fixture_open(&m->config, proa_checkpoint_weights(m->checkpoint), &ordinary, &setup);
+        ranks_fixture_open(&m->config, proa_checkpoint_weights(m->checkpoint), &ranks_model_options, &setup);
     assert_true(ranks_fixture_wait_live(f, ranks));
     return f;
 }
 
-static engine_client clients[CLIENTS];
+static engine_client clients[RANKS_MODEL_CLIENTS];
 
 /* Request i at rank i * 5 % ranks, but not at `spared`. */
 static int32_t home_of(int32_t number, int32_t ranks, int32_t spared)
@@ -134,18 +42,18 @@ static int32_t home_of(int32_t number, int32_t ranks, int32_t spared)
 
 static void send_all(ranks_fixture *f, int32_t ranks, int32_t spared)
 {
-    for (int32_t i = 0; i < CLIENTS; i++) {
+    for (int32_t i = 0; i < RANKS_MODEL_CLIENTS; i++) {
         engine_client_draw(&clients[i], ranks_fixture_engine(f, home_of(i, ranks, spared)), (uint64_t)i + 1,
-                           NEW);
+                           RANKS_MODEL_NEW);
         assert_int_equal(engine_client_send(&clients[i]), PROA_OK);
     }
 }
 
-static void check_all(const model *m)
+static void check_all(const ranks_model *m)
 {
-    for (int32_t i = 0; i < CLIENTS; i++) {
+    for (int32_t i = 0; i < RANKS_MODEL_CLIENTS; i++) {
         engine_client_wait_end(&clients[i]);
-        check(m, &clients[i], i);
+        ranks_model_check(m, &clients[i], i);
         engine_client_free(&clients[i]);
     }
 }
@@ -159,7 +67,7 @@ typedef struct moving {
     proa_ep_group_rebalance rebalance;
 } moving;
 
-static ranks_fixture *open_moving(const model *m, const moving *how)
+static ranks_fixture *open_moving(const ranks_model *m, const moving *how)
 {
     const ranks_setup setup = {.ranks = how->ranks,
                                .redundant = how->redundant,
@@ -169,7 +77,7 @@ static ranks_fixture *open_moving(const model *m, const moving *how)
                                .rebalance = how->rebalance,
                                .deadline_us = 1000000};
     ranks_fixture *f =
-        ranks_fixture_open(&m->config, proa_checkpoint_weights(m->checkpoint), &ordinary, &setup);
+        ranks_fixture_open(&m->config, proa_checkpoint_weights(m->checkpoint), &ranks_model_options, &setup);
     assert_true(ranks_fixture_wait_live(f, how->ranks));
     return f;
 }
@@ -187,7 +95,7 @@ static uint64_t rebalances(ranks_fixture *f, int32_t ranks)
 
 static void any_number_of_ranks(void **state)
 {
-    const model *m = *state;
+    const ranks_model *m = *state;
     static const struct {
         int32_t ranks, redundant;
         proa_ep_group_dispatch dispatch;
@@ -208,7 +116,7 @@ static void any_number_of_ranks(void **state)
 /* When nobody has work, no step is made. */
 static void idle_ranks_are_quiet(void **state)
 {
-    const model *m = *state;
+    const ranks_model *m = *state;
     ranks_fixture *f = open(m, 4, 0, PROA_EP_DISPATCH_STATIC, false);
     usleep(300000);
     proa_ep_group_stats before = ranks_fixture_stats(f, 0), after;
@@ -224,7 +132,7 @@ static void idle_ranks_are_quiet(void **state)
 /* A rank that has no requests dies while others compute, and comes back. */
 static void a_rank_dies_and_returns(void **state)
 {
-    const model *m = *state;
+    const ranks_model *m = *state;
     static const int32_t victims[] = {3, 0, 7};
     ranks_fixture *f = open(m, 8, 8, PROA_EP_DISPATCH_STATIC, false);
     for (size_t i = 0; i < sizeof victims / sizeof victims[0]; i++) {
@@ -245,11 +153,11 @@ static void a_rank_dies_and_returns(void **state)
 }
 
 /* Half of the ranks die at once: experts without a copy are read by those that are left. */
-static void lose_half(const model *m, bool overlap)
+static void lose_half(const ranks_model *m, bool overlap)
 {
     ranks_fixture *f = open(m, 4, 0, PROA_EP_DISPATCH_STATIC, overlap);
-    for (int32_t i = 0; i < CLIENTS; i++) {
-        engine_client_draw(&clients[i], ranks_fixture_engine(f, 2 + i % 2), (uint64_t)i + 1, NEW);
+    for (int32_t i = 0; i < RANKS_MODEL_CLIENTS; i++) {
+        engine_client_draw(&clients[i], ranks_fixture_engine(f, 2 + i % 2), (uint64_t)i + 1, RANKS_MODEL_NEW);
         assert_int_equal(engine_client_send(&clients[i]), PROA_OK);
     }
     engine_client_wait_tokens(&clients[0], 3);
@@ -263,7 +171,7 @@ static void lose_half(const model *m, bool overlap)
 /* Every third step a new plan, a layer or all of them at a time, in the middle of requests. */
 static void experts_move_while_requests_run(void **state)
 {
-    const model *m = *state;
+    const ranks_model *m = *state;
     static const moving table[] = {
         {4, 8, PROA_EP_DISPATCH_STATIC, false, {.iterations = 3, .layers_per_chunk = 1, .threshold = 1}},
         {8, 8, PROA_EP_DISPATCH_DYNAMIC, false, {.iterations = 3, .layers_per_chunk = 2, .threshold = 1}},
@@ -290,7 +198,7 @@ static void experts_move_while_requests_run(void **state)
 /* The coordinator of the view dies while plans are made, and the rank comes back. */
 static void ranks_die_while_experts_move(void **state)
 {
-    const model *m = *state;
+    const ranks_model *m = *state;
     static const moving how = {
         8, 8, PROA_EP_DISPATCH_STATIC, false, {.iterations = 3, .layers_per_chunk = 1, .threshold = 1}};
     static const int32_t victims[] = {0, 5, 1};
@@ -313,7 +221,7 @@ static void ranks_die_while_experts_move(void **state)
 /* Above the threshold nothing moves. */
 static void what_is_even_stays(void **state)
 {
-    const model *m = *state;
+    const ranks_model *m = *state;
     static const moving how = {
         4, 8, PROA_EP_DISPATCH_STATIC, false, {.iterations = 3, .layers_per_chunk = 1, .threshold = 0.01}};
     ranks_fixture *f = open_moving(m, &how);
@@ -362,7 +270,7 @@ static void on_stuck(void *context, const char *why)
     fail_msg("%s", why);
 }
 
-static void open_outsider(outsider *o, const model *m, proa_post_hub *hub)
+static void open_outsider(outsider *o, const ranks_model *m, proa_post_hub *hub)
 {
     proa_error err = {0};
     proa_forward_limits limits;
@@ -380,7 +288,7 @@ static void open_outsider(outsider *o, const model *m, proa_post_hub *hub)
     assert_int_equal(proa_device_create("cpu", 1, PROA_PRECISION_DEFAULT, &o->device, &err), PROA_OK);
     if (proa_ep_group_create(&options, &m->config, PROA_PRECISION_DEFAULT, &o->ranks, &err) != PROA_OK)
         fail_msg("%s", err.text);
-    assert_int_equal(proa_engine_forward_limits(&ordinary, &limits, &err), PROA_OK);
+    assert_int_equal(proa_engine_forward_limits(&ranks_model_options, &limits, &err), PROA_OK);
     proa_exchange exchange = proa_ep_group_exchange(o->ranks);
     limits.exchange = &exchange;
     assert_int_equal(proa_forward_create(&m->config, proa_checkpoint_weights(m->checkpoint), o->device,
@@ -456,5 +364,5 @@ int main(void)
         cmocka_unit_test(half_of_the_ranks_die_in_halves_of_steps),
         cmocka_unit_test(a_rank_outside_lets_go),
     };
-    return cmocka_run_group_tests(tests, load, unload);
+    return cmocka_run_group_tests(tests, ranks_model_load, ranks_model_unload);
 }

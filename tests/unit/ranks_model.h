@@ -1,0 +1,28 @@
+/* ranks_model.h - tiny-r1, loaded once, and what one engine with all of it answers to some requests: what engines of several ranks must answer,
+ * bit for bit. */
+#ifndef PROA_TESTS_RANKS_MODEL_H
+#define PROA_TESTS_RANKS_MODEL_H
+
+#include "engine_client.h"
+
+#include "model/checkpoint.h"
+
+enum { RANKS_MODEL_CLIENTS = 12, RANKS_MODEL_NEW = 40 };
+
+typedef struct ranks_model {
+    proa_model_config config;
+    proa_checkpoint *checkpoint;
+    engine_client alone
+        [RANKS_MODEL_CLIENTS]; /* request i is engine_client_draw's of seed i + 1, with RANKS_MODEL_NEW tokens */
+} ranks_model;
+
+extern const proa_engine_options ranks_model_options;
+
+/* For cmocka_run_group_tests: *state is the ranks_model. */
+int ranks_model_load(void **state);
+int ranks_model_unload(void **state);
+
+/* Fails unless the request of that number has ended well, with the right tokens and log probabilities. */
+void ranks_model_check(const ranks_model *m, const engine_client *client, int32_t number);
+
+#endif
