@@ -143,10 +143,10 @@ int32_t proa_call_plan_refused(const proa_call_plan *p, const uint64_t **epochs)
     return p->refused_count;
 }
 
-int32_t proa_call_plan_blocks(const proa_call_plan *p)
+int32_t proa_call_plan_length(const proa_call_plan *p)
 {
     int64_t tokens = (int64_t)p->request.prompt_count + p->request.output_count;
-    return (int32_t)((tokens + PROA_KV_BLOCK_TOKENS - 1) / PROA_KV_BLOCK_TOKENS);
+    return tokens < INT32_MAX / 2 ? (int32_t)tokens : INT32_MAX / 2;
 }
 
 /* ---- ends ---- */

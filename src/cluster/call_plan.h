@@ -89,8 +89,8 @@ int32_t proa_call_plan_replays(const proa_call_plan *plan);
 const proa_engine_request *proa_call_plan_request(const proa_call_plan *plan);
 /* Workers that have refused it, for the router; returns their count. */
 int32_t proa_call_plan_refused(const proa_call_plan *plan, const uint64_t **epochs);
-/* The KV blocks that prompt and output take so far. */
-int32_t proa_call_plan_blocks(const proa_call_plan *plan);
+/* Of prompt and output so far. */
+int32_t proa_call_plan_length(const proa_call_plan *plan);
 
 /* ---- events ---- */
 

@@ -38,7 +38,7 @@ static void close_leg(client_call *call, proa_call_leg leg)
         return;
     l->id = 0;
     if (worker != NULL)
-        proa_router_released(call->client->router, worker->number, l->blocks);
+        proa_router_released(call->client->router, worker->number, l->tokens);
     call->client->changed = true;
 }
 
@@ -85,9 +85,10 @@ static void place_leg(client_call *call, proa_call_leg leg, int32_t number)
         .id = ++client->leg_serial << (SLOT_BITS + 1) | (uint64_t)slot_of(call) << 1 | (uint64_t)leg,
         .worker = number,
         .epoch = client->workers[number]->instance.epoch,
-        .blocks = proa_call_plan_blocks(call->plan),
+        .tokens = proa_call_plan_length(call->plan),
     };
-    proa_router_placed(client->router, number, l->blocks);
+    proa_router_placed(client->router, number, l->tokens);
+    client->workers[number]->requests++;
     client->changed = true;
 }
 
@@ -108,24 +109,31 @@ static proa_status submit_leg(client_call *call, proa_call_leg leg)
     return proa_client_send_submit(worker, submit.id);
 }
 
-/* Begins an attempt at the workers picked; `todo` gets what follows when that fails at once. */
-static void attempt(client_call *call, const proa_router_pick *pick, int64_t now_us, proa_call_todo *todo)
+static uint64_t draw_room(void)
+{
+    uint64_t room;
+    do
+        proa_random_bytes(&room, sizeof room);
+    while (room == 0);
+    return room;
+}
+
+/* Begins an attempt at the workers picked, with this room when they are two; `todo` gets what follows when that fails at once. */
+static void attempt(client_call *call, const proa_router_pick *pick, uint64_t room, int64_t now_us,
+                    proa_call_todo *todo)
 {
     proa_client *client = call->client;
     const proa_wire_card *card = &client->workers[pick->main]->card;
     proa_call_pick to = {
         .pair = pick->prefill >= 0,
+        .room = pick->prefill >= 0 ? room : 0,
         .context_length = card->context_length < card->kv_tokens ? card->context_length : card->kv_tokens,
         .vocab_size = card->vocab_size,
     };
     memset(call->legs, 0, sizeof call->legs);
     place_leg(call, PROA_CALL_MAIN, pick->main);
-    if (to.pair) {
+    if (to.pair)
         place_leg(call, PROA_CALL_PREFILL, pick->prefill);
-        do
-            proa_random_bytes(&to.room, sizeof to.room);
-        while (to.room == 0);
-    }
     for (int leg = 0; leg < PROA_CALL_LEGS; leg++)
         to.epochs[leg] = call->legs[leg].epoch;
     proa_call_plan_picked(call->plan, &to);
@@ -146,12 +154,16 @@ static void pick(client_call *call, proa_call_todo *todo)
     int64_t now = proa_clock_us();
     const proa_engine_request *request = proa_call_plan_request(call->plan);
     proa_router_ask ask = {
-        .prompt_ids = request->prompt_ids, .prompt_count = request->prompt_count, .now_us = now};
+        .prompt_ids = request->prompt_ids,
+        .prompt_count = request->prompt_count,
+        .room = draw_room(),
+        .now_us = now,
+    };
     ask.refused_count = proa_call_plan_refused(call->plan, &ask.refused);
     proa_router_pick found;
     proa_error err;
     if (proa_router_choose(call->client->router, &ask, &found, &err) == PROA_OK)
-        attempt(call, &found, now, todo);
+        attempt(call, &found, ask.room, now, todo);
     else
         proa_call_plan_unpicked(call->plan, &err, now, todo);
 }

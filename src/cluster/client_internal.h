@@ -71,6 +71,7 @@ struct client_worker {
     int64_t pause_us;
     proa_wire_card card; /* READY */
     proa_wire_load load; /* the latest */
+    uint64_t requests;   /* sent there, hand-offs and replays included */
 };
 
 /* Where a leg of a call's current attempt is. */
@@ -78,7 +79,7 @@ typedef struct client_leg {
     uint64_t id;    /* on the link; 0: over */
     int32_t worker; /* the router's number, as long as that worker's epoch is this: */
     uint64_t epoch;
-    int32_t blocks; /* placed with the router */
+    int32_t tokens; /* placed with the router */
 } client_leg;
 
 struct client_call {
@@ -118,6 +119,10 @@ typedef struct client_shown {
     bool draining; /* by card or load */
     proa_instance instance;
     proa_wire_load load;
+    uint64_t requests;
+    uint64_t worker_id; /* of the card, as the next ones */
+    int32_t dp_rank;
+    int32_t dp_size;
 } client_shown;
 
 /* Counters of this client; the loop's, published under lock. */

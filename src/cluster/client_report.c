@@ -21,6 +21,10 @@ void proa_client_show(client_worker *worker)
         .draining = worker->load.draining,
         .instance = worker->instance,
         .load = worker->load,
+        .requests = worker->requests,
+        .worker_id = worker->card.worker_id,
+        .dp_rank = worker->card.dp_rank,
+        .dp_size = worker->card.dp_size,
     };
     pthread_mutex_unlock(&client->lock);
 }
@@ -128,8 +132,12 @@ static void write_instance(const client_shown *s, proa_buf *out)
     write_field("namespace", s->instance.namespace_name, out);
     proa_buf_append_text(out, ",\"transport\":{\"tcp\":");
     proa_json_write_string(s->instance.address, strlen(s->instance.address), out);
+    proa_buf_append_char(out, '}');
+    if (s->worker_id != 0)
+        proa_buf_append_format(out, ",\"worker_id\":\"%016" PRIx64 "\",\"dp_rank\":%d,\"dp_size\":%d",
+                               s->worker_id, s->dp_rank, s->dp_size);
     proa_buf_append_format(
-        out, "},\"status\":\"%s\",\"leg\":\"%s\",\"running\":%d,\"queued\":%d,\"kv_usage\":%.3f}",
+        out, ",\"status\":\"%s\",\"leg\":\"%s\",\"running\":%d,\"queued\":%d,\"kv_usage\":%.3f}",
         status_of(s), leg_names[s->leg], stats->running, stats->queued, used);
 }
 
@@ -186,10 +194,28 @@ static void write_workers(const proa_client *client, proa_buf *out)
     }
 }
 
+/* Under lock: how requests spread over workers and their dp ranks. */
+static void write_spread(const proa_client *client, proa_buf *out)
+{
+    proa_buf_append_text(out, "# HELP proa:instance_requests_total Requests sent to each connected instance, "
+                              "a hand-off at both ends.\n# TYPE proa:instance_requests_total counter\n");
+    for (int32_t i = 0; i < CLIENT_WORKERS_MAX; i++) {
+        const client_shown *s = &client->shown[i];
+        if (!s->used || s->state != CLIENT_WORKER_READY)
+            continue;
+        proa_buf_append_format(out,
+                               "proa:instance_requests_total{leg=\"%s\",instance=\"%016" PRIx64
+                               "\",worker=\"%016" PRIx64 "\",dp_rank=\"%d\"} %" PRIu64 "\n",
+                               leg_names[s->leg], s->instance.id,
+                               s->worker_id != 0 ? s->worker_id : s->instance.id, s->dp_rank, s->requests);
+    }
+}
+
 void proa_client_write_metrics(proa_client *client, proa_buf *out)
 {
     pthread_mutex_lock(&client->lock);
     write_workers(client, out);
+    write_spread(client, out);
     proa_wire_load all = sum(client);
     client_counts counts = client->published;
     pthread_mutex_unlock(&client->lock);

@@ -1,65 +1,8 @@
-/* router.c - workers, their loads and failures, and the choice among them.
- *
- * Load: a report says what was there when it was sent, `fresh` what was placed and released since it came, and `own` what
- * this router has there for certain. Reports cross requests on the way, so the load is taken as the larger of report + fresh
- * and own: it never falls below what is known, and what other frontends place is seen one report later.
- *
- * Choosing gives each candidate a key (the larger the better), computed once, and takes the best; a pair takes the best prefill
- * worker for which there is a decode worker without trouble between the two.
- */
-#include "cluster/router.h"
-
-#include "base/random.h"
-#include "op/tensor.h"
+/* router.c - who is there, with what load and which failures, and what is said when none can be chosen. */
+#include "cluster/router_internal.h"
 
 #include <stdlib.h>
 #include <string.h>
-
-typedef struct router_worker {
-    bool used;
-    bool ready;
-    bool listed;
-    bool draining;
-    bool dead;         /* it computes nothing: its device is lost, or it is away from its group of ranks */
-    proa_wire_leg leg; /* once it has been ready */
-    uint64_t instance;
-    uint64_t epoch;
-    int32_t requests_max;
-    /* the latest report */
-    int32_t requests;
-    int32_t blocks;
-    int32_t blocks_total;
-    /* since then; negative when more has ended than begun */
-    int32_t fresh_requests;
-    int32_t fresh_blocks;
-    /* placed by this router and not released */
-    int32_t own_requests;
-    int32_t own_blocks;
-    uint64_t picked; /* serial of its latest request */
-    int64_t backoff_us;
-    int64_t avoid_until_us;
-} router_worker;
-
-typedef struct router_pair {
-    int32_t prefill; /* -1: unused */
-    int32_t decode;
-    int64_t backoff_us;
-    int64_t avoid_until_us;
-} router_pair;
-
-struct proa_router {
-    proa_router_options options;
-    proa_kv_index *index;
-    uint64_t serial; /* of requests placed */
-    uint64_t draws;
-    int32_t worker_end; /* workers from here on are unused */
-    router_worker workers[PROA_ROUTER_WORKERS_MAX];
-    router_pair pairs[PROA_ROUTER_PAIRS_MAX];
-    /* scratch of choose */
-    double keys[PROA_ROUTER_WORKERS_MAX];
-    bool open[PROA_ROUTER_WORKERS_MAX]; /* can take the request */
-    int32_t depths[PROA_ROUTER_WORKERS_MAX];
-};
 
 proa_router *proa_router_create(const proa_router_options *options)
 {
@@ -105,7 +48,7 @@ int32_t proa_router_join(proa_router *router, uint64_t instance, uint64_t epoch)
         if (router->workers[i].used)
             continue;
         router->workers[i] =
-            (router_worker){.used = true, .listed = true, .instance = instance, .epoch = epoch};
+            (router_worker){.used = true, .listed = true, .instance = instance, .epoch = epoch, .group = -1};
         if (i >= router->worker_end)
             router->worker_end = i + 1;
         return i;
@@ -113,9 +56,41 @@ int32_t proa_router_join(proa_router *router, uint64_t instance, uint64_t epoch)
     return -1;
 }
 
+static void leave_group(proa_router *router, router_worker *w)
+{
+    if (w->group >= 0)
+        router->groups[w->group].members--;
+    w->group = -1;
+}
+
+/* The group of its worker's other dp ranks, or a new one: there are as many groups as workers. */
+static void join_group(proa_router *router, router_worker *w, const proa_wire_card *card)
+{
+    router_group *found = w->group >= 0 ? &router->groups[w->group] : NULL;
+    if (found != NULL && found->id == card->worker_id && found->leg == (proa_wire_leg)card->leg)
+        return; /* the card came again */
+    leave_group(router, w);
+    found = NULL;
+    for (int32_t i = 0; i < PROA_ROUTER_WORKERS_MAX; i++) {
+        router_group *group = &router->groups[i];
+        bool same = group->members > 0 && card->worker_id != 0 && group->id == card->worker_id &&
+                    group->leg == (proa_wire_leg)card->leg;
+        if (same || (found == NULL && group->members == 0))
+            found = group;
+        if (same)
+            break;
+    }
+    PROA_ASSERT(found != NULL);
+    if (found->members == 0)
+        *found = (router_group){.id = card->worker_id, .leg = (proa_wire_leg)card->leg};
+    found->members++;
+    w->group = (int32_t)(found - router->groups);
+}
+
 void proa_router_leave(proa_router *router, int32_t worker)
 {
     router_worker *w = worker_of(router, worker);
+    leave_group(router, w);
     proa_kv_index_reset(router->index, worker, 0);
     w->used = false;
     for (int i = 0; i < PROA_ROUTER_PAIRS_MAX; i++) {
@@ -134,6 +109,10 @@ void proa_router_ready(proa_router *router, int32_t worker, const proa_wire_card
         proa_kv_index_reset(router->index, worker, card->kv_tokens / PROA_KV_BLOCK_TOKENS);
     w->ready = true;
     w->leg = (proa_wire_leg)card->leg;
+    w->dp_rank = card->dp_rank;
+    w->dp_size = card->worker_id != 0 ? card->dp_size : 1;
+    w->balance = (proa_wire_balance)card->balance;
+    join_group(router, w, card);
     w->draining = card->draining;
     int64_t most = (int64_t)card->running_max + card->queued_max;
     w->requests_max = most < INT32_MAX ? (int32_t)most : INT32_MAX;
@@ -143,11 +122,13 @@ void proa_router_unready(proa_router *router, int32_t worker)
 {
     router_worker *w = worker_of(router, worker);
     proa_kv_index_reset(router->index, worker, 0);
+    leave_group(router, w);
     w->ready = false;
     w->draining = w->dead = false;
     w->requests = w->blocks = 0;
     w->fresh_requests = w->fresh_blocks = 0;
     w->own_requests = w->own_blocks = 0;
+    w->own_tokens = 0;
 }
 
 void proa_router_listed(proa_router *router, int32_t worker, bool listed)
@@ -207,7 +188,7 @@ void proa_router_worked(proa_router *router, int32_t worker)
     w->backoff_us = w->avoid_until_us = 0;
 }
 
-static router_pair *pair_of(proa_router *router, int32_t prefill, int32_t decode)
+router_pair *proa_router_pair_of(proa_router *router, int32_t prefill, int32_t decode)
 {
     for (int i = 0; i < PROA_ROUTER_PAIRS_MAX; i++) {
         if (router->pairs[i].prefill == prefill && router->pairs[i].decode == decode)
@@ -233,7 +214,7 @@ void proa_router_pair_failed(proa_router *router, int32_t prefill, int32_t decod
 {
     worker_of(router, prefill);
     worker_of(router, decode);
-    router_pair *pair = pair_of(router, prefill, decode);
+    router_pair *pair = proa_router_pair_of(router, prefill, decode);
     if (pair == NULL) {
         pair = pair_to_replace(router);
         *pair = (router_pair){.prefill = prefill, .decode = decode};
@@ -243,56 +224,43 @@ void proa_router_pair_failed(proa_router *router, int32_t prefill, int32_t decod
 
 void proa_router_pair_worked(proa_router *router, int32_t prefill, int32_t decode)
 {
-    router_pair *pair = pair_of(router, prefill, decode);
+    router_pair *pair = proa_router_pair_of(router, prefill, decode);
     if (pair != NULL)
         pair->prefill = -1;
 }
 
 /* ---- load ---- */
 
-static int32_t larger(int32_t a, int32_t b)
+static int32_t blocks_of(int32_t tokens)
 {
-    return a > b ? a : b;
+    return (tokens + PROA_KV_BLOCK_TOKENS - 1) / PROA_KV_BLOCK_TOKENS;
 }
 
-static int32_t requests_at(const router_worker *w)
-{
-    return larger(w->requests + w->fresh_requests, w->own_requests);
-}
-
-static int32_t blocks_at(const router_worker *w)
-{
-    return larger(w->blocks + w->fresh_blocks, w->own_blocks);
-}
-
-static bool serves(const router_worker *w)
-{
-    return w->used && w->ready && !w->draining && !w->dead;
-}
-
-static int32_t room_at(const router_worker *w)
-{
-    return larger(w->requests_max - requests_at(w), 0);
-}
-
-void proa_router_placed(proa_router *router, int32_t worker, int32_t blocks)
+void proa_router_placed(proa_router *router, int32_t worker, int32_t tokens)
 {
     router_worker *w = worker_of(router, worker);
+    int32_t blocks = blocks_of(tokens);
     w->picked = ++router->serial;
+    if (w->group >= 0)
+        router->groups[w->group].picked = w->picked;
     w->own_requests++;
     w->own_blocks += blocks;
+    w->own_tokens += tokens;
     w->fresh_requests++;
     w->fresh_blocks += blocks;
 }
 
-void proa_router_released(proa_router *router, int32_t worker, int32_t blocks)
+void proa_router_released(proa_router *router, int32_t worker, int32_t tokens)
 {
     router_worker *w = worker_of(router, worker);
+    int32_t blocks = blocks_of(tokens);
     if (!w->ready)
         return; /* forgotten when its link went down */
-    PROA_ASSERT(w->own_requests > 0 && w->own_blocks >= blocks);
+    PROA_ASSERT(w->own_requests > 0);
+    PROA_ASSERT(w->own_tokens >= tokens);
     w->own_requests--;
     w->own_blocks -= blocks;
+    w->own_tokens -= tokens;
     w->fresh_requests--;
     w->fresh_blocks -= blocks;
 }
@@ -315,14 +283,13 @@ static void count(const proa_router *router, census *c)
         c->ready += w->used && w->ready;
         c->draining += w->used && w->ready && w->draining;
         c->dead += w->used && w->ready && w->dead && !w->draining;
-        if (serves(w)) {
+        if (router_serves(w)) {
             c->serving[w->leg]++;
-            c->room[w->leg] += room_at(w);
+            c->room[w->leg] += router_room_at(w);
         }
     }
 }
 
-/* Why nothing can be chosen: by `refused` the request has been refused by workers that are not full by our count. */
 static proa_status explain(const census *c, int32_t refused, proa_error *err)
 {
     int32_t combined = c->serving[PROA_LEG_COMBINED], prefill = c->serving[PROA_LEG_PREFILL],
@@ -367,137 +334,9 @@ int32_t proa_router_room(const proa_router *router, proa_error *err)
     return room < INT32_MAX ? (int32_t)room : INT32_MAX;
 }
 
-/* ---- choosing ---- */
-
-static bool is_refused(const proa_router_ask *ask, uint64_t epoch)
+proa_status proa_router_explain(const proa_router *router, int32_t refused, proa_error *err)
 {
-    for (int32_t i = 0; i < ask->refused_count; i++) {
-        if (ask->refused[i] == epoch)
-            return true;
-    }
-    return false;
-}
-
-static double key_of(const proa_router *router, int32_t number)
-{
-    const router_worker *w = &router->workers[number];
-    switch (router->options.mode) {
-    case PROA_ROUTER_ROUND_ROBIN: return 0;
-    case PROA_ROUTER_RANDOM: {
-        uint32_t words[4];
-        proa_random_philox(router->options.seed, router->draws, (uint64_t)number, words);
-        return words[0];
-    }
-    case PROA_ROUTER_KV:
-        if (w->leg != PROA_LEG_DECODE)
-            return router->options.kv_overlap_weight * router->depths[number] - blocks_at(w);
-        break;
-    case PROA_ROUTER_LEAST_LOADED: break;
-    }
-    double share = w->blocks_total > 0 ? (double)blocks_at(w) / w->blocks_total : 0;
-    return -(double)requests_at(w) - (share < 0.99 ? share : 0.99);
-}
-
-/* Fills open, depths and keys for this request; returns how many workers have refused it and would serve. */
-static int32_t weigh(proa_router *router, const proa_router_ask *ask)
-{
-    proa_kv_index_set among = {0};
-    int32_t refused = 0;
-    for (int32_t i = 0; i < router->worker_end; i++) {
-        const router_worker *w = &router->workers[i];
-        bool no = serves(w) && is_refused(ask, w->epoch);
-        refused += no;
-        router->open[i] = serves(w) && !no && room_at(w) > 0;
-        if (router->open[i] && w->leg != PROA_LEG_DECODE)
-            proa_kv_index_set_add(&among, i);
-    }
-    if (router->options.mode == PROA_ROUTER_KV)
-        proa_kv_index_match(router->index, &among, ask->prompt_ids, ask->prompt_count, router->depths);
-    router->draws++;
-    for (int32_t i = 0; i < router->worker_end; i++) {
-        if (router->open[i])
-            router->keys[i] = key_of(router, i);
-    }
-    return refused;
-}
-
-static bool in_trouble(const router_worker *w, int64_t now_us)
-{
-    return !w->listed || now_us < w->avoid_until_us;
-}
-
-static bool pair_in_trouble(proa_router *router, int32_t prefill, int32_t decode, int64_t now_us)
-{
-    const router_pair *pair = pair_of(router, prefill, decode);
-    return pair != NULL && now_us < pair->avoid_until_us;
-}
-
-static bool better(const proa_router *router, int32_t a, int32_t b)
-{
-    if (b < 0 || router->keys[a] > router->keys[b])
-        return true;
-    if (router->keys[a] < router->keys[b])
-        return false;
-    return router->workers[a].picked < router->workers[b].picked;
-}
-
-/* The best open worker of a kind, or -1. Not one of `without`; for a decode worker, `prefill` is its partner. */
-static int32_t best(proa_router *router, const proa_router_ask *ask, proa_wire_leg leg, bool troubled,
-                    const proa_kv_index_set *without, int32_t prefill)
-{
-    int32_t found = -1;
-    for (int32_t i = 0; i < router->worker_end; i++) {
-        const router_worker *w = &router->workers[i];
-        if (!router->open[i] || w->leg != leg || proa_kv_index_set_has(without, i))
-            continue;
-        if (!troubled && in_trouble(w, ask->now_us))
-            continue;
-        if (!troubled && prefill >= 0 && pair_in_trouble(router, prefill, i, ask->now_us))
-            continue;
-        if (better(router, i, found))
-            found = i;
-    }
-    return found;
-}
-
-static bool choose_pair(proa_router *router, const proa_router_ask *ask, bool troubled,
-                        proa_router_pick *pick)
-{
-    static const proa_kv_index_set none = {0};
-    proa_kv_index_set tried = {0};
-    for (;;) {
-        pick->prefill = best(router, ask, PROA_LEG_PREFILL, troubled, &tried, -1);
-        if (pick->prefill < 0)
-            return false;
-        pick->main = best(router, ask, PROA_LEG_DECODE, troubled, &none, pick->prefill);
-        if (pick->main >= 0)
-            return true;
-        proa_kv_index_set_add(&tried, pick->prefill);
-    }
-}
-
-static bool choose_combined(proa_router *router, const proa_router_ask *ask, bool troubled,
-                            proa_router_pick *pick)
-{
-    static const proa_kv_index_set none = {0};
-    pick->prefill = -1;
-    pick->main = best(router, ask, PROA_LEG_COMBINED, troubled, &none, -1);
-    return pick->main >= 0;
-}
-
-proa_status proa_router_choose(proa_router *router, const proa_router_ask *ask, proa_router_pick *pick,
-                               proa_error *err)
-{
-    int32_t refused = weigh(router, ask);
-    *pick = (proa_router_pick){.prefill = -1, .main = -1};
-    bool found = choose_pair(router, ask, false, pick) || choose_combined(router, ask, false, pick) ||
-                 choose_pair(router, ask, true, pick) || choose_combined(router, ask, true, pick);
-    if (!found) {
-        census c;
-        count(router, &c);
-        return explain(&c, refused, err);
-    }
-    if (router->options.mode == PROA_ROUTER_KV)
-        pick->cached_blocks = router->depths[pick->prefill >= 0 ? pick->prefill : pick->main];
-    return PROA_OK;
+    census c;
+    count(router, &c);
+    return explain(&c, refused, err);
 }

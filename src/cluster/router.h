@@ -1,5 +1,8 @@
 /* router.h - which workers a request goes to: pure decisions over what is known of the workers (law 3).
  *
+ * A process that takes requests is a dp rank of a worker; of most workers, the only one. Cards say which are of one worker (worker_id).
+ * What this header calls a worker, in its functions and numbers, is such a process.
+ *
  * The router knows each worker's purpose, limits and latest load report, counts what it has placed there itself (so that a
  * burst between two reports spreads), keeps the index of cached prefixes, and remembers failures. Nothing inside waits, looks at
  * a clock or does I/O; the same calls give the same picks.
@@ -17,9 +20,17 @@
  * condemning either; a worker that discovery no longer lists, though it is connected (law 4: the connection is believed, but
  * what left on purpose is left alone).
  *
- * Within a step the mode decides: round-robin (the one picked longest ago), random (counter-based, so a seed repeats it), least-loaded
- * (requests, then the share of KV blocks in use), kv (for prefill and combined workers kv_overlap_weight * cached blocks of
- * the prompt - load in blocks; for decode workers as least-loaded). Ties go to the one picked longest ago.
+ * Within a step the mode picks among workers: round-robin (the one picked longest ago), random (counter-based, so a seed repeats it),
+ * least-loaded (requests a rank, then the share of KV blocks in use), kv (for prefill and combined workers kv_overlap_weight * cached
+ * blocks of the prompt - load in blocks, of the best rank; for decode workers as least-loaded). Then the method in the cards, SGLang's
+ * --load-balance-method, picks among the worker's dp ranks that can take the request:
+ *
+ *   round_robin            the one picked longest ago
+ *   total_requests         fewest requests there
+ *   total_tokens           fewest prompt and output tokens there
+ *   follow_bootstrap_room  rank room % dp_size, else the next; a combined worker has no rooms: as round_robin
+ *
+ * In mode kv, prefixes pick among ranks with a prefix cache, whatever the method. Ties go to the one picked longest ago.
  *
  * Owner: the thread of the client. Memory is reserved at creation, but for the index of prefixes, which grows with KV events up to
  * its bound; choosing allocates nothing.
@@ -75,6 +86,7 @@ typedef struct proa_router_ask {
     int32_t prompt_count;
     const uint64_t *refused; /* epochs of processes that must not be picked */
     int32_t refused_count;
+    uint64_t room; /* that the hand-off will have */
     int64_t now_us;
 } proa_router_ask;
 
@@ -92,9 +104,9 @@ proa_status proa_router_choose(proa_router *router, const proa_router_ask *ask, 
 /* How many requests more there is room for; 0 with the error that choose would give. */
 int32_t proa_router_room(const proa_router *router, proa_error *err);
 
-/* A request of so many KV blocks has been sent to the worker, and has ended there. */
-void proa_router_placed(proa_router *router, int32_t worker, int32_t blocks);
-void proa_router_released(proa_router *router, int32_t worker, int32_t blocks);
+/* A request of so many tokens (prompt and earlier output) has been sent to the worker, and has ended there. */
+void proa_router_placed(proa_router *router, int32_t worker, int32_t tokens);
+void proa_router_released(proa_router *router, int32_t worker, int32_t tokens);
 
 const proa_kv_index *proa_router_kv_index(const proa_router *router);
 

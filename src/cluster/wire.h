@@ -85,6 +85,17 @@ typedef struct proa_wire_grant {
     uint32_t tokens;
 } proa_wire_grant;
 
+/* Which of a worker's dp ranks a request goes to, when the worker is chosen: see router.h. */
+typedef enum proa_wire_balance {
+    PROA_BALANCE_ROUND_ROBIN,
+    PROA_BALANCE_TOTAL_REQUESTS,
+    PROA_BALANCE_TOTAL_TOKENS,
+    PROA_BALANCE_FOLLOW_ROOM,
+    PROA_BALANCE_COUNT,
+} proa_wire_balance;
+
+enum { PROA_WIRE_DP_MAX = 1024 };
+
 /* worker -> frontend: the first message of a request link, and again when it changes. */
 typedef struct proa_wire_card {
     uint8_t leg;   /* what this worker is for */
@@ -104,6 +115,11 @@ typedef struct proa_wire_card {
         char name[64]; /* no slash */
         uint64_t bytes;
     } files[PROA_WIRE_FILES_MAX];
+    /* One of several dp ranks; absent in the message when worker_id is 0. */
+    uint64_t worker_id; /* the same at all dp ranks of a worker; 0: this one is a worker by itself */
+    int32_t dp_rank;
+    int32_t dp_size; /* 2 .. PROA_WIRE_DP_MAX */
+    uint8_t balance; /* proa_wire_balance */
 } proa_wire_card;
 
 /* A piece of a file of the card; in order, all files one after another. */

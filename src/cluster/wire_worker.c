@@ -23,6 +23,24 @@ void proa_wire_put_card(proa_buf *out, const proa_wire_card *m)
         proa_put_text(out, m->files[i].name);
         proa_put_u64(out, m->files[i].bytes);
     }
+    if (m->worker_id == 0)
+        return;
+    proa_put_u64(out, m->worker_id);
+    proa_put_i32(out, m->dp_rank);
+    proa_put_i32(out, m->dp_size);
+    proa_put_u8(out, m->balance);
+}
+
+static void get_card_dp(proa_wire_in *in, proa_wire_card *m)
+{
+    m->worker_id = proa_wire_in_nonzero(in, "worker_id");
+    m->dp_rank = proa_wire_in_i32(in, "dp_rank", 0);
+    m->dp_size = proa_wire_in_i32(in, "dp_size", 2);
+    m->balance = proa_wire_in_u8(in, "balance", PROA_BALANCE_COUNT - 1);
+    if (m->dp_size > PROA_WIRE_DP_MAX)
+        proa_wire_refuse(in, "dp_size", "is %d, it must be at most %d", m->dp_size, PROA_WIRE_DP_MAX);
+    if (m->dp_rank >= m->dp_size)
+        proa_wire_refuse(in, "dp_rank", "is %d, it must be below dp_size, %d", m->dp_rank, m->dp_size);
 }
 
 /* The name becomes that of a file in a folder of ours. */
@@ -61,6 +79,8 @@ bool proa_wire_get_card(const void *body, size_t length, proa_wire_card *m, proa
     m->file_count = proa_wire_in_count(&in, "file_count", PROA_WIRE_FILES_MAX, 10);
     for (uint32_t i = 0; i < m->file_count && !in.failed; i++)
         get_card_file(&in, m, i);
+    if (!in.failed && proa_reader_left(&in.reader) > 0)
+        get_card_dp(&in, m);
     return proa_wire_in_done(&in);
 }
 

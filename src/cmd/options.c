@@ -193,8 +193,11 @@ static const proa_option options[] = {
     {.name = "load-balance-method", .commands = "worker", .group = "Prefill and decode apart",
      .type = PROA_OPTION_CHOICE,
      .choices = "auto|round_robin|follow_bootstrap_room|total_requests|total_tokens|shortest_queue|minimum_tokens",
-     .fallback = "auto", .ignored = "it balances over the ranks of a worker, and there is one",
-     .help = "Accepted for SGLang's command lines"},
+     .fallback = "auto",
+     .help = "Which of the worker's --dp-size ranks gets a request, once a frontend has picked the worker: in turn; the rank of the hand-off's "
+             "room, room % dp size; fewest requests (shortest_queue is its old name); fewest tokens (minimum_tokens). A rank that cannot "
+             "take it is passed over. auto is follow_bootstrap_room at prefill workers, else round_robin. With --router-mode kv, "
+             "cached prefixes and load decide among ranks that have a prefix cache"},
     {.name = "prefill-round-robin-balance", .commands = "worker", .group = "Prefill and decode apart",
      .type = PROA_OPTION_FLAG, .ignored = "the frontend tells each decode worker which prefill rank it has",
      .help = "Accepted for SGLang's command lines"},
@@ -222,6 +225,8 @@ static const proa_option options[] = {
              "The other ranks go on either way"},
     {.name = "rank", .commands = "worker", .group = "Ranks", .internal = true,
      .type = PROA_OPTION_INT, .low = 0, .high = 65535, .help = "This process is that rank, not the parent of its node's ranks"},
+    {.name = "worker-id", .commands = "worker", .group = "Ranks", .internal = true,
+     .type = PROA_OPTION_STRING, .help = "By which frontends know that this rank and others are one worker: 16 hex digits"},
     {.name = "rank-ready-fd", .commands = "worker", .group = "Ranks", .internal = true,
      .type = PROA_OPTION_INT, .low = 0, .high = INT32_MAX, .help = "Descriptor where the rank tells its parent that it serves"},
     {.name = "fault-file", .commands = "worker", .group = "Ranks", .internal = true,

@@ -108,6 +108,7 @@ static proa_status start(service *s, proa_error *err)
     if (status != PROA_OK)
         return status;
     proa_rank_describe(&s->rank, &model);
+    proa_worker_ranks_card(o, &s->world, &model.card);
     return proa_worker_start(s->worker, &model, err);
 }
 

@@ -1,6 +1,7 @@
 /* worker_ranks.c - see worker_ranks.h. */
 #include "cmd/worker_ranks.h"
 
+#include "base/digest.h"
 #include "base/log.h"
 #include "cmd/cluster_flags.h"
 #include "cmd/cmd.h"
@@ -10,6 +11,7 @@
 #include <inttypes.h>
 #include <netinet/in.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
 #include <unistd.h>
@@ -84,12 +86,22 @@ static void announce(void *context)
     fflush(stdout);
 }
 
+/* Of a worker of one node, drawn: hosts may all have the same --dist-init-addr, on loopback. */
+static void write_id(char *word, size_t bytes)
+{
+    uint64_t id;
+    do
+        proa_random_bytes(&id, sizeof id);
+    while (id == 0);
+    snprintf(word, bytes, "--worker-id=%016" PRIx64, id);
+}
+
 int proa_worker_ranks_run(const proa_options *o, const proa_rank_world *world)
 {
     announcement told = {.options = o, .world = world};
     proa_error err = {0};
-    char address[64];
-    int word_count, exit_status = PROA_EXIT_FAILED;
+    char address[64], id[64];
+    int word_count, more = 0, exit_status = PROA_EXIT_FAILED;
     proa_ranks_options ranks = {
         .first = world->rank,
         .count = world->local_size,
@@ -107,7 +119,11 @@ int proa_worker_ranks_run(const proa_options *o, const proa_rank_world *world)
             proa_error_set(&err, PROA_ERR_IO, "no port is free for the ranks to meet: give --dist-init-addr");
             return proa_cmd_fail(&err);
         }
-        ranks.more_words[0] = address;
+        ranks.more_words[more++] = address;
+    }
+    if (world->nnodes == 1) {
+        write_id(id, sizeof id);
+        ranks.more_words[more++] = id;
     }
     if (proa_ranks_run(&ranks, &exit_status, &err) != PROA_OK)
         return proa_cmd_fail(&err);
@@ -129,9 +145,9 @@ static const char *const int_terms[] = {"dp-size",
                                         "eplb-rebalance-num-iterations",
                                         "eplb-rebalance-layers-per-chunk",
                                         "expert-distribution-recorder-buffer-size"};
-static const char *const text_terms[] = {"disaggregation-mode", "load-format",     "activation-dtype",
-                                         "schedule-policy",     "moe-a2a-backend", "ep-dispatch-algorithm",
-                                         "deepep-mode",         "eplb-algorithm"};
+static const char *const text_terms[] = {"disaggregation-mode",   "load-balance-method", "load-format",
+                                         "activation-dtype",      "schedule-policy",     "moe-a2a-backend",
+                                         "ep-dispatch-algorithm", "deepep-mode",         "eplb-algorithm"};
 static const char *const bool_terms[] = {"enable-dp-attention", "enable-dp-lm-head", "disable-radix-cache",
                                          "enable-two-batch-overlap", "enable-eplb"};
 
@@ -218,6 +234,39 @@ proa_status proa_worker_ranks_join(const proa_options *o, const proa_link_securi
         .hooks = *hooks,
     };
     return proa_rank_mesh_open(&options, tick, mesh, err);
+}
+
+/* ---- to frontends ---- */
+
+static proa_wire_balance balance_of(const char *method, const char *mode)
+{
+    if (strcmp(method, "total_requests") == 0 || strcmp(method, "shortest_queue") == 0)
+        return PROA_BALANCE_TOTAL_REQUESTS;
+    if (strcmp(method, "total_tokens") == 0 || strcmp(method, "minimum_tokens") == 0)
+        return PROA_BALANCE_TOTAL_TOKENS;
+    bool follows = strcmp(method, "follow_bootstrap_room") == 0 ||
+                   (strcmp(method, "auto") == 0 && strcmp(mode, "prefill") == 0);
+    return follows ? PROA_BALANCE_FOLLOW_ROOM : PROA_BALANCE_ROUND_ROBIN;
+}
+
+/* The same at all ranks, also at those that are started again: where they meet says it when nodes share nothing else. */
+static uint64_t worker_id(const proa_options *o)
+{
+    const char *drawn = proa_options_string(o, "worker-id"),
+               *address = proa_options_string(o, "dist-init-addr");
+    uint64_t id = drawn != NULL ? strtoull(drawn, NULL, 16) : proa_digest(address, strlen(address), 0);
+    return id != 0 ? id : 1;
+}
+
+void proa_worker_ranks_card(const proa_options *o, const proa_rank_world *world, proa_wire_card *card)
+{
+    if (world->dp_size == 1)
+        return;
+    card->worker_id = worker_id(o);
+    card->dp_rank = world->dp_rank;
+    card->dp_size = world->dp_size;
+    card->balance = (uint8_t)balance_of(proa_options_string(o, "load-balance-method"),
+                                        proa_options_string(o, "disaggregation-mode"));
 }
 
 void proa_worker_ranks_tell_ready(const proa_options *o)

@@ -10,6 +10,7 @@
 
 #include "base/buf.h"
 #include "base/option.h"
+#include "cluster/wire.h"
 #include "cmd/rank_mesh.h"
 #include "model/rank_world.h"
 
@@ -28,6 +29,8 @@ proa_status proa_worker_ranks_join(const proa_options *options, const proa_link_
                                    const proa_rank_world *world, uint64_t location, const proa_buf *blob,
                                    const proa_mesh_hooks *hooks, void (*tick)(void *context),
                                    proa_rank_mesh **mesh, proa_error *err);
+/* The card's part about dp ranks: which worker, which rank, and --load-balance-method with SGLang's meaning of auto. */
+void proa_worker_ranks_card(const proa_options *options, const proa_rank_world *world, proa_wire_card *card);
 /* Tells the parent, if there is one, that this rank serves. */
 void proa_worker_ranks_tell_ready(const proa_options *options);
 

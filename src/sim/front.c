@@ -12,7 +12,7 @@ static void carry_out(sim_world *w, int32_t node, sim_call *c, const proa_call_t
 static void release(sim_front *f, sim_call *c, int leg)
 {
     if (c->workers[leg] >= 0 && c->ids[leg] != 0)
-        proa_router_released(f->router, c->workers[leg], c->blocks);
+        proa_router_released(f->router, c->workers[leg], c->tokens);
     c->ids[leg] = 0;
 }
 
@@ -41,7 +41,7 @@ static void submit_leg(sim_world *w, int32_t node, sim_call *c, int leg)
     for (int32_t i = 0; i < m.output_count; i++)
         m.output[i] = s.request.output_ids[i];
     proa_sim_send(w, c->links[leg], node, &m);
-    proa_router_placed(f->router, c->workers[leg], c->blocks);
+    proa_router_placed(f->router, c->workers[leg], c->tokens);
 }
 
 static int32_t node_of(const sim_world *w, const sim_front *f, int32_t worker)
@@ -56,7 +56,10 @@ static void pick(sim_world *w, int32_t node, sim_call *c)
 {
     sim_front *f = &w->nodes[node].f;
     const uint64_t *refused;
-    proa_router_ask ask = {.prompt_ids = c->prompt_ids, .prompt_count = c->prompt_count, .now_us = w->now_us};
+    proa_router_ask ask = {.prompt_ids = c->prompt_ids,
+                           .prompt_count = c->prompt_count,
+                           .room = draw_id(w),
+                           .now_us = w->now_us};
     ask.refused_count = proa_call_plan_refused(c->plan, &refused);
     ask.refused = refused;
     proa_router_pick chosen;
@@ -69,7 +72,7 @@ static void pick(sim_world *w, int32_t node, sim_call *c)
     }
     c->workers[PROA_CALL_PREFILL] = chosen.prefill;
     c->workers[PROA_CALL_MAIN] = chosen.main;
-    c->blocks = proa_call_plan_blocks(c->plan);
+    c->tokens = proa_call_plan_length(c->plan);
     for (int leg = 0; leg < PROA_CALL_LEGS; leg++) {
         c->nodes[leg] = node_of(w, f, c->workers[leg]);
         c->links[leg] = f->link[c->nodes[leg]];
@@ -77,7 +80,7 @@ static void pick(sim_world *w, int32_t node, sim_call *c)
     }
     const proa_call_pick picked = {
         .pair = true,
-        .room = draw_id(w),
+        .room = ask.room,
         .epochs = {w->nodes[c->nodes[0]].epoch, w->nodes[c->nodes[1]].epoch},
         .context_length = 4096,
         .vocab_size = SIM_VOCAB,
@@ -282,7 +285,13 @@ static void dial(sim_world *w, int32_t node, int32_t other)
     f->link[other] = link;
     f->worker[other] = proa_router_join(f->router, (uint64_t)other, w->nodes[other].epoch);
     proa_router_listed(f->router, f->worker[other], true);
+    /* Two workers of one kind are dp ranks of one, with each method in some lives. */
+    int32_t place = other - SIM_FRONTS - (w->nodes[other].prefill ? 0 : w->prefills);
     const proa_wire_card card = {.leg = w->nodes[other].prefill ? PROA_LEG_PREFILL : PROA_LEG_DECODE,
+                                 .worker_id = 1 + (uint64_t)place / 2,
+                                 .dp_rank = place % 2,
+                                 .dp_size = 2,
+                                 .balance = (uint8_t)(w->seed % PROA_BALANCE_COUNT),
                                  .context_length = 4096,
                                  .vocab_size = SIM_VOCAB,
                                  .kv_tokens = w->nodes[other].w.pool * SIM_BLOCK,

@@ -136,7 +136,7 @@ typedef struct sim_call {
     uint64_t ids[PROA_CALL_LEGS]; /* of the running attempt */
     int32_t nodes[PROA_CALL_LEGS];
     int32_t workers[PROA_CALL_LEGS]; /* the router's; -1: none */
-    int32_t blocks;
+    int32_t tokens;                  /* placed with the router */
     int32_t links[PROA_CALL_LEGS];
     int32_t prompt_ids[SIM_PROMPT_MAX];
     int32_t prompt_count;

@@ -63,8 +63,8 @@ static proa_router_pick place(proa_router *router)
 {
     proa_router_pick pick = choose_at(router, 0);
     if (pick.prefill >= 0)
-        proa_router_placed(router, pick.prefill, 1);
-    proa_router_placed(router, pick.main, 1);
+        proa_router_placed(router, pick.prefill, BLOCK);
+    proa_router_placed(router, pick.main, BLOCK);
     return pick;
 }
 
@@ -421,10 +421,10 @@ static void test_full_and_free_again(void **state)
     place(router), place(router);
     proa_error err = {0};
     assert_int_equal(proa_router_room(router, &err), 0);
-    proa_router_released(router, a, 1); /* is free at once, before the next report */
+    proa_router_released(router, a, BLOCK); /* is free at once, before the next report */
     assert_int_equal(proa_router_room(router, &err), 1);
     proa_router_unready(router, a);
-    proa_router_released(router, a, 1); /* comes late: forgotten with the link */
+    proa_router_released(router, a, BLOCK); /* comes late: forgotten with the link */
     proa_router_ready(router, a, &(proa_wire_card){.leg = C, .running_max = 3});
     assert_int_equal(proa_router_room(router, &err), 3);
     proa_router_free(router);

@@ -49,6 +49,8 @@ static proa_wire_submit a_submit(void)
                                           .credit = INT32_MAX}};
 }
 
+enum { CARD = 3 /* put_one's */, CARD_DP_BYTES = 17 };
+
 static proa_wire_card a_card(void)
 {
     return (proa_wire_card){.leg = PROA_LEG_PREFILL,
@@ -63,7 +65,11 @@ static proa_wire_card a_card(void)
                             .queued_max = 0,
                             .bootstrap = "host:1",
                             .file_count = 2,
-                            .files = {{"config.json", 0}, {"tokenizer.json", PROA_WIRE_FILE_BYTES_MAX}}};
+                            .files = {{"config.json", 0}, {"tokenizer.json", PROA_WIRE_FILE_BYTES_MAX}},
+                            .worker_id = UINT64_MAX,
+                            .dp_rank = PROA_WIRE_DP_MAX - 1,
+                            .dp_size = PROA_WIRE_DP_MAX,
+                            .balance = PROA_BALANCE_FOLLOW_ROOM};
 }
 
 static proa_wire_load a_load(void)
@@ -159,7 +165,7 @@ static void put_one(size_t kind, proa_buf *out)
     case 0: proa_wire_put_submit(out, &submit); break;
     case 1: proa_wire_put_cancel(out, &(proa_wire_cancel){UINT64_MAX}); break;
     case 2: proa_wire_put_grant(out, &(proa_wire_grant){1, INT32_MAX}); break;
-    case 3: proa_wire_put_card(out, &card); break;
+    case CARD: proa_wire_put_card(out, &card); break;
     case 4: proa_wire_put_file(out, &(proa_wire_file){15, PROA_WIRE_FILE_BYTES_MAX - 3, data, 3}); break;
     case 5: proa_wire_put_load(out, &load); break;
     case 6: proa_wire_put_kv_events(out, &(proa_wire_kv_events){true, 2, hashes, stored}); break;
@@ -248,8 +254,26 @@ static void test_card_fields(void **state)
     assert_true(proa_wire_get_card(body.data, body.length, &back, &err));
     SAME(leg), SAME(draining), SAME(model_digest), SAME(model_name), SAME(model_path), SAME(context_length);
     SAME(vocab_size), SAME(kv_tokens), SAME(running_max), SAME(queued_max), SAME(bootstrap), SAME(file_count);
-    SAME(files);
+    SAME(files), SAME(worker_id), SAME(dp_rank), SAME(dp_size), SAME(balance);
     proa_buf_free(&body);
+}
+
+/* A worker of one dp rank, and one that knows nothing of dp ranks, say the same. */
+static void test_card_alone(void **state)
+{
+    (void)state;
+    proa_wire_card m = a_card(), back;
+    proa_buf body = {0}, alone = {0};
+    proa_error err;
+    proa_wire_put_card(&body, &m);
+    m.worker_id = 0;
+    proa_wire_put_card(&alone, &m);
+    assert_int_equal(body.length - alone.length, CARD_DP_BYTES);
+    assert_true(proa_wire_get_card(alone.data, alone.length, &back, &err));
+    assert_int_equal(back.worker_id, 0);
+    assert_int_equal(back.dp_size, 0);
+    proa_buf_free(&body);
+    proa_buf_free(&alone);
 }
 
 static void test_load_fields(void **state)
@@ -320,6 +344,8 @@ static void test_truncated(void **state)
         proa_error err;
         put_one(kind, &body);
         for (size_t length = 0; length < body.length; length++) {
+            if (kind == CARD && length == body.length - CARD_DP_BYTES)
+                continue; /* a whole one of a worker of one dp rank */
             if (decode(kind, body.data, length, &again, &err))
                 fail_msg("message %zu: %zu of its %zu bytes were taken for a whole one", kind, length,
                          body.length);
@@ -401,8 +427,9 @@ static void test_card_refused(void **state)
 {
     (void)state;
     proa_wire_card good = a_card();
-    proa_wire_card bad[12];
-    for (size_t i = 0; i < 12; i++)
+    enum { BAD = 16 };
+    proa_wire_card bad[BAD];
+    for (size_t i = 0; i < BAD; i++)
         bad[i] = good;
     bad[0].leg = 3;
     bad[1].model_name[0] = '\x1b';
@@ -416,10 +443,19 @@ static void test_card_refused(void **state)
     strcpy(bad[9].files[0].name, "a/b");
     strcpy(bad[10].files[1].name, "config.json");
     bad[11].files[1].bytes++;
-    static const char *const names[] = {"leg is 3",  "0x1b",        "context_length", "vocab_size",
-                                        "kv_tokens", "running_max", "queued_max",     "bootstrap is",
-                                        "\"../x\"",  "\"a/b\"",     "comes twice",    "tokenizer.json is"};
-    for (size_t i = 0; i < 12; i++) {
+    bad[12].dp_size = 1;
+    bad[13].dp_size = PROA_WIRE_DP_MAX + 1;
+    bad[14].dp_rank = PROA_WIRE_DP_MAX;
+    bad[15].balance = PROA_BALANCE_COUNT;
+    static const char *const names[] = {"leg is 3",        "0x1b",
+                                        "context_length",  "vocab_size",
+                                        "kv_tokens",       "running_max",
+                                        "queued_max",      "bootstrap is",
+                                        "\"../x\"",        "\"a/b\"",
+                                        "comes twice",     "tokenizer.json is",
+                                        "dp_size is 1",    "dp_size is 1025",
+                                        "dp_rank is 1024", "balance is 4"};
+    for (size_t i = 0; i < BAD; i++) {
         proa_buf body = {0};
         proa_wire_put_card(&body, &bad[i]);
         refused(3, &body, names[i]);
@@ -502,11 +538,11 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_round_trips),      cmocka_unit_test(test_submit_fields),
-        cmocka_unit_test(test_card_fields),      cmocka_unit_test(test_load_fields),
-        cmocka_unit_test(test_finish_fields),    cmocka_unit_test(test_room_open_fields),
-        cmocka_unit_test(test_room_done_fields), cmocka_unit_test(test_truncated),
-        cmocka_unit_test(test_submit_refused),   cmocka_unit_test(test_card_refused),
-        cmocka_unit_test(test_patched),
+        cmocka_unit_test(test_card_fields),      cmocka_unit_test(test_card_alone),
+        cmocka_unit_test(test_load_fields),      cmocka_unit_test(test_finish_fields),
+        cmocka_unit_test(test_room_open_fields), cmocka_unit_test(test_room_done_fields),
+        cmocka_unit_test(test_truncated),        cmocka_unit_test(test_submit_refused),
+        cmocka_unit_test(test_card_refused),     cmocka_unit_test(test_patched),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
