@@ -101,6 +101,7 @@ async def one_heavy(frontend):
             await hold(10)
 
 
+@pytest.mark.long
 def test_tokens(cluster):
     """The rank with a long prompt gets no more, as long as the others have fewer tokens together with theirs."""
     frontend = start(cluster, ("null", "--load-balance-method", "total_tokens"))
