@@ -39,7 +39,8 @@ proa_status proa_memory_plan_kv(proa_memory_plan *plan, double fraction, int64_t
                                 int32_t context_length, proa_error *err)
 {
     const int64_t block = PROA_KV_BLOCK_TOKENS, most = INT32_MAX / block * block;
-    double room = fraction * (double)plan->available_bytes - (double)plan->weight_bytes;
+    double taken = (double)plan->weight_bytes + (double)plan->exchange_bytes,
+           room = fraction * (double)plan->available_bytes - taken;
     int64_t tokens = (wanted + block - 1) / block * block;
     if (wanted <= 0) {
         int64_t sequence = (context_length + block - 1) / block * block;
@@ -52,9 +53,11 @@ proa_status proa_memory_plan_kv(proa_memory_plan *plan, double fraction, int64_t
     if (tokens < block)
         return proa_error_set(
             err, PROA_ERR_MEMORY,
-            "no room for a KV cache: %.2f of the available %.1f GiB are taken by %.1f GiB of weights; "
-            "free memory, raise --mem-fraction-static or give --max-total-tokens",
-            fraction, (double)plan->available_bytes / gib, (double)plan->weight_bytes / gib);
+            "no room for a KV cache: %.2f of the available %.1f GiB are taken by %.1f GiB of weights and "
+            "%.1f GiB "
+            "of all-to-all buffers; free memory, raise --mem-fraction-static or give --max-total-tokens",
+            fraction, (double)plan->available_bytes / gib, (double)plan->weight_bytes / gib,
+            (double)plan->exchange_bytes / gib);
     plan->kv_tokens = (int32_t)tokens;
     return PROA_OK;
 }

@@ -6,6 +6,7 @@
 #include "model/forward.h"
 
 #include <malloc.h>
+#include <stdio.h>
 #include <string.h>
 
 static const double mib = 1048576.0;
@@ -77,6 +78,7 @@ static proa_status plan_memory(const proa_options *o, const proa_rank_use *use, 
         .available_bytes = available,
         .weight_bytes =
             r->loaded.checkpoint != NULL ? proa_checkpoint_weights(r->loaded.checkpoint)->bytes : 0,
+        .exchange_bytes = r->group != NULL ? proa_ep_group_exchange_bytes(proa_rank_group_ep(r->group)) : 0,
         .block_bytes = proa_forward_kv_block_bytes(&r->loaded.config, r->precision),
     };
     return proa_memory_plan_kv(plan, proa_options_real(o, "mem-fraction-static") * share, wanted, running,
@@ -84,16 +86,12 @@ static proa_status plan_memory(const proa_options *o, const proa_rank_use *use, 
 }
 
 /* With other ranks, if there are any, `limits` gets what the forward needs of them. */
-static proa_status make_forward(proa_rank *r, const proa_options *o, const proa_rank_use *use,
-                                const proa_forward_limits *limits, proa_error *err)
+static proa_status make_forward(proa_rank *r, const proa_options *o, const proa_forward_limits *limits,
+                                proa_error *err)
 {
     proa_forward_limits with = *limits;
     proa_exchange exchange;
-    if (use->world != NULL && use->world->world > 1) {
-        proa_status status = proa_rank_group_create(o, use->world, &r->loaded.config, r->precision,
-                                                    limits->rows_max, &r->group, err);
-        if (status != PROA_OK)
-            return status;
+    if (r->group != NULL) {
         exchange = proa_rank_group_exchange(r->group);
         with.exchange = &exchange;
         with.overlap_threshold = proa_options_real(o, "tbo-token-distribution-threshold");
@@ -102,11 +100,10 @@ static proa_status make_forward(proa_rank *r, const proa_options *o, const proa_
                                r->loaded.device, &with, &r->forward, err);
 }
 
-static proa_status start_forward(proa_rank *r, const proa_options *o, const proa_rank_use *use,
-                                 const proa_engine_options *options, const proa_forward_limits *limits,
-                                 proa_error *err)
+static proa_status start_forward(proa_rank *r, const proa_options *o, const proa_engine_options *options,
+                                 const proa_forward_limits *limits, proa_error *err)
 {
-    proa_status status = make_forward(r, o, use, limits, err);
+    proa_status status = make_forward(r, o, limits, err);
     if (status != PROA_OK)
         return status;
     proa_forward_kv kv = proa_forward_kv_memory(r->forward);
@@ -137,37 +134,70 @@ static proa_status start_proof(proa_rank *r, const proa_engine_options *options,
     return proa_proof_start(options, &r->loaded.config, r->proof, &r->engine, err);
 }
 
+/* What follows from the memory that there is. */
+typedef struct rank_size {
+    proa_memory_plan plan;
+    proa_engine_options options;
+    proa_forward_limits limits;
+} rank_size;
+
+static proa_status find_size(const proa_options *o, const proa_rank_use *use, const proa_rank *r,
+                             uint64_t available, int32_t context, rank_size *size, proa_error *err)
+{
+    proa_status status = plan_memory(o, use, r, available, context, &size->plan, err);
+    if (status != PROA_OK)
+        return status;
+    size->options = engine_options(o, use, size->plan.kv_tokens, context);
+    return proa_engine_forward_limits(&size->options, &size->limits, err);
+}
+
+/* The buffers of the all-to-all depend on a step's rows, and these on the KV cache, which takes what the buffers leave: so their size is
+ * found for a cache without them, and it is large enough for the smaller one. */
+static proa_status make_group(const proa_options *o, const proa_rank_use *use, proa_rank *r,
+                              uint64_t available, int32_t context, rank_size *size, proa_error *err)
+{
+    if (r->loaded.checkpoint == NULL || use->world == NULL || use->world->world == 1)
+        return PROA_OK;
+    proa_status status = proa_rank_group_create(o, use->world, &r->loaded.config, r->precision,
+                                                size->limits.rows_max, &r->group, err);
+    return status == PROA_OK ? find_size(o, use, r, available, context, size, err) : status;
+}
+
+static void log_memory(const rank_size *size, uint64_t allocated)
+{
+    double kv = (double)size->limits.kv_blocks * (double)size->plan.block_bytes,
+           exchange = (double)size->plan.exchange_bytes, rest = (double)allocated - kv - exchange;
+    char ranks[64] = "";
+    if (exchange > 0)
+        snprintf(ranks, sizeof ranks, "all-to-all %.1f MiB, ", exchange / mib);
+    proa_log(PROA_LOG_INFO, "serve",
+             "memory: %.0f MiB available; weights %.1f MiB, KV cache %.1f MiB (%d blocks of 64 tokens, %d "
+             "tokens), %sbuffers %.1f MiB",
+             (double)size->plan.available_bytes / mib, (double)size->plan.weight_bytes / mib, kv / mib,
+             size->limits.kv_blocks, size->plan.kv_tokens, ranks, rest > 0 ? rest / mib : 0);
+}
+
 static proa_status start_engine(proa_rank *r, const proa_options *o, const proa_rank_use *use,
                                 uint64_t available, proa_error *err)
 {
     int32_t context;
-    proa_memory_plan plan;
-    proa_forward_limits limits;
+    rank_size size;
+    uint64_t before = allocated_bytes();
     proa_status status = choose_context(o, &r->loaded.config, &context, err);
     if (status == PROA_OK)
-        status = plan_memory(o, use, r, available, context, &plan, err);
-    if (status != PROA_OK)
-        return status;
-    proa_engine_options options = engine_options(o, use, plan.kv_tokens, context);
-    uint64_t before = allocated_bytes();
-    status = proa_engine_forward_limits(&options, &limits, err);
+        status = find_size(o, use, r, available, context, &size, err);
     if (status == PROA_OK)
-        status = r->loaded.checkpoint != NULL ? start_forward(r, o, use, &options, &limits, err)
-                                              : start_proof(r, &options, &limits, err);
+        status = make_group(o, use, r, available, context, &size, err);
+    if (status == PROA_OK)
+        status = r->loaded.checkpoint != NULL ? start_forward(r, o, &size.options, &size.limits, err)
+                                              : start_proof(r, &size.options, &size.limits, err);
     if (status != PROA_OK)
         return status;
-    double kv = (double)limits.kv_blocks * (double)plan.block_bytes,
-           all = (double)(allocated_bytes() - before);
-    proa_log(PROA_LOG_INFO, "serve",
-             "memory: %.0f MiB available; weights %.1f MiB, KV cache %.1f MiB (%d blocks of 64 tokens, %d "
-             "tokens), "
-             "buffers %.1f MiB",
-             (double)available / mib, (double)plan.weight_bytes / mib, kv / mib, limits.kv_blocks,
-             plan.kv_tokens, all > kv ? (all - kv) / mib : 0);
-    r->context_length = limits.positions_max;
-    r->kv_tokens = plan.kv_tokens;
-    r->running_max = options.max_running_requests;
-    r->queued_max = options.max_queued_requests;
+    log_memory(&size, allocated_bytes() - before);
+    r->context_length = size.limits.positions_max;
+    r->kv_tokens = size.plan.kv_tokens;
+    r->running_max = size.options.max_running_requests;
+    r->queued_max = size.options.max_queued_requests;
     return PROA_OK;
 }
 

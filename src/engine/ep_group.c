@@ -584,6 +584,11 @@ proa_exchange proa_ep_group_exchange(proa_ep_group *r)
     return proa_a2a_exchange(r->a2a);
 }
 
+size_t proa_ep_group_exchange_bytes(const proa_ep_group *r)
+{
+    return proa_a2a_bytes(r->a2a);
+}
+
 void proa_ep_group_attach(proa_ep_group *r, proa_forward *forward, int32_t step_rows_max)
 {
     r->forward = forward;

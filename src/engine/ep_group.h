@@ -91,6 +91,7 @@ void proa_ep_group_free(proa_ep_group *ranks); /* accepts NULL; after engine and
 
 /* For the forward's limits, before it is made; then the forward, before the engine starts. */
 proa_exchange proa_ep_group_exchange(proa_ep_group *ranks);
+size_t proa_ep_group_exchange_bytes(const proa_ep_group *ranks); /* that its buffers take */
 /* The same of the ranks that share the heads; false: there are none. */
 bool proa_ep_group_team(const proa_ep_group *ranks, proa_team *team);
 void proa_ep_group_attach(proa_ep_group *ranks, proa_forward *forward, int32_t step_rows_max);

@@ -392,13 +392,14 @@ proa_status proa_a2a_create(const proa_a2a_options *options, proa_post_hub *hub,
     if (a->options.deadline_us == 0)
         a->options.deadline_us = DEADLINE_US;
     size_t bytes = lay_out(a, NULL);
-    a->memory = aligned_alloc(ALIGNMENT, aligned(bytes, ALIGNMENT));
+    a->memory_bytes = aligned(bytes, ALIGNMENT);
+    a->memory = aligned_alloc(ALIGNMENT, a->memory_bytes);
     if (a->memory == NULL) {
         free(a);
         return proa_error_set(err, PROA_ERR_MEMORY, "no memory for %zu MiB of all-to-all buffers",
                               bytes >> 20);
     }
-    memset(a->memory, 0, aligned(bytes, ALIGNMENT));
+    memset(a->memory, 0, a->memory_bytes);
     lay_out(a, a->memory);
     const proa_post_hooks hooks = {.land = on_land, .landed = on_landed, .lost = on_lost, .context = a};
     proa_status status = hub != NULL
@@ -424,6 +425,11 @@ void proa_a2a_free(proa_a2a *a)
 proa_post *proa_a2a_post(proa_a2a *a)
 {
     return a->post;
+}
+
+size_t proa_a2a_bytes(const proa_a2a *a)
+{
+    return a->memory_bytes;
 }
 
 proa_exchange proa_a2a_exchange(proa_a2a *a)

@@ -42,6 +42,7 @@ proa_status proa_a2a_create(const proa_a2a_options *options, proa_post_hub *hub,
 void proa_a2a_free(proa_a2a *a2a); /* accepts NULL */
 
 proa_post *proa_a2a_post(proa_a2a *a2a);
+size_t proa_a2a_bytes(const proa_a2a *a2a); /* of its buffers */
 proa_exchange proa_a2a_exchange(proa_a2a *a2a);
 
 /* From now on these ranks take part (live [ranks], the own one included), all from turn 0 of this epoch. Not during a step. What is being

@@ -103,6 +103,7 @@ struct proa_a2a {
     proa_a2a_stats stats;
     a2a_watch watch;
     void *memory;
+    size_t memory_bytes;
 };
 
 /* Where the parts of a payload with so many rows and slots begin. */
