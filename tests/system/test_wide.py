@@ -60,9 +60,10 @@ LONG = {"8, low latency"}
                          ids=WIDTHS)
 def test_ranks_answer_as_one_process(cluster, one_process, width):
     cluster.frontend(HERE)
-    cluster.worker(HERE, "null", *ranks_flags(*width), ranks=width[0])
+    worker = cluster.worker(HERE, "null", *ranks_flags(*width), ranks=width[0])
     cluster.wait_ready(READY_SECONDS)
     assert_as_one(cluster, ask(cluster), one_process)
+    assert len(re.findall(r"memory: .* tokens\), all-to-all [\d.]+ MiB, buffers", worker.process.log())) == width[0]
     cluster.stop()
 
 

@@ -7,6 +7,7 @@
 
 #include <pthread.h>
 #include <stdarg.h>
+#include <stdatomic.h>
 #include <stddef.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -39,6 +40,10 @@ typedef struct fixture_rank {
     proa_engine *engine;
     pthread_t control;
     bool ends;
+    proa_exchange inner;
+    atomic_int left; /* calls of `stage` until it breaks; 0: it does not */
+    ranks_stage stage;
+    bool broken, buried; /* under lock */
     double stall_s;
     pthread_mutex_t lock;
     pthread_cond_t changed;
@@ -170,6 +175,79 @@ static void *run_control(void *context)
     return NULL;
 }
 
+/* ---- breaking in the middle of a step ---- */
+
+static void tell(ranks_fixture *f, int32_t rank, kind what);
+
+static void break_here(fixture_rank *r)
+{
+    pthread_mutex_lock(&r->lock);
+    r->alive = false;
+    r->count = 0;
+    pthread_mutex_unlock(&r->lock);
+    tell(r->f, r->number, DOWN);
+    pthread_mutex_lock(&r->lock);
+    r->broken = true;
+    pthread_cond_broadcast(&r->changed);
+    while (!r->buried)
+        pthread_cond_wait(&r->changed, &r->lock);
+    pthread_mutex_unlock(&r->lock);
+}
+
+static void pass(fixture_rank *r, ranks_stage stage)
+{
+    if (atomic_load(&r->left) > 0 && r->stage == stage && atomic_fetch_sub(&r->left, 1) == 1)
+        break_here(r);
+}
+
+static proa_status on_dispatch(void *context, int32_t lane, const proa_dispatch_args *args, proa_error *err)
+{
+    fixture_rank *r = context;
+    pass(r, AT_DISPATCH);
+    return r->inner.dispatch(r->inner.context, lane, args, err);
+}
+
+static proa_status on_receive(void *context, int32_t lane, proa_dispatched *work, proa_error *err)
+{
+    fixture_rank *r = context;
+    pass(r, AT_RECEIVE);
+    return r->inner.receive(r->inner.context, lane, work, err);
+}
+
+static void on_put(void *context, int32_t lane, int32_t count, const int32_t *slots, const float *y)
+{
+    fixture_rank *r = context;
+    pass(r, AT_PUT);
+    r->inner.put(r->inner.context, lane, count, slots, y);
+}
+
+static proa_status on_give_back(void *context, int32_t lane, proa_error *err)
+{
+    fixture_rank *r = context;
+    pass(r, AT_GIVE_BACK);
+    return r->inner.give_back(r->inner.context, lane, err);
+}
+
+static proa_status on_collect(void *context, int32_t lane, proa_collected *out, proa_error *err)
+{
+    fixture_rank *r = context;
+    pass(r, AT_COLLECT);
+    return r->inner.collect(r->inner.context, lane, out, err);
+}
+
+static proa_exchange exchange_of(fixture_rank *r)
+{
+    r->inner = proa_ep_group_exchange(r->ranks);
+    proa_exchange outer = r->inner;
+    outer.context = r;
+    outer.dispatch = on_dispatch;
+    outer.receive = on_receive;
+    outer.put = on_put;
+    outer.give_back = on_give_back;
+    outer.collect = on_collect;
+    return outer;
+}
+
 static void open_rank(fixture_rank *r)
 {
     ranks_fixture *f = r->f;
@@ -203,7 +281,7 @@ static void open_rank(fixture_rank *r)
     if (status == PROA_OK)
         status = proa_ep_group_create(&options, f->config, PROA_PRECISION_DEFAULT, &r->ranks, &err);
     if (status == PROA_OK) {
-        proa_exchange exchange = proa_ep_group_exchange(r->ranks);
+        proa_exchange exchange = exchange_of(r);
         limits.exchange = &exchange;
         limits.team = proa_ep_group_team(r->ranks, &team) ? &team : NULL;
         limits.overlap_threshold = 0.48;
@@ -219,7 +297,7 @@ static void open_rank(fixture_rank *r)
     r->engine = engine;
     pthread_mutex_unlock(&r->engine_lock);
     r->alive = true;
-    r->ends = false;
+    r->ends = r->broken = r->buried = false;
     assert_int_equal(pthread_create(&r->control, NULL, run_control, r), 0);
 }
 
@@ -235,6 +313,10 @@ static void close_rank(fixture_rank *r)
     pthread_cond_signal(&r->changed);
     pthread_mutex_unlock(&r->lock);
     proa_ep_group_stop(r->ranks);
+    pthread_mutex_lock(&r->lock);
+    r->buried = true; /* its waits end now: the engine may go on to its end */
+    pthread_cond_broadcast(&r->changed);
+    pthread_mutex_unlock(&r->lock);
     pthread_join(r->control, NULL);
     pthread_mutex_lock(&r->engine_lock);
     proa_engine *engine = r->engine;
@@ -336,6 +418,29 @@ void ranks_fixture_kill(ranks_fixture *f, int32_t rank)
 {
     close_rank(&f->ranks[rank]);
     tell(f, rank, DOWN);
+}
+
+void ranks_fixture_break_at(ranks_fixture *f, int32_t rank, ranks_stage stage, int count)
+{
+    fixture_rank *r = &f->ranks[rank];
+    r->stage = stage;
+    atomic_store(&r->left, count);
+}
+
+bool ranks_fixture_bury(ranks_fixture *f, int32_t rank)
+{
+    fixture_rank *r = &f->ranks[rank];
+    int64_t deadline = proa_clock_us() + WAIT_US;
+    bool broken = false;
+    while (!broken && proa_clock_us() < deadline) {
+        pthread_mutex_lock(&r->lock);
+        broken = r->broken;
+        pthread_mutex_unlock(&r->lock);
+        usleep(1000);
+    }
+    if (broken)
+        close_rank(r);
+    return broken;
 }
 
 void ranks_fixture_start(ranks_fixture *f, int32_t rank)

@@ -37,6 +37,13 @@ bool ranks_fixture_wait_live(ranks_fixture *f, int32_t live);
 
 /* The rank is gone at once, in whatever it does, and its links with it: its engine's requests end. */
 void ranks_fixture_kill(ranks_fixture *f, int32_t rank);
+/* Where a rank breaks: before the n-th such call of its exchange from now on. */
+typedef enum ranks_stage { AT_DISPATCH, AT_RECEIVE, AT_PUT, AT_GIVE_BACK, AT_COLLECT, STAGES } ranks_stage;
+
+/* The rank is gone when its engine comes there, in the middle of a step: from then on it says and hears nothing, its links are down, and its
+ * engine does not return before ranks_fixture_bury, which waits for it to come there (false: not within 30 s). */
+void ranks_fixture_break_at(ranks_fixture *f, int32_t rank, ranks_stage stage, int count);
+bool ranks_fixture_bury(ranks_fixture *f, int32_t rank);
 /* A new process in its place. */
 void ranks_fixture_start(ranks_fixture *f, int32_t rank);
 /* The control thread of the rank says and hears nothing, nor does its engine get to compute, for that long. */

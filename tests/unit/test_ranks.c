@@ -152,6 +152,31 @@ static void a_rank_dies_and_returns(void **state)
     ranks_fixture_close(f);
 }
 
+/* A rank with requests of its own dies in the middle of a step, at each point of it, early and late: those of the others go on. */
+static void a_rank_breaks_at_every_stage(void **state)
+{
+    const model *m = *state;
+    static const int counts[STAGES] = {1, 14, 3, 1, 40}; /* in the first layer of a step, and later */
+    ranks_fixture *f = open(m, 4, 0, PROA_EP_DISPATCH_STATIC, false);
+    for (int32_t i = 0; i < STAGES; i++) {
+        int32_t victim = (i + 1) % 4;
+        send_all(f, 4, -1);
+        ranks_fixture_break_at(f, victim, (ranks_stage)i, counts[i]);
+        if (!ranks_fixture_bury(f, victim))
+            fail_msg("rank %d has not come to stage %d", victim, i);
+        for (int32_t k = 0; k < CLIENTS; k++) {
+            engine_client_wait_end(&clients[k]);
+            if (home_of(k, 4, -1) != victim)
+                check(m, &clients[k], k);
+            engine_client_free(&clients[k]);
+        }
+        assert_true(ranks_fixture_wait_live(f, 3));
+        ranks_fixture_start(f, victim);
+        assert_true(ranks_fixture_wait_live(f, 4));
+    }
+    ranks_fixture_close(f);
+}
+
 /* Half of the ranks die at once: experts without a copy are read by those that are left. */
 static void lose_half(const ranks_model *m, bool overlap)
 {
@@ -360,6 +385,7 @@ int main(void)
         cmocka_unit_test(experts_move_while_requests_run),
         cmocka_unit_test(ranks_die_while_experts_move),
         cmocka_unit_test(what_is_even_stays),
+        cmocka_unit_test(a_rank_breaks_at_every_stage),
         cmocka_unit_test(half_of_the_ranks_die),
         cmocka_unit_test(half_of_the_ranks_die_in_halves_of_steps),
         cmocka_unit_test(a_rank_outside_lets_go),
