@@ -245,6 +245,8 @@ int64_t proa_rebalance_lead_deadline(const proa_rebalance *r)
     case REBALANCE_GATHERS: return lead->since_us + r->options.gather_us;
     case REBALANCE_PLANS: return r->now_us;
     case REBALANCE_MOVES:
+        if (r->next.state == REBALANCE_NONE)
+            return REBALANCE_NEVER; /* in force: the step's end is waited for */
         return lead->told < r->next.total ? r->now_us : lead->since_us + r->options.resend_us;
     }
     return REBALANCE_NEVER;

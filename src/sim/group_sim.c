@@ -117,25 +117,6 @@ static void heal_all(gsim_world *w)
     w->cut_count = 0; /* heals that are still to come are of nothing */
 }
 
-/* A new placement of the experts: each rank of a view loads it in its own time. */
-static void rebalance(gsim_world *w)
-{
-    const gsim_rank *r = &w->rank[any_rank(w)];
-    if (r->alive && r->in_force > 0) {
-        for (int32_t m = 0; m < w->ranks; m++)
-            if (w->rank[m].alive && proa_group_epoch_equal(&w->rank[m].epoch, &r->epoch))
-                proa_gsim_post(w,
-                               &(gsim_event){.kind = GSIM_LOADED,
-                                             .rank = m,
-                                             .life = w->rank[m].life,
-                                             .epoch = r->epoch,
-                                             .number = r->in_force + 1},
-                               proa_gsim_random(w, 300000));
-    }
-    if (w->now_us < w->work_until_us)
-        proa_gsim_post(w, &(gsim_event){.kind = GSIM_REBALANCE}, proa_gsim_random(w, 2000000));
-}
-
 /* ---- what must be ---- */
 
 static bool converged(const gsim_world *w)
@@ -160,6 +141,8 @@ static void check_end(gsim_world *w)
     }
     if (!converged(w))
         proa_gsim_find(w, "not all ranks are in one view at the end");
+    else
+        proa_gsim_experts_check_end(w);
     if (w->trouble == PROA_GROUP_SIM_CRASH && w->result->abandoned != w->abandoned_before)
         proa_gsim_find(w, "a step was abandoned for a rank that joined");
 }
@@ -191,7 +174,6 @@ static void world_event(gsim_world *w, const gsim_event *e)
         break;
     case GSIM_TROUBLE: make_trouble(w); break;
     case GSIM_KILL: proa_gsim_crash(w, any_rank(w)); break;
-    case GSIM_REBALANCE: rebalance(w); break;
     case GSIM_HEAL:
         if (e->number < (uint64_t)w->cut_count)
             block(w, (int32_t)e->number, -1);
@@ -255,6 +237,7 @@ static void plan(gsim_world *w)
     w->end_us = w->heal_us + CONVERGED_US + 3000000;
     if (!w->troubled)
         w->end_us = w->heal_us + 4000000;
+    proa_gsim_experts_plan(w);
     w->watchdog = proa_gsim_chance(w, 500);
     w->missed_us = proa_gsim_chance(w, 500) ? 1000000 : 4000000;
     w->limits = (proa_group_limits){.collect_us = 300000,
@@ -269,7 +252,6 @@ static void plan(gsim_world *w)
     if (w->troubled)
         proa_gsim_post(w, &(gsim_event){.kind = GSIM_TROUBLE}, 1000 + proa_gsim_random(w, 2000000));
     proa_gsim_post(w, &(gsim_event){.kind = GSIM_WATCH}, GSIM_WATCH_US);
-    proa_gsim_post(w, &(gsim_event){.kind = GSIM_REBALANCE}, proa_gsim_random(w, 2000000));
 }
 
 static void clean_up(gsim_world *w)

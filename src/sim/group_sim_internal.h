@@ -1,10 +1,11 @@
 /* group_sim_internal.h - the simulated worker: group_sim.c (a life, its trouble and its end), group_sim_net.c (time, chance, links),
- * group_sim_rank.c (a rank's shell and engine, and what must hold of its steps).
+ * group_sim_rank.c (a rank's shell and engine, and what must hold of its steps), group_sim_experts.c (where its experts are).
  */
 #ifndef PROA_SIM_GROUP_SIM_INTERNAL_H
 #define PROA_SIM_GROUP_SIM_INTERNAL_H
 
 #include "engine/group.h"
+#include "engine/rebalance.h"
 #include "sim/group_sim.h"
 #include "sim/queue.h"
 
@@ -23,13 +24,13 @@ typedef enum gsim_kind {
     GSIM_COMPUTED, /* the engine's step ends */
     GSIM_LEFT,     /* the engine leaves an abandoned step */
     GSIM_LOADED,   /* version `number` of the epoch's placement */
+    GSIM_EXPERTS_TICK,
     GSIM_WORK,
     GSIM_RESUME,
     /* the world's */
     GSIM_START,
     GSIM_WATCH,
     GSIM_TROUBLE,
-    GSIM_REBALANCE,
     GSIM_HEAL, /* partition `number` */
     GSIM_KILL, /* any rank */
 } gsim_kind;
@@ -46,7 +47,8 @@ typedef struct gsim_event {
 typedef enum gsim_packet_kind {
     GSIM_HELLO, /* the link comes up at the receiver */
     GSIM_MESSAGE,
-    GSIM_BYE, /* it goes down there */
+    GSIM_EXPERTS, /* of rebalance.h */
+    GSIM_BYE,     /* it goes down there */
 } gsim_packet_kind;
 
 typedef struct gsim_packet {
@@ -56,7 +58,8 @@ typedef struct gsim_packet {
     uint64_t link;
     uint64_t life; /* HELLO: of the sender */
     proa_group_message message;
-    uint64_t lives[]; /* VIEW */
+    size_t bytes;     /* EXPERTS */
+    uint64_t lives[]; /* VIEW; EXPERTS: the encoded message */
 } gsim_packet;
 
 /* One direction, and what its receiver knows of the sender. */
@@ -76,7 +79,10 @@ typedef struct gsim_rank {
     int64_t stalled_until_us;
     uint64_t life;
     proa_group *group;
-    int64_t tick_us; /* of the next GSIM_TICK that was posted */
+    proa_rebalance *experts;
+    int64_t experts_tick_us;
+    proa_group_epoch placed; /* whose placements `experts` is about */
+    int64_t tick_us;         /* of the next GSIM_TICK that was posted */
     /* shell */
     proa_group_epoch epoch; /* installed */
     proa_group_mask view;
@@ -106,14 +112,17 @@ typedef struct gsim_view {
     uint64_t step;
     proa_group_shape shape[2];
     proa_group_mask begun[2];
+    uint64_t experts[2]; /* digest of their placements */
 } gsim_view;
 
 typedef struct gsim_world {
     uint64_t seed, draws;
     proa_group_sim_trouble trouble;
-    bool troubled;     /* now */
-    bool watchdog;     /* a silent peer is told as such, its link stays */
-    int64_t missed_us; /* deadline of the all-to-all */
+    bool troubled;                        /* now */
+    int32_t iterations, layers_per_chunk; /* of rebalance.h */
+    bool lossy;                           /* messages about experts are lost now and then */
+    bool watchdog;                        /* a silent peer is told as such, its link stays */
+    int64_t missed_us;                    /* deadline of the all-to-all */
     int64_t trouble_until_us, heal_us, work_until_us, end_us;
     int64_t now_us;
     uint64_t links;
@@ -140,6 +149,7 @@ void proa_gsim_log(gsim_world *w, const char *format, ...) __attribute__((format
 void proa_gsim_post(gsim_world *w, const gsim_event *event, int64_t delay_us);
 bool proa_gsim_take(gsim_world *w, gsim_event *event);
 void proa_gsim_send(gsim_world *w, int32_t from, int32_t to, const proa_group_message *message);
+void proa_gsim_send_experts(gsim_world *w, int32_t from, int32_t to, const void *bytes, size_t length);
 void proa_gsim_deliver(gsim_world *w, int32_t from, int32_t to);
 void proa_gsim_break(gsim_world *w, int32_t a, int32_t b, bool quiet); /* quiet: the ends hear by silence */
 void proa_gsim_crash_links(gsim_world *w, int32_t rank);
@@ -151,8 +161,21 @@ void proa_gsim_drop(gsim_world *w, int32_t from, int32_t to);
 void proa_gsim_rank_start(gsim_world *w, int32_t rank);
 void proa_gsim_rank_stop(gsim_world *w, int32_t rank);
 void proa_gsim_rank_event(gsim_world *w, const gsim_event *event);
+void proa_gsim_propose(gsim_world *w, int32_t rank);
 void proa_gsim_acted(gsim_world *w, int32_t rank); /* carries the machine's actions out */
 void proa_gsim_rows(gsim_world *w, int32_t rank);  /* have all rows of its step arrived? */
 void proa_gsim_crash(gsim_world *w, int32_t rank);
+
+/* group_sim_experts.c */
+void proa_gsim_experts_plan(gsim_world *w); /* of a life */
+void proa_gsim_experts_start(gsim_world *w, int32_t rank);
+void proa_gsim_experts_install(gsim_world *w, int32_t rank);
+void proa_gsim_experts_begin(gsim_world *w, int32_t rank, gsim_view *v, const proa_group_shape *s);
+void proa_gsim_experts_ended(gsim_world *w, int32_t rank, const proa_group_shape *s, bool rows);
+void proa_gsim_experts_acted(gsim_world *w, int32_t rank);
+void proa_gsim_experts_tick(gsim_world *w, int32_t rank);
+void proa_gsim_experts_receive(gsim_world *w, int32_t rank, const void *bytes, size_t length);
+void proa_gsim_experts_loaded(gsim_world *w, int32_t rank, uint64_t number);
+void proa_gsim_experts_check_end(gsim_world *w);
 
 #endif

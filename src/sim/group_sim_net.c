@@ -71,9 +71,10 @@ static void append(gsim_world *w, int32_t from, int32_t to, gsim_packet *packet)
     proa_gsim_post(w, &(gsim_event){.kind = GSIM_DELIVER, .rank = to, .peer = from}, due - w->now_us);
 }
 
-static gsim_packet *packet_new(gsim_packet_kind kind, uint64_t link, uint64_t life, int32_t lives)
+/* `words` of 8 bytes follow. */
+static gsim_packet *packet_new(gsim_packet_kind kind, uint64_t link, uint64_t life, int32_t words)
 {
-    gsim_packet *packet = calloc(1, sizeof *packet + (size_t)lives * sizeof(uint64_t));
+    gsim_packet *packet = calloc(1, sizeof *packet + (size_t)words * sizeof(uint64_t));
     if (packet == NULL)
         abort();
     packet->kind = kind;
@@ -100,6 +101,18 @@ void proa_gsim_send(gsim_world *w, int32_t from, int32_t to, const proa_group_me
         memcpy(packet->lives, message->lives, (size_t)lives * sizeof(uint64_t));
         packet->message.lives = packet->lives;
     }
+    append(w, from, to, packet);
+}
+
+void proa_gsim_send_experts(gsim_world *w, int32_t from, int32_t to, const void *bytes, size_t length)
+{
+    const gsim_way *back = &w->way[to][from];
+    if (back->link == 0 || back->link == w->way[from][to].dead)
+        return;
+    gsim_packet *packet =
+        packet_new(GSIM_EXPERTS, back->link, w->rank[from].life, (int32_t)((length + 7) / 8));
+    packet->bytes = length;
+    memcpy(packet->lives, bytes, length);
     append(w, from, to, packet);
 }
 
@@ -157,6 +170,8 @@ void proa_gsim_deliver(gsim_world *w, int32_t from, int32_t to)
     } else if (packet->link == way->link && packet->kind == GSIM_MESSAGE) {
         proa_group_receive(r->group, &packet->message, w->now_us);
         proa_gsim_acted(w, to);
+    } else if (packet->link == way->link && packet->kind == GSIM_EXPERTS) {
+        proa_gsim_experts_receive(w, to, packet->lives, packet->bytes);
     } else if (packet->link == way->link) {
         end_down(w, from, to);
     }

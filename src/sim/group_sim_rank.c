@@ -74,6 +74,7 @@ static void check_others(gsim_world *w, int32_t rank, gsim_view *v, const proa_g
         v->step = s->step;
         v->shape[slot] = *s;
         v->begun[slot] = (proa_group_mask){{0}};
+        v->experts[slot] = 0;
     }
     if (!same_shape(&v->shape[slot], s))
         proa_gsim_find(w, "rank %d has another shape of step %d than others", rank, (int)s->step);
@@ -104,6 +105,7 @@ static void check_begin(gsim_world *w, int32_t rank, const proa_group_action *a)
     if (r->promised && (!a->counted || s->windows < r->promise.windows || (r->promise.extend && !s->extend)))
         proa_gsim_find(w, "step %d is without what rank %d had proposed for it", (int)s->step, rank);
     check_others(w, rank, v, s);
+    proa_gsim_experts_begin(w, rank, v, s);
 }
 
 /* ---- the engine ---- */
@@ -179,8 +181,10 @@ static void ended(gsim_world *w, int32_t rank, bool completed)
     r->running = false;
     if (!completed && r->takes)
         r->work++; /* done again */
-    if (completed && proa_group_epoch_equal(&r->shape.epoch, &r->epoch))
+    if (completed && proa_group_epoch_equal(&r->shape.epoch, &r->epoch)) {
         r->done++;
+        proa_gsim_experts_ended(w, rank, &r->shape, r->takes);
+    }
     w->result->abandoned += !completed;
     proa_group_ended(r->group, completed, w->now_us);
     proa_gsim_acted(w, rank);
@@ -188,7 +192,7 @@ static void ended(gsim_world *w, int32_t rank, bool completed)
 
 /* ---- the shell ---- */
 
-static void propose(gsim_world *w, int32_t rank)
+void proa_gsim_propose(gsim_world *w, int32_t rank)
 {
     gsim_rank *r = &w->rank[rank];
     if (proa_group_state_of(r->group) != PROA_GROUP_MEMBER)
@@ -289,11 +293,13 @@ void proa_gsim_rank_start(gsim_world *w, int32_t rank)
     gsim_rank *r = &w->rank[rank];
     /* never the same twice, and no more often above the one before than below it */
     uint64_t life = (uint64_t)proa_gsim_random(w, 1000) << 32 | ((r->life & UINT32_MAX) + 1);
+    proa_rebalance_free(r->experts);
     proa_group_free(r->group); /* of two starts that were due, the second one takes the place of the first */
     *r = (gsim_rank){.alive = true, .life = life, .windows = 1};
     r->group = proa_group_create(w->ranks, rank, life, &w->limits, w->now_us);
     if (r->group == NULL)
         abort();
+    proa_gsim_experts_start(w, rank);
     proa_gsim_log(w, "%d: starts, life %llx", rank, (unsigned long long)life);
     post(w, rank, GSIM_TICK, 0);
     post(w, rank, GSIM_WORK, proa_gsim_random(w, 1000000));
@@ -304,6 +310,8 @@ void proa_gsim_rank_stop(gsim_world *w, int32_t rank)
     w->rank[rank].alive = false;
     proa_group_free(w->rank[rank].group);
     w->rank[rank].group = NULL;
+    proa_rebalance_free(w->rank[rank].experts);
+    w->rank[rank].experts = NULL;
 }
 
 void proa_gsim_crash(gsim_world *w, int32_t rank)
@@ -343,7 +351,7 @@ static void work(gsim_world *w, int32_t rank)
         return;
     r->work += 1 + (int32_t)proa_gsim_random(w, 20);
     post(w, rank, GSIM_WORK, proa_gsim_random(w, 4000000));
-    propose(w, rank);
+    proa_gsim_propose(w, rank);
 }
 
 void proa_gsim_rank_event(gsim_world *w, const gsim_event *e)
@@ -357,7 +365,8 @@ void proa_gsim_rank_event(gsim_world *w, const gsim_event *e)
         proa_group_tick(r->group, w->now_us);
         proa_gsim_acted(w, e->rank);
         break;
-    case GSIM_WANT: propose(w, e->rank); break;
+    case GSIM_EXPERTS_TICK: proa_gsim_experts_tick(w, e->rank); break;
+    case GSIM_WANT: proa_gsim_propose(w, e->rank); break;
     case GSIM_COMPUTED:
         if (r->running && r->computing && r->shape.step == e->number && !r->hung &&
             proa_group_epoch_equal(&r->shape.epoch, &e->epoch))
@@ -370,8 +379,7 @@ void proa_gsim_rank_event(gsim_world *w, const gsim_event *e)
     case GSIM_LOADED:
         if (!proa_group_epoch_equal(&e->epoch, &r->epoch) || e->number <= r->ready)
             break;
-        r->ready = (uint32_t)e->number;
-        propose(w, e->rank);
+        proa_gsim_experts_loaded(w, e->rank, e->number);
         break;
     case GSIM_WORK: work(w, e->rank); break;
     case GSIM_RESUME:

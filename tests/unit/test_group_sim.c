@@ -53,14 +53,15 @@ static proa_group_sim_result run(proa_group_sim_trouble trouble, int32_t ranks, 
         }
         add(&sum, &one);
     }
-    printf("%ld lives (%s): %lld views, %lld steps, %lld left, %lld switches, %lld resets; %lld crashes, "
+    printf("%ld lives (%s): %lld views, %lld steps, %lld left, %lld switches, %lld plans, %lld layers moved, "
+           "%lld resets; %lld crashes, "
            "%lld stalls, %lld breaks, %lld partitions, %lld hangs, %lld ghosts; %lld messages, %lld events; "
            "at most %.1f ms to recover, %.1f s to converge\n",
            count, names[trouble], (long long)sum.views, (long long)sum.steps, (long long)sum.abandoned,
-           (long long)sum.switches, (long long)sum.resets, (long long)sum.crashes, (long long)sum.stalls,
-           (long long)sum.breaks, (long long)sum.partitions, (long long)sum.hangs, (long long)sum.ghosts,
-           (long long)sum.messages, (long long)sum.events, (double)sum.recovery_us / 1000,
-           (double)sum.converged_us / 1e6);
+           (long long)sum.switches, (long long)sum.plans, (long long)sum.moved, (long long)sum.resets,
+           (long long)sum.crashes, (long long)sum.stalls, (long long)sum.breaks, (long long)sum.partitions,
+           (long long)sum.hangs, (long long)sum.ghosts, (long long)sum.messages, (long long)sum.events,
+           (double)sum.recovery_us / 1000, (double)sum.converged_us / 1e6);
     return sum;
 }
 
@@ -70,6 +71,7 @@ static void test_calm(void **state)
     proa_group_sim_result sum = run(PROA_GROUP_SIM_CALM, 0, lives / 10 + 1);
     assert_int_equal(sum.views, lives / 10 + 1);
     assert_int_equal(sum.abandoned + sum.resets, 0);
+    assert_true(sum.plans > lives / 10);
 }
 
 /* Links tell within 0.3 ms, a step is left within 1 ms; nothing waits for a deadline. */
@@ -89,8 +91,8 @@ static void test_trouble(void **state)
         return;
     /* the test is void if nothing went wrong */
     assert_true(sum.views > 2 * lives && sum.steps > 50 * lives && sum.abandoned > lives);
-    assert_true(sum.switches > 0 && sum.resets > 0 && sum.crashes > 0 && sum.stalls > 0 && sum.breaks > 0 &&
-                sum.partitions > 0 && sum.hangs > 0 && sum.ghosts > 0);
+    assert_true(sum.switches > lives && sum.plans > lives && sum.resets > 0 && sum.crashes > 0 &&
+                sum.stalls > 0 && sum.breaks > 0 && sum.partitions > 0 && sum.hangs > 0 && sum.ghosts > 0);
 }
 
 static void test_wide(void **state)
