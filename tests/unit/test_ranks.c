@@ -58,39 +58,6 @@ static void check_all(const ranks_model *m)
     }
 }
 
-/* ---- experts that move ---- */
-
-typedef struct moving {
-    int32_t ranks, redundant;
-    proa_ep_group_dispatch dispatch;
-    bool overlap;
-    proa_ep_group_rebalance rebalance;
-} moving;
-
-static ranks_fixture *open_moving(const ranks_model *m, const moving *how)
-{
-    const ranks_setup setup = {.ranks = how->ranks,
-                               .redundant = how->redundant,
-                               .window = 16,
-                               .overlap = how->overlap,
-                               .dispatch = how->dispatch,
-                               .rebalance = how->rebalance,
-                               .deadline_us = 1000000};
-    ranks_fixture *f =
-        ranks_fixture_open(&m->config, proa_checkpoint_weights(m->checkpoint), &ranks_model_options, &setup);
-    assert_true(ranks_fixture_wait_live(f, how->ranks));
-    return f;
-}
-
-/* Plans that were carried out, whoever coordinated them. */
-static uint64_t rebalances(ranks_fixture *f, int32_t ranks)
-{
-    uint64_t sum = 0;
-    for (int32_t i = 0; i < ranks; i++)
-        sum += ranks_fixture_stats(f, i).rebalances;
-    return sum;
-}
-
 /* ---- tests ---- */
 
 static void any_number_of_ranks(void **state)
@@ -155,7 +122,7 @@ static void a_rank_dies_and_returns(void **state)
 /* A rank with requests of its own dies in the middle of a step, at each point of it, early and late: those of the others go on. */
 static void a_rank_breaks_at_every_stage(void **state)
 {
-    const model *m = *state;
+    const ranks_model *m = *state;
     static const int counts[STAGES] = {1, 14, 3, 1, 40}; /* in the first layer of a step, and later */
     ranks_fixture *f = open(m, 4, 0, PROA_EP_DISPATCH_STATIC, false);
     for (int32_t i = 0; i < STAGES; i++) {
@@ -164,10 +131,10 @@ static void a_rank_breaks_at_every_stage(void **state)
         ranks_fixture_break_at(f, victim, (ranks_stage)i, counts[i]);
         if (!ranks_fixture_bury(f, victim))
             fail_msg("rank %d has not come to stage %d", victim, i);
-        for (int32_t k = 0; k < CLIENTS; k++) {
+        for (int32_t k = 0; k < RANKS_MODEL_CLIENTS; k++) {
             engine_client_wait_end(&clients[k]);
             if (home_of(k, 4, -1) != victim)
-                check(m, &clients[k], k);
+                ranks_model_check(m, &clients[k], k);
             engine_client_free(&clients[k]);
         }
         assert_true(ranks_fixture_wait_live(f, 3));
@@ -190,71 +157,6 @@ static void lose_half(const ranks_model *m, bool overlap)
     ranks_fixture_kill(f, 1);
     check_all(m);
     assert_true(ranks_fixture_wait_live(f, 2));
-    ranks_fixture_close(f);
-}
-
-/* Every third step a new plan, a layer or all of them at a time, in the middle of requests. */
-static void experts_move_while_requests_run(void **state)
-{
-    const ranks_model *m = *state;
-    static const moving table[] = {
-        {4, 8, PROA_EP_DISPATCH_STATIC, false, {.iterations = 3, .layers_per_chunk = 1, .threshold = 1}},
-        {8, 8, PROA_EP_DISPATCH_DYNAMIC, false, {.iterations = 3, .layers_per_chunk = 2, .threshold = 1}},
-        {4, 0, PROA_EP_DISPATCH_STATIC, false, {.iterations = 3, .threshold = 1}},
-        {4, 8, PROA_EP_DISPATCH_DYNAMIC, true, {.iterations = 5, .window = 2, .threshold = 1}},
-    };
-    for (size_t i = 0; i < sizeof table / sizeof table[0]; i++) {
-        ranks_fixture *f = open_moving(m, &table[i]);
-        for (int round = 0; round < 2; round++) {
-            send_all(f, table[i].ranks, -1);
-            check_all(m);
-        }
-        uint64_t plans = rebalances(f, table[i].ranks);
-        proa_ep_group_stats stats = ranks_fixture_stats(f, 1);
-        print_message(
-            "%d ranks, %d copies: %llu plans, %llu layers moved, %llu experts read here, version %u\n",
-            table[i].ranks, table[i].redundant, (unsigned long long)plans,
-            (unsigned long long)stats.layers_moved, (unsigned long long)stats.experts_read, stats.version);
-        assert_true(plans >= 3 && stats.layers_moved >= 3 && stats.version > 3);
-        ranks_fixture_close(f);
-    }
-}
-
-/* The coordinator of the view dies while plans are made, and the rank comes back. */
-static void ranks_die_while_experts_move(void **state)
-{
-    const ranks_model *m = *state;
-    static const moving how = {
-        8, 8, PROA_EP_DISPATCH_STATIC, false, {.iterations = 3, .layers_per_chunk = 1, .threshold = 1}};
-    static const int32_t victims[] = {0, 5, 1};
-    ranks_fixture *f = open_moving(m, &how);
-    for (size_t i = 0; i < sizeof victims / sizeof victims[0]; i++) {
-        send_all(f, 8, victims[i]);
-        engine_client_wait_tokens(&clients[0], 8);
-        ranks_fixture_kill(f, victims[i]);
-        check_all(m);
-        assert_true(ranks_fixture_wait_live(f, 7));
-        ranks_fixture_start(f, victims[i]);
-        assert_true(ranks_fixture_wait_live(f, 8));
-    }
-    send_all(f, 8, -1);
-    check_all(m);
-    assert_true(rebalances(f, 8) > 0);
-    ranks_fixture_close(f);
-}
-
-/* Above the threshold nothing moves. */
-static void what_is_even_stays(void **state)
-{
-    const ranks_model *m = *state;
-    static const moving how = {
-        4, 8, PROA_EP_DISPATCH_STATIC, false, {.iterations = 3, .layers_per_chunk = 1, .threshold = 0.01}};
-    ranks_fixture *f = open_moving(m, &how);
-    send_all(f, 4, -1);
-    check_all(m);
-    assert_int_equal(rebalances(f, 4), 0);
-    for (int32_t i = 0; i < 4; i++)
-        assert_int_equal(ranks_fixture_stats(f, i).layers_moved, 0);
     ranks_fixture_close(f);
 }
 
@@ -379,15 +281,9 @@ static void a_rank_outside_lets_go(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(any_number_of_ranks),
-        cmocka_unit_test(idle_ranks_are_quiet),
-        cmocka_unit_test(a_rank_dies_and_returns),
-        cmocka_unit_test(experts_move_while_requests_run),
-        cmocka_unit_test(ranks_die_while_experts_move),
-        cmocka_unit_test(what_is_even_stays),
-        cmocka_unit_test(a_rank_breaks_at_every_stage),
-        cmocka_unit_test(half_of_the_ranks_die),
-        cmocka_unit_test(half_of_the_ranks_die_in_halves_of_steps),
+        cmocka_unit_test(any_number_of_ranks),     cmocka_unit_test(idle_ranks_are_quiet),
+        cmocka_unit_test(a_rank_dies_and_returns), cmocka_unit_test(a_rank_breaks_at_every_stage),
+        cmocka_unit_test(half_of_the_ranks_die),   cmocka_unit_test(half_of_the_ranks_die_in_halves_of_steps),
         cmocka_unit_test(a_rank_outside_lets_go),
     };
     return cmocka_run_group_tests(tests, ranks_model_load, ranks_model_unload);
