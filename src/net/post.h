@@ -5,7 +5,7 @@
  * given up sends late is dropped by its header. Two messages from one rank arrive in order; payloads may overtake each other.
  *
  * `local` (ranks are threads of one process, for tests and single machines) copies out of the sender's memory; `ucx` uses active messages:
- * shared memory on a host, TCP or RDMA between hosts, large payloads fetched by the receiver.
+ * TCP or RDMA, large payloads fetched by the receiver, out of the sender's memory on the same host.
  *
  * A post belongs to one thread, but for proa_post_wake.
  */

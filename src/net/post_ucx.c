@@ -1,7 +1,8 @@
 /* post_ucx.c - messages by UCX's active messages, on a worker of the owner's thread.
  *
  * An address is a token and UCX's own address: what comes without our token is dropped, so that a stranger who finds the port writes
- * nothing. Small payloads travel with the message and are copied where `land` says; large ones are announced and fetched from the
+ * nothing. Ranks of a host talk by TCP on loopback, not through queues in shared memory, which a rank that dies can stop for all (ucx.c).
+ * Small payloads travel with the message and are copied where `land` says; large ones are announced and fetched from the
  * sender's memory. Callbacks of UCX make no calls of UCX that could come back here: endpoints are closed in progress().
  */
 #include "net/bytes.h"
@@ -353,7 +354,7 @@ static proa_status open_worker(ucx_post *u, proa_error *err)
     if (status == PROA_OK)
         status = proa_ucx_load(&u->lib, err);
     if (status == PROA_OK)
-        status = proa_ucx_open(&u->lib, NULL, NULL, err);
+        status = proa_ucx_open(&u->lib, PROA_UCX_NO_QUEUES, NULL, err);
     if (status == PROA_OK)
         status = proa_ucx_worker_open(&u->lib, u->epoll, &u->worker, err);
     if (status != PROA_OK)

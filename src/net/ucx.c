@@ -1,6 +1,10 @@
 /* ucx.c - UCX's library, its settings, contexts and workers.
  *
  * Settings: UCX reads its environment (UCX_TLS, UCX_NET_DEVICES, ...). What is set here:
+ *   TLS                 PROA_UCX_NO_QUEUES, for ranks: a sender first reserves its place in a shared-memory queue and then fills it, and one
+ *                       that dies in between (kill -9 of a process on a busy machine does it) leaves a place that its reader waits for
+ *                       for ever, with all that living senders put behind it. Over TCP each sender has a stream of its own; large
+ *                       payloads are read out of its memory (cma) either way.
  *   MM_ERROR_HANDLING   a dead peer must fail its writes (error handling PEER); by default shared memory cannot do that and UCX
  *                       falls back to loopback TCP. Who does not want shared memory says so by UCX_TLS.
  *   MEMORY_INVALIDATE   likewise for process_vm_readv (cma).
@@ -93,10 +97,10 @@ void proa_ucx_setting(const proa_ucx *ucx, const ucp_config_t *config, const cha
 /* Whether a value of UCX_TLS lets one of the transports in; setting what nothing uses would earn a warning. */
 static bool lets_in(const char *tls, const char *const *names)
 {
-    bool lets = tls[0] == '^' || strstr(tls, "all") != NULL;
+    bool named = false;
     for (; *names != NULL; names++)
-        lets = lets || strstr(tls, *names) != NULL;
-    return lets;
+        named = named || strstr(tls, *names) != NULL;
+    return tls[0] == '^' ? !named : named || strstr(tls, "all") != NULL;
 }
 
 static proa_status configure(const proa_ucx *ucx, const char *tls, const char *net_devices,
@@ -107,6 +111,8 @@ static proa_status configure(const proa_ucx *ucx, const char *tls, const char *n
     char environment[256], keepalive[64];
     proa_ucx_setting(ucx, config, "UCX_TLS=", environment, sizeof environment);
     proa_ucx_setting(ucx, config, "UCX_KEEPALIVE_INTERVAL=", keepalive, sizeof keepalive);
+    if (tls != NULL && strcmp(tls, PROA_UCX_NO_QUEUES) == 0 && strcmp(environment, "all") != 0)
+        tls = NULL; /* whoever has chosen transports has them */
     const char *effective = tls != NULL ? tls : environment;
     const char *const settings[][2] = {
         {"MM_ERROR_HANDLING", lets_in(effective, queues) ? "y" : NULL},

@@ -53,6 +53,9 @@ typedef struct proa_ucx {
 
 /* PROA_ERR_NOT_FOUND names the package to install. Close it also when this or the next fails. */
 proa_status proa_ucx_load(proa_ucx *ucx, proa_error *err);
+/* As `tls`: no queues in shared memory, where a process that dies can stop all others (ucx.c), unless the environment chooses transports. */
+#define PROA_UCX_NO_QUEUES "^mm"
+
 /* A context for active messages and wake-ups. `tls` and `net_devices` are as UCX_TLS and UCX_NET_DEVICES; NULL: what the environment
  * says. What else is set, ucx.c tells. */
 proa_status proa_ucx_open(proa_ucx *ucx, const char *tls, const char *net_devices, proa_error *err);

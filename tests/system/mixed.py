@@ -126,7 +126,8 @@ def plain_generate(answer):
 def reduce_answer(path, stream, text):
     """What must be equal, whatever has served it."""
     if path == "/generate":
-        return plain_generate(list(events(text))[-1] if stream else json.loads(text))
+        last = list(events(text))[-1] if stream else json.loads(text)
+        return {"error": last} if "error" in last else plain_generate(last)
     if not stream:
         answer = json.loads(text)
         usage = {k: answer["usage"][k] for k in ("prompt_tokens", "completion_tokens")}
