@@ -232,10 +232,10 @@ static const proa_option options[] = {
     {.name = "fault-file", .commands = "worker", .group = "Ranks", .internal = true,
      .type = PROA_OPTION_STRING, .metavar = "FILE", .help = "Where tests say at which point of a step a rank ends (cmd/rank_fault.h)"},
     {.name = "enable-dp-attention", .commands = "worker", .group = "Ranks", .type = PROA_OPTION_FLAG,
-     .help = "Each of the --dp-size groups of ranks has requests and a KV cache of its own; experts are spread over all ranks. Limits of "
-             "the worker are divided by --dp-size, as SGLang does"},
+     .help = "Each of the --dp-size groups of ranks has requests and a KV cache of its own, and shares the heads of attention; experts are spread "
+             "over all ranks. Limits of the worker are divided by --dp-size, as SGLang does"},
     {.name = "enable-dp-lm-head", .commands = "worker", .group = "Ranks", .type = PROA_OPTION_FLAG,
-     .ignored = "the LM head is whole at every rank", .help = "Accepted for SGLang's command lines"},
+     .ignored = "the LM head is whole at each rank that has requests", .help = "Accepted for SGLang's command lines"},
     {.name = "moe-dense-tp-size", .commands = "worker", .group = "Ranks",
      .type = PROA_OPTION_INT, .low = 1, .high = 1, .ignored = "dense layers are whole at every rank",
      .help = "Accepted for SGLang's command lines"},

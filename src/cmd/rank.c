@@ -91,9 +91,11 @@ static proa_status make_forward(proa_rank *r, const proa_options *o, const proa_
 {
     proa_forward_limits with = *limits;
     proa_exchange exchange;
+    proa_team team;
     if (r->group != NULL) {
         exchange = proa_rank_group_exchange(r->group);
         with.exchange = &exchange;
+        with.team = proa_ep_group_team(proa_rank_group_ep(r->group), &team) ? &team : NULL;
         with.overlap_threshold = proa_options_real(o, "tbo-token-distribution-threshold");
     }
     return proa_forward_create(&r->loaded.config, proa_checkpoint_weights(r->loaded.checkpoint),
@@ -134,6 +136,17 @@ static proa_status start_proof(proa_rank *r, const proa_engine_options *options,
     return proa_proof_start(options, &r->loaded.config, r->proof, &r->engine, err);
 }
 
+/* A rank that computes heads for another one's requests has as much of a KV cache, whatever memory the two have seen: a quarter more than
+ * it would have planned, whose pages nobody touches unless the other has planned more. */
+static int32_t tokens_of(const proa_options *o, const proa_rank_use *use, const proa_memory_plan *plan)
+{
+    bool follows = use->world != NULL && !proa_rank_world_leads(use->world);
+    int32_t blocks = plan->kv_tokens / PROA_KV_BLOCK_TOKENS;
+    return follows && !proa_options_given(o, "max-total-tokens")
+               ? (blocks + blocks / 4) * PROA_KV_BLOCK_TOKENS
+               : plan->kv_tokens;
+}
+
 /* What follows from the memory that there is. */
 typedef struct rank_size {
     proa_memory_plan plan;
@@ -147,7 +160,7 @@ static proa_status find_size(const proa_options *o, const proa_rank_use *use, co
     proa_status status = plan_memory(o, use, r, available, context, &size->plan, err);
     if (status != PROA_OK)
         return status;
-    size->options = engine_options(o, use, size->plan.kv_tokens, context);
+    size->options = engine_options(o, use, tokens_of(o, use, &size->plan), context);
     return proa_engine_forward_limits(&size->options, &size->limits, err);
 }
 
@@ -158,8 +171,8 @@ static proa_status make_group(const proa_options *o, const proa_rank_use *use, p
 {
     if (r->loaded.checkpoint == NULL || use->world == NULL || use->world->world == 1)
         return PROA_OK;
-    proa_status status = proa_rank_group_create(o, use->world, &r->loaded.config, r->precision,
-                                                size->limits.rows_max, &r->group, err);
+    proa_status status =
+        proa_rank_group_create(o, use->world, &r->loaded.config, r->precision, &size->limits, &r->group, err);
     return status == PROA_OK ? find_size(o, use, r, available, context, size, err) : status;
 }
 

@@ -1,4 +1,5 @@
-/* rank_group.c - see rank_group.h. The mesh's blob is the life of the process and the address of its all-to-all. */
+/* rank_group.c - see rank_group.h. The mesh's blob is the life of the process, the rows of its windows, the blocks of its KV cache, and the
+ * address of its all-to-all. */
 #include "cmd/rank_group.h"
 
 #include "base/clock.h"
@@ -41,6 +42,7 @@ struct proa_rank_group {
     _Atomic(proa_engine *) engine;
     uint64_t life;
     int32_t window_rows;
+    int32_t kv_blocks;       /* of this rank's cache */
     uint64_t *peer_lives;    /* [world] of those that are up; the mesh's thread */
     uint64_t *message_lives; /* [world] scratch; the mesh's thread */
     proa_expert_shape expert_shape;
@@ -106,12 +108,33 @@ static void tell_standing(proa_rank_group *g, int rank)
         proa_rank_mesh_post(g->mesh, rank, MESSAGE_STANDING, &standing, sizeof standing);
 }
 
+/* A follower has room for all rows of its leader. */
+static bool caches_fit(const proa_rank_group *g, int rank, int32_t blocks)
+{
+    const proa_rank_world *w = &g->world;
+    int32_t leader = w->rank - w->attention_tp_rank;
+    bool theirs = rank != w->rank && rank / w->attention_tp_size == w->dp_rank;
+    if (!theirs || (w->rank != leader && rank != leader))
+        return true;
+    int32_t leaders = rank == leader ? blocks : g->kv_blocks;
+    int32_t followers = rank == leader ? g->kv_blocks : blocks;
+    if (followers >= leaders)
+        return true;
+    proa_log(PROA_LOG_ERROR, "ranks",
+             "rank %d has a KV cache of %d blocks, rank %d, which computes heads for its requests, one of "
+             "%d: give "
+             "all ranks the same --max-total-tokens, at most %lld",
+             leader, leaders, rank == leader ? w->rank : rank, followers,
+             (long long)followers * PROA_KV_BLOCK_TOKENS);
+    return false;
+}
+
 static void on_peer_up(void *context, int rank, uint64_t incarnation, const uint8_t *blob, size_t bytes)
 {
     proa_rank_group *g = context;
     proa_reader r = proa_reader_of(blob, bytes);
     uint64_t life = proa_get_u64(&r);
-    int32_t rows = proa_get_i32(&r);
+    int32_t rows = proa_get_i32(&r), blocks = proa_get_i32(&r);
     (void)incarnation;
     if (r.failed || life == 0 || rows != g->window_rows) {
         proa_log(PROA_LOG_ERROR, "ranks",
@@ -121,6 +144,8 @@ static void on_peer_up(void *context, int rank, uint64_t incarnation, const uint
                  rank, rows, g->window_rows);
         return;
     }
+    if (!caches_fit(g, rank, blocks))
+        return;
     g->peer_lives[rank] = life;
     proa_rank_leave_note(g->leave, rank, PROA_RANK_SERVES);
     tell_standing(g, rank);
@@ -212,7 +237,7 @@ static bool overlaps(const proa_options *o)
     return proa_options_bool(o, "enable-two-batch-overlap");
 }
 
-/* Rows of a window: all of a step, or of its larger half, in the low-latency mode; else what the buffers allow. */
+/* Rows of a window: all of a step, or of its larger half, or of a rank's slice of it, in the low-latency mode; else what the buffers allow. */
 static proa_status choose_window(const proa_options *o, const proa_rank_world *w, const proa_model_config *m,
                                  int32_t step_rows, int32_t *rows, proa_error *err)
 {
@@ -221,7 +246,7 @@ static proa_status choose_window(const proa_options *o, const proa_rank_world *w
     int32_t most =
         lanes == 2
             ? proa_overlap_half_rows(step_rows, proa_options_real(o, "tbo-token-distribution-threshold"))
-            : step_rows;
+            : proa_team_slice_max(step_rows, w->attention_tp_size);
     /* per row of a window: what comes from each rank as floats, and the outputs for them */
     int64_t row_bytes =
         (int64_t)lanes * w->world * m->hidden_size * (4 + 2 * (int64_t)m->num_experts_per_tok);
@@ -245,12 +270,13 @@ static proa_status check_flags(const proa_options *o, const proa_rank_world *w, 
                                proa_error *err)
 {
     const char *dispatch = proa_options_string(o, "ep-dispatch-algorithm");
-    if (w->attention_tp_size > 1)
+    if (w->attention_tp_size > 1 && overlaps(o))
         return proa_error_set(
             err, PROA_ERR_UNSUPPORTED,
-            "--tp-size %d with %d attention groups: heads that are spread over %d ranks are not served "
-            "yet; give --dp-size %d --enable-dp-attention",
-            w->world, w->dp_size, w->attention_tp_size, w->world);
+            "--enable-two-batch-overlap with %d ranks that share the heads of attention (--tp-size %d / "
+            "--dp-size %d): the two do not go together yet; leave it out, or give --dp-size %d "
+            "--enable-dp-attention",
+            w->attention_tp_size, w->world, w->dp_size, w->world);
     if (m->n_routed_experts == 0)
         return proa_error_set(err, PROA_ERR_UNSUPPORTED,
                               "--tp-size %d: the model has no routed experts that ranks could share",
@@ -263,7 +289,7 @@ static proa_status check_flags(const proa_options *o, const proa_rank_world *w, 
 }
 
 static proa_status make_ep(proa_rank_group *g, const proa_model_config *config, proa_precision precision,
-                           proa_error *err)
+                           const proa_forward_limits *limits, proa_error *err)
 {
     const proa_options *o = g->options;
     const char *dispatch = proa_options_string(o, "ep-dispatch-algorithm");
@@ -278,6 +304,8 @@ static proa_status make_ep(proa_rank_group *g, const proa_model_config *config, 
                                                                          : PROA_EP_DISPATCH_STATIC,
         .two_batch_overlap = overlaps(o),
         .rows_max = g->window_rows,
+        .team_size = g->world.attention_tp_size,
+        .step_limits = *limits,
         .deadline_us = (int64_t)(fmin(proa_options_real(o, "watchdog-timeout"), WATCHDOG_S_MAX) * 1e6),
         .spin_us = proa_cpu_core_count() > g->world.local_size ? SPIN_US : 0,
         .hooks = {.send = on_send,
@@ -303,13 +331,13 @@ static proa_status make_ep(proa_rank_group *g, const proa_model_config *config, 
 
 proa_status proa_rank_group_create(const proa_options *o, const proa_rank_world *world,
                                    const proa_model_config *config, proa_precision precision,
-                                   int32_t step_rows_max, proa_rank_group **out, proa_error *err)
+                                   const proa_forward_limits *limits, proa_rank_group **out, proa_error *err)
 {
     int32_t rows;
     *out = NULL;
     proa_status status = check_flags(o, world, config, err);
     if (status == PROA_OK)
-        status = choose_window(o, world, config, step_rows_max, &rows, err);
+        status = choose_window(o, world, config, limits->rows_max, &rows, err);
     if (status != PROA_OK)
         return status;
     proa_rank_group *g = calloc(1, sizeof *g);
@@ -328,7 +356,7 @@ proa_status proa_rank_group_create(const proa_options *o, const proa_rank_world 
     g->leave = proa_rank_leave_create(world->world);
     atomic_init(&g->standing, PROA_RANK_SERVES);
     status = g->peer_lives != NULL && g->tables != NULL && g->leave != NULL
-                 ? make_ep(g, config, precision, err)
+                 ? make_ep(g, config, precision, limits, err)
                  : proa_error_set(err, PROA_ERR_MEMORY, "no memory for the group of ranks");
     if (status != PROA_OK) {
         proa_rank_group_close(g);
@@ -362,9 +390,11 @@ proa_status proa_rank_group_join(proa_rank_group *g, const proa_link_security *s
         .peer_up = on_peer_up, .peer_down = on_peer_down, .message = on_message, .context = g};
     proa_buf blob = {0};
     size_t bytes;
+    g->kv_blocks = proa_forward_limits_of(proa_ep_group_forward(g->ep))->kv_blocks;
     const void *address = proa_ep_group_address(g->ep, &bytes);
     proa_put_u64(&blob, g->life);
     proa_put_i32(&blob, g->window_rows);
+    proa_put_i32(&blob, g->kv_blocks);
     proa_buf_append(&blob, address, bytes);
     proa_status status =
         blob.length <= PROA_MESH_BLOB_BYTES_MAX && !blob.failed

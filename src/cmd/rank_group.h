@@ -13,10 +13,11 @@
 
 typedef struct proa_rank_group proa_rank_group;
 
-/* Reads the flags of group "Ranks". `step_rows_max`: rows of a step of the engine. */
+/* Reads the flags of group "Ranks". `limits`: of steps of the engine; its KV cache may become smaller. */
 proa_status proa_rank_group_create(const proa_options *options, const proa_rank_world *world,
                                    const proa_model_config *config, proa_precision precision,
-                                   int32_t step_rows_max, proa_rank_group **group, proa_error *err);
+                                   const proa_forward_limits *limits, proa_rank_group **group,
+                                   proa_error *err);
 proa_ep_group *proa_rank_group_ep(proa_rank_group *group);
 proa_exchange proa_rank_group_exchange(proa_rank_group *group); /* for the forward; once */
 void proa_rank_group_set_engine(proa_rank_group *group, proa_engine *engine);

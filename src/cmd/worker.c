@@ -62,6 +62,8 @@ static proa_status open_worker(service *s, proa_error *err)
     const proa_options *o = s->options;
     char host[128];
     proa_status status = proa_cluster_flags_read(o, &s->flags, err);
+    if (!proa_rank_world_leads(&s->world))
+        return status; /* nobody sends requests here */
     if (status == PROA_OK)
         status = proa_discovery_create(&s->flags.discovery, &s->discovery, err);
     if (status != PROA_OK)
@@ -88,7 +90,7 @@ static proa_status load(service *s, proa_error *err)
         .role = leg == PROA_LEG_PREFILL  ? PROA_ENGINE_PREFILL
                 : leg == PROA_LEG_DECODE ? PROA_ENGINE_DECODE
                                          : PROA_ENGINE_COMBINED,
-        .kv_event = leg != PROA_LEG_DECODE ? proa_worker_kv_event : NULL,
+        .kv_event = leg != PROA_LEG_DECODE && s->worker != NULL ? proa_worker_kv_event : NULL,
         .kv_event_context = s->worker,
         .memory_share = 1.0 / s->world.local_size,
         .world = &s->world,
@@ -99,8 +101,14 @@ static proa_status load(service *s, proa_error *err)
     return status;
 }
 
+/* A rank without requests of its own only says what it does. */
 static proa_status start(service *s, proa_error *err)
 {
+    if (s->worker == NULL) {
+        proa_log(PROA_LOG_INFO, "worker", "computes attention heads for the requests of rank %d",
+                 s->world.rank - s->world.attention_tp_rank);
+        return PROA_OK;
+    }
     const proa_options *o = s->options;
     proa_worker_model model = {.layout = &s->rank.layout};
     proa_status status = proa_cluster_card(o, s->rank.loaded.dir,
@@ -160,7 +168,7 @@ static void drain(service *s, const sigset_t *signals)
     if (group != NULL)
         proa_rank_group_drain(group);
     while (!ends && proa_clock_us() < until_us) {
-        if (!drained && proa_worker_drain(s->worker, nap_s)) {
+        if (!drained && (s->worker == NULL || proa_worker_drain(s->worker, nap_s))) {
             drained = true;
             if (group != NULL)
                 proa_rank_group_drained(group);
@@ -180,8 +188,9 @@ static proa_status run(service *s, const sigset_t *signals, proa_error *err)
     status = start(s, err);
     if (status != PROA_OK)
         return status;
-    printf("proa: %s worker ready on %s\n", proa_options_string(s->options, "disaggregation-mode"),
-           proa_worker_address(s->worker));
+    if (s->worker != NULL)
+        printf("proa: %s worker ready on %s\n", proa_options_string(s->options, "disaggregation-mode"),
+               proa_worker_address(s->worker));
     fflush(stdout);
     proa_worker_ranks_tell_ready(s->options);
     status = serve(s, signals, err);

@@ -586,7 +586,7 @@ proa_exchange proa_ep_group_exchange(proa_ep_group *r)
 
 size_t proa_ep_group_exchange_bytes(const proa_ep_group *r)
 {
-    return proa_a2a_bytes(r->a2a);
+    return proa_a2a_bytes(r->a2a) + (r->team != NULL ? proa_ep_team_bytes(r->team) : 0);
 }
 
 void proa_ep_group_attach(proa_ep_group *r, proa_forward *forward, int32_t step_rows_max)

@@ -280,6 +280,11 @@ void proa_ep_team_free(proa_ep_team *t)
     free(t);
 }
 
+size_t proa_ep_team_bytes(const proa_ep_team *t)
+{
+    return proa_swap_bytes(t->swap);
+}
+
 proa_team proa_ep_team_members(proa_ep_team *t)
 {
     return t->team;
@@ -288,4 +293,5 @@ proa_team proa_ep_team_members(proa_ep_team *t)
 void proa_ep_team_attach(proa_ep_team *t, proa_forward *forward)
 {
     t->forward = forward;
+    proa_team_reader_narrow(t->reader, proa_forward_limits_of(forward));
 }

@@ -19,8 +19,9 @@ typedef struct proa_ep_team_options {
     int32_t first; /* rank of the leader; the followers are the next ones */
     int32_t size;
     int32_t rank;
-    proa_forward_limits limits; /* of steps; a follower's may be larger than its leader's */
-    int64_t deadline_us;        /* of a swap: longer than the all-to-all's, in which the other may be */
+    proa_forward_limits
+        limits; /* of steps; a follower's may be larger than its leader's. The forward's cache may be smaller */
+    int64_t deadline_us; /* of a swap: longer than the all-to-all's, in which the other may be */
     int64_t spin_us;
 } proa_ep_team_options;
 
@@ -29,6 +30,8 @@ proa_status proa_ep_team_create(const proa_ep_team_options *options, const proa_
                                 proa_precision precision, proa_a2a *a2a, proa_ep_team **team,
                                 proa_error *err);
 void proa_ep_team_free(proa_ep_team *team); /* before the all-to-all; accepts NULL */
+
+size_t proa_ep_team_bytes(const proa_ep_team *team); /* of its buffers */
 
 /* For the forward's limits; then the forward. */
 proa_team proa_ep_team_members(proa_ep_team *team);

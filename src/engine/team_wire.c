@@ -89,6 +89,18 @@ void proa_team_reader_free(proa_team_reader *r)
     free(r);
 }
 
+void proa_team_reader_narrow(proa_team_reader *r, const proa_forward_limits *limits)
+{
+    PROA_ASSERT(limits->rows_max <= r->limits.rows_max);
+    PROA_ASSERT(limits->logit_rows_max <= r->limits.logit_rows_max);
+    PROA_ASSERT(limits->positions_max <= r->limits.positions_max);
+    PROA_ASSERT(limits->kv_blocks <= r->limits.kv_blocks);
+    r->limits.rows_max = limits->rows_max;
+    r->limits.segments_max = r->limits.logit_rows_max = limits->logit_rows_max;
+    r->limits.positions_max = limits->positions_max;
+    r->limits.kv_blocks = limits->kv_blocks;
+}
+
 static bool within(const int32_t *values, int32_t count, int32_t below)
 {
     for (int32_t i = 0; i < count; i++) {

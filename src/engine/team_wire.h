@@ -38,7 +38,9 @@ size_t proa_team_note_write(const proa_team_note *note, uint8_t *to);
 /* Where a note that was read has its arrays. */
 typedef struct proa_team_reader proa_team_reader;
 proa_team_reader *proa_team_reader_create(const proa_team_limits *limits); /* NULL: out of memory */
-void proa_team_reader_free(proa_team_reader *reader);                      /* accepts NULL */
+/* What computes the steps has these limits, none of which is over those that the reader was made with. */
+void proa_team_reader_narrow(proa_team_reader *reader, const proa_forward_limits *limits);
+void proa_team_reader_free(proa_team_reader *reader); /* accepts NULL */
 /* Any bytes are safe: what is read keeps the limits and what proa_step says. The note borrows from the reader until the next one.
  * PROA_ERR_PROTOCOL. */
 proa_status proa_team_note_read(proa_team_reader *reader, const uint8_t *from, size_t bytes,

@@ -259,6 +259,11 @@ void proa_forward_free(proa_forward *forward)
     free(forward);
 }
 
+const proa_forward_limits *proa_forward_limits_of(const proa_forward *f)
+{
+    return &f->limits;
+}
+
 proa_forward_kv proa_forward_kv_memory(const proa_forward *f)
 {
     size_t layer = proa_forward_kv_block_bytes(&f->config, f->device->host.precision) /

@@ -41,6 +41,9 @@ proa_status proa_forward_create(const proa_model_config *config, const proa_weig
                                 proa_forward **forward, proa_error *err);
 void proa_forward_free(proa_forward *forward); /* accepts NULL */
 
+/* That it was created with; exchange and team NULL. */
+const proa_forward_limits *proa_forward_limits_of(const proa_forward *forward);
+
 /* One step. Rows of a segment are consecutive; segments cover all rows in order. Each segment's blocks hold (or
  * receive) its keys. */
 typedef struct proa_step {

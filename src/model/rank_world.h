@@ -5,7 +5,7 @@
  *     node            0               1
  *     rank            0   1   2   3   4   5   6   7
  *     dp rank         0   0   1   1   2   2   3   3     requests of its own, a KV cache of its own
- *     attention tp    0   1   0   1   0   1   0   1     heads of the same requests
+ *     attention tp    0   1   0   1   0   1   0   1     heads of the same requests; 0 has these, and is what frontends see
  *     expert rank     0   1   2   3   4   5   6   7     experts of every MoE layer
  *
  * Without --enable-dp-attention all ranks share the heads of the same requests: one dp rank. --dp-size 1 turns it off.
@@ -44,6 +44,12 @@ typedef struct proa_rank_world {
     int32_t chunked_prefill_size; /* of the rank */
     int32_t max_running_requests; /* of the rank; 0: not given */
 } proa_rank_world;
+
+/* Whether it has the requests of its dp rank. The others of its attention ranks compute their heads of these. */
+static inline bool proa_rank_world_leads(const proa_rank_world *world)
+{
+    return world->attention_tp_rank == 0;
+}
 
 /* Of `rank`, 0 <= rank < tp_size, on whatever node; -1: of the node's first rank. PROA_ERR_INVALID and PROA_ERR_UNSUPPORTED name
  * the flags that contradict each other. */

@@ -37,6 +37,7 @@ struct proa_swap {
     region regions[PROA_TEAM_MAX][2]; /* by the turn's lowest bit */
     uint8_t *buffer;
     void *memory;
+    size_t memory_bytes;
 };
 
 static region *region_of(proa_swap *s, int32_t member, uint64_t turn)
@@ -267,6 +268,7 @@ proa_status proa_swap_create(const proa_swap_options *options, proa_a2a *a2a, pr
                               "no memory for %zu MiB of buffers for the heads of other ranks", bytes >> 20);
     }
     memset(s->memory, 0, bytes);
+    s->memory_bytes = bytes;
     s->options = *options;
     if (s->options.deadline_us == 0)
         s->options.deadline_us = DEADLINE_US;
@@ -290,6 +292,11 @@ void proa_swap_free(proa_swap *s)
     proa_a2a_set_beside(s->a2a, &(proa_post_hooks){0});
     free(s->memory);
     free(s);
+}
+
+size_t proa_swap_bytes(const proa_swap *s)
+{
+    return s->memory_bytes;
 }
 
 proa_team proa_swap_team(proa_swap *s)

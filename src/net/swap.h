@@ -27,6 +27,8 @@ proa_status proa_swap_create(const proa_swap_options *options, proa_a2a *a2a, pr
                              proa_error *err);
 void proa_swap_free(proa_swap *swap); /* before the all-to-all; accepts NULL */
 
+size_t proa_swap_bytes(const proa_swap *swap); /* of its buffers */
+
 /* A swap that fails blames the members that were missing, as proa_a2a_suspects says. */
 proa_team proa_swap_team(proa_swap *swap);
 /* What this member has sent makes no sense. */

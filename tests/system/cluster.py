@@ -257,7 +257,7 @@ class Worker(Role):
     def __init__(self, name, place, cluster, mode, flags, ranks=1):
         super().__init__(name, place, cluster, flags)
         self.mode = mode
-        self.ranks = ranks  # that this process is the parent of, when there are several
+        self.ranks = ranks  # of those that this process is the parent of, how many have requests
         self.port, self.bootstrap_port = place.free_port(), place.free_port()
 
     def command(self):

@@ -170,7 +170,8 @@ def test_idle_ranks_stay_for_those_with_requests(cluster, one_process):
 def test_flags_that_do_not_fit(run):
     for flags, words in {
         ("--tp-size", "4", "--dp-size", "4"): "--enable-dp-attention",
-        ("--tp-size", "4", "--dp-size", "2", "--enable-dp-attention"): "give --dp-size 4",
+        ("--tp-size", "4", "--dp-size", "2", "--enable-dp-attention", "--enable-two-batch-overlap"): "do not go together yet",
+        ("--tp-size", "8"): "4 attention heads do not divide among the 8 ranks",
         ("--tp-size", "3", "--dp-size", "3", "--enable-dp-attention"): "1 redundant ones would",
         ("--tp-size", "4", "--dp-size", "3", "--enable-dp-attention"): "multiple",
         ("--tp-size", "4", "--nnodes", "2"): "--dist-init-addr",

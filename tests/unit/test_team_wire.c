@@ -69,6 +69,12 @@ static void it_comes_back(void **state)
     assert_int_equal(proa_team_note_read(reader, bytes, length, &back, &err), PROA_OK);
     assert_int_equal(back.step.row_count, 0);
     assert_int_equal(back.brought_count, 0);
+    length = write_note(bytes);
+    proa_team_reader_narrow(
+        reader,
+        &(proa_forward_limits){.rows_max = 100, .logit_rows_max = 3, .positions_max = 200, .kv_blocks = 9});
+    assert_int_equal(proa_team_note_read(reader, bytes, length, &back, &err),
+                     PROA_ERR_PROTOCOL); /* block 9 */
     proa_team_reader_free(reader);
 }
 
