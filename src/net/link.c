@@ -327,6 +327,7 @@ static void on_event(struct bufferevent *stream, short what, void *context)
 void proa_link_arm(proa_link *link, int64_t in_us)
 {
     struct timeval in = proa_loop_timeval(in_us);
+    link->due_us = proa_clock_us() + in_us;
     evtimer_add(link->timer, &in);
 }
 
@@ -344,11 +345,16 @@ static void too_late(proa_link *link)
     proa_link_fail(link, &why);
 }
 
-/* This thread may have been held up in another link's hook, or stopped: what the peer has said meanwhile is in the socket. */
-static bool waits_unread(const proa_link *link)
+/* A timer that comes late shows that this thread was held up: in another link's hook, stopped, without a processor, or with the whole
+ * machine, and then its peers there too. In that time nobody could be heard, so it is no silence of theirs. */
+static void forgive(proa_link *link, int64_t now_us)
 {
-    char byte;
-    return recv(bufferevent_getfd(link->stream), &byte, 1, MSG_PEEK | MSG_DONTWAIT) > 0;
+    int64_t late_us = now_us - link->due_us;
+    if (late_us < link->terms->beat_us)
+        return;
+    link->heard_us += late_us;
+    if (link->heard_us > now_us)
+        link->heard_us = now_us;
 }
 
 /* The timer is set for when a heartbeat or silence would be due if nothing more happened; what did happen puts it off here,
@@ -356,8 +362,7 @@ static bool waits_unread(const proa_link *link)
 static void keep_alive(proa_link *link, int64_t now_us)
 {
     const proa_link_terms *t = link->terms;
-    if (now_us - link->heard_us >= t->silence_us && waits_unread(link))
-        link->heard_us = now_us;
+    forgive(link, now_us);
     if (now_us - link->heard_us >= t->silence_us) {
         proa_error why;
         proa_error_set(&why, PROA_ERR_DEADLINE, "nothing was heard of it for %.2f s",

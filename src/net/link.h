@@ -16,7 +16,7 @@
  * too. Any certificate of the authority is a member of the cluster: names in certificates are not looked at.
  *
  * Liveness is what arrives: an end that has sent nothing for PROA_LINK_BEAT_US sends a heartbeat, an end that has heard
- * nothing for PROA_LINK_SILENCE_US calls `down` with PROA_ERR_DEADLINE. The end of the stream or a reset is
+ * nothing for PROA_LINK_SILENCE_US, while it ran itself, calls `down` with PROA_ERR_DEADLINE. The end of the stream or a reset is
  * PROA_ERR_UNREACHABLE: the peer's process has closed it or is gone. What the network alone has to say (no route, TCP's own
  * time-out) is PROA_ERR_DEADLINE, since the peer may live on. A violation is PROA_ERR_PROTOCOL. A dial that the host itself
  * refuses, nobody listens there, is PROA_ERR_NOT_FOUND.

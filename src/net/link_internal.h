@@ -72,6 +72,7 @@ struct proa_link {
     struct bufferevent *stream;   /* from TLS or HANDSHAKE on */
     struct event *timer;          /* deadline of what comes before UP; then heartbeats and silence */
     int64_t deadline_us;          /* for UP */
+    int64_t due_us;               /* of the timer */
     int64_t heard_us, said_us;    /* when something last came, or was queued */
     bool heard_any;
     bool mute; /* the socket takes nothing more; what the peer has said before its end is still read */

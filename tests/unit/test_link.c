@@ -356,6 +356,28 @@ static void test_a_stall_of_ones_own(void **state)
     link_fixture_close(&f);
 }
 
+/* Both ends stand still, as when a whole machine is halted or frozen: neither has said anything, and neither is to blame. A hold-up that
+ * is longer than the silence is no silence; what comes after it is. */
+static void test_a_stall_of_both(void **state)
+{
+    (void)state;
+    link_fixture f;
+    const uint64_t one = 1;
+    link_fixture_open(&f, &(proa_link_security){.key = LINK_KEY, .beat_us = 30000, .silence_us = 300000});
+    link_fixture_connect(&f);
+    pulse p = {.wake_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK)};
+    proa_watch *watch = proa_loop_add_watch(f.loop, p.wake_fd, stall, &p);
+    assert_non_null(watch);
+    for (int i = 0; i < 3; i++) {
+        assert_int_equal(write(p.wake_fd, &one, sizeof one), sizeof one);
+        if (link_fixture_run(&f, link_dialled_down, 0.7) || f.accepted.downs > 0)
+            fail_msg("stall %d: %s%s", i, f.dialled.why.text, f.accepted.why.text);
+    }
+    proa_watch_free(watch);
+    close(p.wake_fd);
+    link_fixture_close(&f);
+}
+
 /* ---- limits ---- */
 
 static void test_pending_limit(void **state)
@@ -451,6 +473,7 @@ int main(void)
         cmocka_unit_test(test_heartbeats),
         cmocka_unit_test(test_silence),
         cmocka_unit_test(test_a_stall_of_ones_own),
+        cmocka_unit_test(test_a_stall_of_both),
         cmocka_unit_test(test_pending_limit),
         cmocka_unit_test(test_listener_goes),
         cmocka_unit_test(test_read_key),
