@@ -1,8 +1,9 @@
 """The H100 guide's whole topology: two workers of 32 ranks on four hosts each, 256 experts and 32 copies, with its flags as they stand; and
 tiny-r1 over 8 + 8 ranks. Every token and every log probability is that of one process of one rank, in both modes of the all-to-all, with
-and without two-batch overlap, with copies chosen either way."""
+and without two-batch overlap, with copies chosen either way, before and after experts have moved."""
 import itertools
 import os
+import re
 
 import pytest
 
@@ -30,6 +31,9 @@ def name_of(mode, dispatch, overlap):
 
 ALL = {name_of(*v): variant(*v) for v in itertools.product(("normal", "low_latency"), ("static", "dynamic"), (False, True))}
 WIDE = ("normal-static", "low_latency-dynamic", "low_latency-dynamic-overlap")
+
+
+REBALANCE = {"--enable-eplb": "", "--eplb-rebalance-num-iterations": 20, "--eplb-rebalance-layers-per-chunk": 1}
 
 
 def answers_of_one(proa, folder, model, load_format, requests):
@@ -71,6 +75,25 @@ def serve(cluster, requests, expected, ranks):
     return resident
 
 
+def serve_while_experts_move(cluster, requests, expected):
+    """Asks until both workers have moved experts twice, and once more."""
+    cluster.start()
+    rounds = 0
+    while min(plans(cluster, mode) for mode in ("prefill", "decode")) < 2:
+        rounds += 1
+        assert rounds <= 8, "experts have not moved"
+        assert not mixed.differences(cluster.ask(requests), expected, requests)
+    assert not mixed.differences(cluster.ask(requests), expected, requests)
+    print(f"{rounds + 1} rounds, {plans(cluster, 'prefill')} and {plans(cluster, 'decode')} plans carried out")
+    cluster.stop()
+
+
+def plans(cluster, mode):
+    """That the worker has carried out, as its nodes say."""
+    versions = {v for w in cluster.workers if w.mode == mode for v in re.findall(r"rebalanced .*\(version (\d+)\)", w.process.log())}
+    return len(versions)
+
+
 @pytest.mark.parametrize("changes", [GUIDE, *(ALL[name] for name in WIDE)], ids=["guide", *WIDE])
 def test_64_ranks(proa, tmp_path, lab, wide, changes):
     model, requests, expected = wide
@@ -83,3 +106,12 @@ def test_tiny_r1_over_16_ranks(proa, tmp_path, lab, tiny, changes):
     model, requests, expected = tiny
     with GuideCluster(proa, tmp_path, lab(HOSTS), model, TINY_RANKS | changes) as cluster:
         serve(cluster, requests, expected, 8)
+
+
+@pytest.mark.parametrize("ranks", [8, 32])
+def test_experts_move(proa, tmp_path, lab, request, ranks):
+    """The guide's flags, and experts that move every 20 steps."""
+    model, requests, expected = request.getfixturevalue("tiny" if ranks == 8 else "wide")
+    changes = REBALANCE | (TINY_RANKS if ranks == 8 else {})
+    with GuideCluster(proa, tmp_path, lab(HOSTS, seconds=LAB_SECONDS), model, changes) as cluster:
+        serve_while_experts_move(cluster, requests, expected)
