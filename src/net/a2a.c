@@ -105,11 +105,14 @@ static void on_landed(void *context, int32_t from, const uint8_t *header, size_t
     }
 }
 
+/* A wait for it finds out, and a send. Mostly the links among ranks have said it first. */
 static void on_lost(void *context, int32_t rank, const proa_error *why)
 {
-    (void)context;
-    (void)rank;
-    (void)why; /* a send or a wait finds out; the links among ranks say it first */
+    proa_a2a *a = context;
+    if (!a->live[rank])
+        return;
+    a->lost = rank;
+    a->lost_why = *why;
 }
 
 /* ---- messages out ---- */
@@ -195,6 +198,11 @@ static proa_status wait_for_all(proa_a2a *a, a2a_lane *lane,
             break;
         }
         bool any = proa_post_progress(a->post);
+        if (a->lost >= 0) {
+            *err = a->lost_why;
+            status = proa_a2a_break(a, lane, a->lost, PROA_ERR_UNREACHABLE);
+            break;
+        }
         now = proa_clock_us();
         if (left < missing)
             last = now; /* not what else may come: only who was waited for */
@@ -308,6 +316,7 @@ proa_status proa_a2a_begin(proa_a2a *a, uint64_t epoch, const bool *live, proa_e
     for (int32_t i = 0; i < a->options.lanes; i++)
         reset_lane(a, &a->lanes[i]);
     blame_nobody(a);
+    a->lost = -1;
     a->epoch = epoch;
     atomic_store_explicit(&a->abandoned, false, memory_order_release);
     return PROA_OK;
@@ -389,6 +398,7 @@ proa_status proa_a2a_create(const proa_a2a_options *options, proa_post_hub *hub,
     if (a == NULL)
         return proa_error_set(err, PROA_ERR_MEMORY, "no memory for the all-to-all");
     a->options = *options;
+    a->lost = -1;
     if (a->options.deadline_us == 0)
         a->options.deadline_us = DEADLINE_US;
     size_t bytes = lay_out(a, NULL);

@@ -99,6 +99,8 @@ struct proa_a2a {
     bool *live; /* [ranks] */
     atomic_bool abandoned;
     bool *suspects; /* [ranks] */
+    int32_t lost;   /* a live rank that the post has lost in this epoch; -1: none */
+    proa_error lost_why;
     a2a_lane lanes[2];
     proa_a2a_stats stats;
     a2a_watch watch;

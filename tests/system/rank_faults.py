@@ -314,9 +314,10 @@ def play(options, folder):
         left = cluster.leftovers()
         stacks = sum(node.process.log().count("proa_rank_fault_hang") for group in groups for node in group.nodes)
         assert options.fault != "hang" or stacks >= len(times), "each hanging rank has written its stacks"
+        crashes = [line for group in groups for line in re.findall(r".*ended by signal (?:6|8|11) .*", group.log())]
         cluster.stop()
     return {"fault": options.fault, "ranks": options.ranks, "repeats": len(times), "seconds": times, "answers": asking.answers,
-            "wrong": asking.wrong[:5], "wrong_count": len(asking.wrong), "leftovers": left, "load": statistics.median(loads),
+            "wrong": asking.wrong[:5], "wrong_count": len(asking.wrong), "leftovers": left, "crashes": crashes, "load": statistics.median(loads),
             "date": datetime.date.today().isoformat()}
 
 
@@ -349,8 +350,8 @@ def main():
         result = play(options, pathlib.Path(folder))
     if options.json:
         options.json.write_text(json.dumps(results + [result], indent=1))
-    print(line_of(result))
-    return 1 if result["wrong_count"] or result["leftovers"] else 0
+    print(line_of(result), *result["crashes"], sep="\n")
+    return 1 if result["wrong_count"] or result["leftovers"] or result["crashes"] else 0
 
 
 if __name__ == "__main__":
