@@ -71,15 +71,29 @@ static void look_at(client_call *call)
         proa_client_call_release(call);
 }
 
-static void flush_workers(proa_client *client)
+static void tell_workers(proa_client *client, proa_wire_type type)
 {
     for (int32_t i = 0; i < CLIENT_WORKERS_MAX; i++) {
         client_worker *worker = client->workers[i];
         if (worker == NULL || worker->state != CLIENT_WORKER_READY)
             continue;
         proa_buf_clear(&client->scratch);
-        proa_client_worker_send(worker, PROA_WIRE_FLUSH);
+        proa_client_worker_send(worker, type);
     }
+}
+
+static void tell_of_records(proa_client *client)
+{
+    static const proa_wire_type types[] = {PROA_WIRE_RECORD_START, PROA_WIRE_RECORD_STOP,
+                                           PROA_WIRE_RECORD_DUMP};
+    proa_wire_record asked[CLIENT_RECORDS_MAX];
+    pthread_mutex_lock(&client->lock);
+    int count = client->record_count;
+    memcpy(asked, client->record_asked, sizeof asked);
+    client->record_count = 0;
+    pthread_mutex_unlock(&client->lock);
+    for (int i = 0; i < count; i++)
+        tell_workers(client, types[asked[i]]);
 }
 
 static void on_wake(void *context)
@@ -93,7 +107,8 @@ static void on_wake(void *context)
         look_at(call);
     }
     if (flush)
-        flush_workers(client);
+        tell_workers(client, PROA_WIRE_FLUSH);
+    tell_of_records(client);
     if (stopping) {
         finish_all(client, "the frontend is stopping");
         proa_loop_stop(client->loop);
@@ -400,6 +415,22 @@ proa_status proa_client_flush_cache(proa_client *client)
         status = PROA_BUSY;
     else
         client->flush_asked = true;
+    pthread_mutex_unlock(&client->lock);
+    if (status == PROA_OK)
+        proa_loop_wake(client->loop);
+    return status;
+}
+
+proa_status proa_client_record(proa_client *client, proa_wire_record action)
+{
+    proa_status status = PROA_OK;
+    pthread_mutex_lock(&client->lock);
+    if (client->stopping)
+        status = PROA_ERR_CANCELLED;
+    else if (client->record_count == CLIENT_RECORDS_MAX)
+        status = PROA_BUSY;
+    else
+        client->record_asked[client->record_count++] = action;
     pthread_mutex_unlock(&client->lock);
     if (status == PROA_OK)
         proa_loop_wake(client->loop);

@@ -57,6 +57,10 @@ void proa_client_grant(proa_client *client, uint64_t id, int32_t tokens);
 void proa_client_get_stats(proa_client *client, proa_engine_stats *stats); /* sums over workers */
 proa_status proa_client_flush_cache(proa_client *client);
 
+/* Tells all workers that are connected to start, stop or dump the record of what their experts have to do. PROA_BUSY: too much was asked
+ * at once. Thread-safe, does not wait. */
+proa_status proa_client_record(proa_client *client, proa_wire_record action);
+
 /* Appends a JSON array for /health: [{"component", "endpoint", "instance_id", "namespace", "transport", "status", ...}]; returns
  * whether a request could be served now. Thread-safe. */
 bool proa_client_write_instances(proa_client *client, proa_buf *out);

@@ -21,6 +21,7 @@ enum {
     CLIENT_CALLS_MAX = 1 << 16,
     CLIENT_WORKERS_MAX = PROA_ROUTER_WORKERS_MAX,
     CLIENT_ARENA_BYTES = 64 << 20,
+    CLIENT_RECORDS_MAX = 16,
     CLIENT_TICK_US = 50000,
     CLIENT_DIAL_US_MIN = 100000, /* pauses between attempts to connect: doubling */
     CLIENT_DIAL_US_MAX = 2000000,
@@ -168,6 +169,8 @@ struct proa_client {
     proa_error no_room; /* why there is none */
     bool stopping;
     bool flush_asked;
+    proa_wire_record record_asked[CLIENT_RECORDS_MAX]; /* in order */
+    int record_count;
     bool news_came;
     client_news news[CLIENT_WORKERS_MAX];
     client_shown shown[CLIENT_WORKERS_MAX];

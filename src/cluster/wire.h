@@ -5,7 +5,7 @@
  * (block numbers against its pool, token ids against its vocabulary, rooms and epochs against its tables). Arrays of decoded
  * messages live in the proa_arena given, or point into the body where it says so.
  *
- *   frontend ── SUBMIT, CANCEL, GRANT, ASK_FILES, FLUSH, RELAY ───> worker     request link, dialled by the frontend
+ *   frontend ── SUBMIT, CANCEL, GRANT, ASK_FILES, FLUSH, RELAY, RECORD_… > worker     request link, dialled by the frontend
  *            <── CARD, FILE, LOAD, KV_EVENTS, TOKENS, FINISH, TAKEN
  *   decode   ── ROOM_HELLO, ROOM_OPEN, ROOM_ABORT ────────────────> prefill    room link, dialled by the decode worker to the
  *            <── ROOM_HELLO, ROOM_DONE, ROOM_FAIL, ROOM_QUIET ─────             prefill worker's bootstrap port
@@ -39,6 +39,9 @@ typedef enum proa_wire_type {
     PROA_WIRE_ASK_FILES,
     PROA_WIRE_FLUSH,
     PROA_WIRE_RELAY, /* a sealed SUBMIT (nats_message.h) that nobody has acknowledged: as if it came by NATS */
+    PROA_WIRE_RECORD_START, /* no body, as FLUSH: of what experts have to do */
+    PROA_WIRE_RECORD_STOP,
+    PROA_WIRE_RECORD_DUMP,
     PROA_WIRE_CARD = 32,
     PROA_WIRE_FILE,
     PROA_WIRE_LOAD,
@@ -53,6 +56,13 @@ typedef enum proa_wire_type {
     PROA_WIRE_ROOM_FAIL,
     PROA_WIRE_ROOM_QUIET,
 } proa_wire_type;
+
+/* Of what experts have to do, in the order of the messages: a worker counts from now on, counts no more, writes what it has. */
+typedef enum proa_wire_record {
+    PROA_RECORD_START,
+    PROA_RECORD_STOP,
+    PROA_RECORD_DUMP,
+} proa_wire_record;
 
 /* What a worker does with a request. */
 typedef enum proa_wire_leg {

@@ -240,6 +240,8 @@ static proa_status announce(proa_worker *w, proa_error *err)
 
 proa_status proa_worker_start(proa_worker *w, const proa_worker_model *model, proa_error *err)
 {
+    w->record = model->record;
+    w->record_context = model->record_context;
     w->engine = model->engine;
     w->layout = *model->layout;
     w->precision = model->precision;

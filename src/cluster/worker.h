@@ -50,6 +50,9 @@ typedef struct proa_worker_model {
     const char *dir;              /* where the card's files are */
     proa_wire_card
         card; /* model's and engine's part: name, path, digest, limits, files; the rest is filled in */
+    /* A frontend asks for it; on the worker's thread. NULL: it is not recorded here. */
+    void (*record)(void *context, proa_wire_record action);
+    void *record_context;
 } proa_worker_model;
 
 proa_status proa_worker_start(proa_worker *worker, const proa_worker_model *model, proa_error *err);

@@ -308,6 +308,16 @@ static void take_flush(proa_worker *w)
         proa_engine_flush_cache(w->engine);
 }
 
+static void take_record(const proa_worker *w, proa_wire_record action)
+{
+    if (w->record != NULL)
+        w->record(w->record_context, action);
+    else
+        proa_log(PROA_LOG_WARN, "worker",
+                 "what experts have to do is not recorded here: workers of several ranks do, with "
+                 "--expert-distribution-recorder-mode stat");
+}
+
 static void on_message(void *context, proa_link *link, uint16_t type, const uint8_t *body, size_t length)
 {
     proa_worker *w = context;
@@ -319,6 +329,9 @@ static void on_message(void *context, proa_link *link, uint16_t type, const uint
     case PROA_WIRE_GRANT: take_grant(front, body, length, &err); break;
     case PROA_WIRE_ASK_FILES: front->wants_files = true; break;
     case PROA_WIRE_FLUSH: take_flush(w); break;
+    case PROA_WIRE_RECORD_START: take_record(w, PROA_RECORD_START); break;
+    case PROA_WIRE_RECORD_STOP: take_record(w, PROA_RECORD_STOP); break;
+    case PROA_WIRE_RECORD_DUMP: take_record(w, PROA_RECORD_DUMP); break;
     case PROA_WIRE_RELAY: proa_worker_front_relay(front, body, length); break;
     default:
         proa_error_set(&err, PROA_ERR_PROTOCOL, "message type %u is not known on request links", type);

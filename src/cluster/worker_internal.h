@@ -96,6 +96,8 @@ struct proa_worker {
     bool thread_runs;
     proa_listener *requests;
     proa_listener *bootstrap;
+    void (*record)(void *context, proa_wire_record action); /* may be NULL */
+    void *record_context;
     proa_engine *engine;
     proa_kv_transfer *transfer;
     proa_timer *transfer_timer; /* NULL without a transfer */

@@ -274,10 +274,17 @@ static const proa_option options[] = {
     {.name = "eplb-min-rebalancing-utilization-threshold", .commands = "worker", .group = "Ranks",
      .type = PROA_OPTION_REAL, .low = 0, .high = 1, .fallback = "1", .metavar = "SHARE",
      .help = "With --enable-eplb: nothing moves while the mean load of a rank is more than this share of the fullest one's"},
+    {.name = "expert-distribution-recorder-mode", .commands = "worker", .group = "Ranks",
+     .type = PROA_OPTION_CHOICE, .choices = "stat",
+     .help = "Between /start_expert_distribution_record and /stop_… at the frontend, counts the tokens of each expert in each layer, at all "
+             "ranks; /dump_… writes the sum"},
+    {.name = "expert-distribution-recorder-dir", .commands = "worker", .group = "Ranks",
+     .environment = "SGLANG_EXPERT_DISTRIBUTION_RECORDER_DIR", .type = PROA_OPTION_STRING, .metavar = "DIR", .fallback = "/tmp",
+     .help = "Where rank 0 writes it, as expert_distribution_recorder_TIME.json"},
     {.name = "expert-distribution-recorder-buffer-size", .commands = "worker", .group = "Ranks",
      .type = PROA_OPTION_INT, .low = -1, .high = 100000, .unit = "steps", .metavar = "N",
-     .help = "Steps that are counted, the last N; -1 all. With --enable-eplb it is that of its plans, at most "
-             "--eplb-rebalance-num-iterations, which it is without this flag"},
+     .help = "With --enable-eplb: of the steps between two plans, so many count, the last ones; -1 all, as without this flag. What is "
+             "dumped is of all steps"},
     {.name = "enable-two-batch-overlap", .commands = "worker", .group = "Ranks", .type = PROA_OPTION_FLAG,
      .help = "Cuts each step in two halves: what one half sends to the ranks of its experts travels while the other half computes. Pays "
              "where transfers are slow and steps large; each half reads all weights. With one rank, nothing to do"},

@@ -229,6 +229,10 @@ void proa_rank_describe(const proa_rank *r, proa_worker_model *model)
 {
     model->engine = r->engine;
     model->layout = &r->layout;
+    if (r->group != NULL && proa_rank_group_records(r->group)) {
+        model->record = proa_rank_group_record;
+        model->record_context = r->group;
+    }
     model->precision = (int)r->precision;
     model->dir = r->loaded.dir;
     model->card.context_length = r->context_length;

@@ -7,6 +7,7 @@
 #include "base/log.h"
 #include "cmd/rank_experts.h"
 #include "cmd/rank_fault.h"
+#include "cmd/rank_record.h"
 #include "cmd/rank_leave.h"
 #include "cmd/watchdog.h"
 #include "cmd/worker_ranks.h"
@@ -26,6 +27,7 @@ enum {
     MESSAGE_GROUP = 1,        /* the mesh's type of all that the group says */
     MESSAGE_EXPERTS = 2,      /* and of what is said of loads and plans */
     MESSAGE_STANDING = 3,     /* u8, a proa_rank_standing: the sender drains, or is drained */
+    MESSAGE_RECORD = 4,       /* of what experts had to do, to rank 0 */
     BUFFER_BYTES = 256 << 20, /* that windows of the normal mode may take for rows of other ranks, about */
     WINDOW_ROWS_MAX = 1024,
     WINDOW_ROWS_MIN = 16,
@@ -50,6 +52,7 @@ struct proa_rank_group {
     proa_rank_leave *leave;
     _Atomic(uint8_t) standing; /* of this rank. Relaxed: what is missed is sent once more */
     int64_t drains_since_us;
+    proa_rank_record *record;      /* NULL: nothing is recorded */
     proa_rebalance_tables *tables; /* of the message that came last; the mesh's thread */
     proa_buf out;                  /* under the group's lock: send is called with it */
 };
@@ -208,11 +211,23 @@ static void on_message(void *context, int rank, uint16_t type, const uint8_t *bo
     switch (type) {
     case MESSAGE_GROUP: take_group(g, rank, body, length, &err); break;
     case MESSAGE_EXPERTS: take_experts(g, rank, body, length, &err); break;
+    case MESSAGE_RECORD:
+        if (g->record != NULL)
+            proa_rank_record_receive(g->record, rank, body, length, &err);
+        break;
     case MESSAGE_STANDING: take_standing(g, rank, body, length, &err); break;
     default: proa_error_set(&err, PROA_ERR_PROTOCOL, "type %u is not known", type); break;
     }
     if (err.status != PROA_OK)
         proa_log(PROA_LOG_WARN, "ranks", "refused a message of rank %d: %s", rank, err.text);
+}
+
+static void on_send_record(void *context, const proa_buf *body)
+{
+    const proa_rank_group *g = context;
+    if (g->mesh != NULL &&
+        (body->failed || !proa_rank_mesh_post(g->mesh, 0, MESSAGE_RECORD, body->data, body->length)))
+        proa_log(PROA_LOG_ERROR, "ranks", "out of memory for a record's part: rank 0 will miss it");
 }
 
 static void on_tick(void *context)
@@ -221,6 +236,8 @@ static void on_tick(void *context)
     if (g->fault != NULL)
         proa_rank_fault_tick(g->fault);
     proa_ep_group_tick(g->ep);
+    if (g->record != NULL)
+        proa_rank_record_tick(g->record);
 }
 
 /* ---- life ---- */
@@ -320,6 +337,7 @@ static proa_status make_ep(proa_rank_group *g, const proa_model_config *config, 
     if (status != PROA_OK)
         return status;
     options.rebalance = experts.rebalance;
+    options.record = g->record != NULL;
     options.location = &experts.location;
     g->location_digest = experts.digest;
     status = proa_ep_group_create(&options, config, precision, &g->ep, err);
@@ -355,7 +373,11 @@ proa_status proa_rank_group_create(const proa_options *o, const proa_rank_world 
     g->tables = calloc(1, sizeof *g->tables);
     g->leave = proa_rank_leave_create(world->world);
     atomic_init(&g->standing, PROA_RANK_SERVES);
-    status = g->peer_lives != NULL && g->tables != NULL && g->leave != NULL
+    const proa_rank_record_hooks hooks = {.send = on_send_record, .context = g};
+    bool records = proa_options_string(o, "expert-distribution-recorder-mode") != NULL;
+    if (records)
+        g->record = proa_rank_record_create(o, world, config, &hooks);
+    status = g->peer_lives != NULL && g->tables != NULL && g->leave != NULL && (g->record != NULL || !records)
                  ? make_ep(g, config, precision, limits, err)
                  : proa_error_set(err, PROA_ERR_MEMORY, "no memory for the group of ranks");
     if (status != PROA_OK) {
@@ -364,6 +386,17 @@ proa_status proa_rank_group_create(const proa_options *o, const proa_rank_world 
     }
     *out = g;
     return PROA_OK;
+}
+
+bool proa_rank_group_records(const proa_rank_group *g)
+{
+    return g->record != NULL;
+}
+
+void proa_rank_group_record(void *group, proa_wire_record action)
+{
+    proa_rank_group *g = group;
+    proa_rank_record_act(g->record, g->ep, action);
 }
 
 proa_ep_group *proa_rank_group_ep(proa_rank_group *g)
@@ -464,6 +497,7 @@ void proa_rank_group_close(proa_rank_group *g)
         return;
     proa_rank_mesh_close(g->mesh);
     proa_ep_group_free(g->ep);
+    proa_rank_record_free(g->record);
     proa_rank_fault_free(g->fault);
     proa_buf_free(&g->out);
     free(g->peer_lives);

@@ -6,6 +6,7 @@
 #define PROA_CMD_RANK_GROUP_H
 
 #include "base/option.h"
+#include "cluster/wire.h"
 #include "engine/engine.h"
 #include "engine/ep_group.h"
 #include "model/rank_world.h"
@@ -18,6 +19,9 @@ proa_status proa_rank_group_create(const proa_options *options, const proa_rank_
                                    const proa_model_config *config, proa_precision precision,
                                    const proa_forward_limits *limits, proa_rank_group **group,
                                    proa_error *err);
+/* With --expert-distribution-recorder-mode; then a worker's `record`, with the group as context. */
+bool proa_rank_group_records(const proa_rank_group *group);
+void proa_rank_group_record(void *group, proa_wire_record action);
 proa_ep_group *proa_rank_group_ep(proa_rank_group *group);
 proa_exchange proa_rank_group_exchange(proa_rank_group *group); /* for the forward; once */
 void proa_rank_group_set_engine(proa_rank_group *group, proa_engine *engine);

@@ -66,6 +66,7 @@ typedef struct proa_ep_group_options {
     /* Where experts are when a view begins: fitted to all layers, redundant_experts and ranks; borrowed until create returns. NULL: the
      * trivial one. On ranks that live alone, what is left of a placement, where that has all experts of a layer. */
     const proa_expert_location *location;
+    bool record;            /* proa_ep_group_record may be called */
     bool two_batch_overlap; /* the exchange has a lane for each of two halves of a step */
     int32_t rows_max;       /* of a window of one rank */
     int32_t
@@ -127,6 +128,11 @@ void proa_ep_group_kv_written(proa_ep_group *ranks, const int32_t *blocks, int32
 bool proa_ep_group_idle(proa_ep_group *ranks);
 
 /* ---- any thread ---- */
+
+/* Counts anew from now on what this rank's rows choose, or counts no more. With options.record alone. */
+void proa_ep_group_record(proa_ep_group *ranks, bool on);
+/* What was counted, [layers, experts], which is forgotten here. */
+void proa_ep_group_take_record(proa_ep_group *ranks, uint64_t *counts);
 
 /* Outside of the group for a while, or without a rank that shares its heads: frontends should look elsewhere. */
 bool proa_ep_group_is_away(const proa_ep_group *ranks);

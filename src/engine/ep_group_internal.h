@@ -56,7 +56,9 @@ struct proa_ep_group {
     proa_ep_group_stats stats;
     uint32_t ready;            /* placement version that is proposed */
     proa_rebalance *rebalance; /* NULL: experts stay where the view puts them */
-    uint64_t reading;          /* job of the reader, for this version: */
+    uint64_t *record;          /* [layers * experts]; NULL: none may be asked for */
+    bool recording;
+    uint64_t reading; /* job of the reader, for this version: */
     uint32_t reading_version;
     proa_expert_reader *reader;
     /* engine thread */

@@ -172,6 +172,8 @@ void proa_ep_group_rebalance_begin(proa_ep_group *r, uint32_t version)
 
 void proa_ep_group_rebalance_ended(proa_ep_group *r, uint64_t step, bool rows)
 {
+    for (size_t i = 0; r->recording && rows && i < count_bytes(r) / sizeof *r->counts; i++)
+        r->record[i] += r->counts[i];
     if (r->rebalance != NULL)
         proa_rebalance_ended(r->rebalance, step, rows ? r->counts : NULL, proa_clock_us());
 }
@@ -194,6 +196,32 @@ void proa_ep_group_receive_rebalance(proa_ep_group *r, const proa_rebalance_mess
     pthread_mutex_unlock(&r->lock);
 }
 
+/* ---- the record ---- */
+
+static void forget(proa_ep_group *r)
+{
+    memset(r->record, 0, count_bytes(r) / sizeof *r->counts * sizeof *r->record);
+}
+
+void proa_ep_group_record(proa_ep_group *r, bool on)
+{
+    PROA_ASSERT(r->record != NULL);
+    pthread_mutex_lock(&r->lock);
+    if (on)
+        forget(r);
+    r->recording = on;
+    pthread_mutex_unlock(&r->lock);
+}
+
+void proa_ep_group_take_record(proa_ep_group *r, uint64_t *counts)
+{
+    PROA_ASSERT(r->record != NULL);
+    pthread_mutex_lock(&r->lock);
+    memcpy(counts, r->record, count_bytes(r) / sizeof *r->counts * sizeof *r->record);
+    forget(r);
+    pthread_mutex_unlock(&r->lock);
+}
+
 /* ---- life ---- */
 
 proa_expert_shape proa_ep_group_expert_shape(const proa_ep_group *r)
@@ -204,7 +232,16 @@ proa_expert_shape proa_ep_group_expert_shape(const proa_ep_group *r)
 proa_status proa_ep_group_rebalance_create(proa_ep_group *r, proa_error *err)
 {
     const proa_ep_group_rebalance *o = &r->options.rebalance;
-    if (o->iterations == 0 || r->options.ranks == 1)
+    bool moves = o->iterations > 0 && r->options.ranks > 1;
+    if (!moves && !r->options.record)
+        return PROA_OK;
+    r->counts = calloc(1, count_bytes(r));
+    if (r->options.record)
+        r->record = calloc(count_bytes(r) / sizeof *r->counts, sizeof *r->record);
+    if (r->counts == NULL || (r->options.record && r->record == NULL))
+        return proa_error_set(err, PROA_ERR_MEMORY, "no memory to count what %d experts do",
+                              r->config.n_routed_experts);
+    if (!moves)
         return PROA_OK;
     const proa_rebalance_options options = {
         .self = r->options.rank,
@@ -218,10 +255,9 @@ proa_status proa_ep_group_rebalance_create(proa_ep_group *r, proa_error *err)
         .resend_us = RESEND_US,
     };
     const proa_expert_reader_hooks hooks = {.find = find_expert, .done = on_read, .context = r};
-    r->counts = calloc(1, count_bytes(r));
     r->rebalance = proa_rebalance_create(&options);
-    if (r->counts == NULL || r->rebalance == NULL)
-        return proa_error_set(err, PROA_ERR_MEMORY, "no memory to count what %d experts do",
+    if (r->rebalance == NULL)
+        return proa_error_set(err, PROA_ERR_MEMORY, "no memory for plans of %d experts",
                               r->config.n_routed_experts);
     return proa_expert_reader_create(r->config.num_hidden_layers * r->capacity, &hooks, &r->reader, err);
 }
@@ -237,4 +273,5 @@ void proa_ep_group_rebalance_free(proa_ep_group *r)
     proa_expert_reader_free(r->reader);
     proa_rebalance_free(r->rebalance);
     free(r->counts);
+    free(r->record);
 }

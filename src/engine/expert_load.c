@@ -111,6 +111,19 @@ static void write_table(const proa_expert_load *load, const uint32_t *step, proa
     }
 }
 
+void proa_expert_load_write_sums(int32_t layers, int32_t experts, const uint64_t *sums, proa_buf *out)
+{
+    proa_buf_append_text(out, "{\"logical_count\": [");
+    for (int32_t l = 0; l < layers; l++) {
+        proa_buf_append_text(out, l == 0 ? "\n[" : ",\n[");
+        for (int32_t e = 0; e < experts; e++)
+            proa_buf_append_format(out, e == 0 ? "%llu" : ",%llu",
+                                   (unsigned long long)sums[(ptrdiff_t)l * experts + e]);
+        proa_buf_append_char(out, ']');
+    }
+    proa_buf_append_text(out, "\n]}\n");
+}
+
 void proa_expert_load_write(const proa_expert_load *load, proa_expert_load_form form, proa_buf *out)
 {
     proa_buf_append_text(out, "{\"logical_count\": [");

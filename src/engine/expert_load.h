@@ -42,4 +42,7 @@ void proa_expert_load_reset(proa_expert_load *load);
 /* Appends {"logical_count": ...} as --init-expert-location reads it. PER_PASS needs a window and writes ended steps alone. */
 void proa_expert_load_write(const proa_expert_load *load, proa_expert_load_form form, proa_buf *out);
 
+/* The same of sums that were made elsewhere, [layers, experts]. */
+void proa_expert_load_write_sums(int32_t layers, int32_t experts, const uint64_t *sums, proa_buf *out);
+
 #endif

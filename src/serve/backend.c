@@ -66,6 +66,11 @@ static proa_status client_flush_cache(void *context)
     return proa_client_flush_cache(context);
 }
 
+static proa_status client_record(void *context, proa_wire_record action)
+{
+    return proa_client_record(context, action);
+}
+
 proa_backend proa_backend_of_client(proa_client *client)
 {
     return (proa_backend){
@@ -74,6 +79,7 @@ proa_backend proa_backend_of_client(proa_client *client)
         .grant = client_grant,
         .get_stats = client_get_stats,
         .flush_cache = client_flush_cache,
+        .record = client_record,
         .context = client,
     };
 }

@@ -14,6 +14,8 @@ typedef struct proa_backend {
     void (*grant)(void *context, uint64_t id, int32_t tokens);
     void (*get_stats)(void *context, proa_engine_stats *stats);
     proa_status (*flush_cache)(void *context);
+    /* NULL: nothing is recorded here. */
+    proa_status (*record)(void *context, proa_wire_record action);
     void *context;
     bool is_here; /* it computes in this process */
 } proa_backend;

@@ -229,6 +229,47 @@ void proa_endpoint_flush_cache(proa_server *server, proa_http_exchange *exchange
         proa_http_reply_error(exchange, &error);
 }
 
+/* The workers are told; what they write, and where, they log. */
+static void record(proa_server *server, proa_http_exchange *exchange, proa_wire_record action,
+                   const char *done)
+{
+    proa_api_error error;
+    proa_status status = PROA_ERR_UNSUPPORTED;
+    if (server->backend.record != NULL)
+        status = server->backend.record(server->backend.context, action);
+    if (status == PROA_OK) {
+        proa_http_reply(exchange, 200, "text/plain; charset=utf-8", done, strlen(done));
+        return;
+    }
+    if (status == PROA_ERR_UNSUPPORTED)
+        proa_api_error_set(
+            &error, 400, NULL, NULL,
+            "one process records with `proa eval --expert-load FILE`; these endpoints are for the "
+            "workers of several ranks of a `proa frontend`");
+    else
+        proa_api_error_set(&error, 503, NULL, NULL, "the workers were not told: %s",
+                           proa_status_name(status));
+    proa_http_reply_error(exchange, &error);
+}
+
+void proa_endpoint_start_record(proa_server *server, proa_http_exchange *exchange)
+{
+    record(server, exchange, PROA_RECORD_START, "Start recording expert distribution.\n");
+}
+
+void proa_endpoint_stop_record(proa_server *server, proa_http_exchange *exchange)
+{
+    record(server, exchange, PROA_RECORD_STOP, "Stop recording expert distribution.\n");
+}
+
+void proa_endpoint_dump_record(proa_server *server, proa_http_exchange *exchange)
+{
+    record(
+        server, exchange, PROA_RECORD_DUMP,
+        "Dump expert distribution: rank 0 of each worker writes expert_distribution_recorder_TIME.json into "
+        "its --expert-distribution-recorder-dir.\n");
+}
+
 void proa_endpoint_version(proa_server *server, proa_http_exchange *exchange)
 {
     proa_buf body = {0};

@@ -48,6 +48,9 @@ void proa_endpoint_metrics(proa_server *server, proa_http_exchange *exchange);
 void proa_endpoint_model_info(proa_server *server, proa_http_exchange *exchange);
 void proa_endpoint_server_info(proa_server *server, proa_http_exchange *exchange);
 void proa_endpoint_flush_cache(proa_server *server, proa_http_exchange *exchange);
+void proa_endpoint_start_record(proa_server *server, proa_http_exchange *exchange);
+void proa_endpoint_stop_record(proa_server *server, proa_http_exchange *exchange);
+void proa_endpoint_dump_record(proa_server *server, proa_http_exchange *exchange);
 void proa_endpoint_version(proa_server *server, proa_http_exchange *exchange);
 
 #endif

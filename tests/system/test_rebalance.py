@@ -89,6 +89,48 @@ def test_a_given_placement(cluster, one_process, tmp_path):
     cluster.stop()
 
 
+@pytest.mark.long
+def test_what_is_recorded_can_be_served_by(cluster, one_process, run, tmp_path):
+    """One file for all ranks; the planner reads it, and workers place by it."""
+    flags = ("--expert-distribution-recorder-mode", "stat", "--expert-distribution-recorder-dir", str(tmp_path))
+    worker = cluster.worker(HERE, "null", *FLAGS, *flags, ranks=RANKS)
+    cluster.wait_ready(READY_SECONDS)
+
+    def tell(action):
+        answer = HERE.get(f"{cluster.frontends[0].url}/{action}_expert_distribution_record")
+        assert answer.status_code == 200, answer.text
+
+    def dumped():
+        return sorted(tmp_path.glob("expert_distribution_recorder_*.json"))
+
+    def counts(file):
+        return json.loads(file.read_text())["logical_count"]
+
+    ask(cluster)
+    tell("dump")  # nothing was recorded
+    first, = wait_for(dumped, 20, "a record is written")
+    assert not any(map(any, counts(first)))
+    tell("start")
+    assert not mixed.differences(ask(cluster), one_process, MIXED)
+    tell("stop")
+    ask(cluster)
+    tell("dump")
+    second = wait_for(lambda: dumped()[1:], 20, "another one is written")[0]
+    layers = counts(second)
+    assert len(layers) == 5 and not any(layers[0]) and not any(layers[1])
+    total = sum(layers[2])
+    assert total > 1000 and total % 4 == 0 and sum(layers[3]) == sum(layers[4]) == total, "each token has 4 experts a layer"
+    assert "at 4 of 4 ranks" in worker.process.log()
+    plan = tmp_path / "plan.json"
+    got = run("eplb", "--expert-load", str(second), "--ep-size", "4", "--ep-num-redundant-experts", "8", "--output", str(plan))
+    assert got.returncode == 0, got.stderr
+    cluster.workers[0].stop()
+    cluster.worker(HERE, "null", *FLAGS, "--init-expert-location", str(plan), ranks=RANKS)
+    cluster.wait_ready(READY_SECONDS)
+    assert not mixed.differences(ask(cluster), one_process, MIXED)
+    cluster.stop()
+
+
 def test_placements_must_be_equal(proa, tmp_path):
     address = f"127.0.0.1:{HERE.free_port()}"
     shared = ("--nnodes", "2", "--dist-init-addr", address, "--rank-restart", "off")
