@@ -357,37 +357,39 @@ static void await(proa_ep_group *r, int64_t most_us)
     pthread_cond_timedwait(&r->changed, &r->lock, &deadline);
 }
 
-/* The engine has rows that cannot be computed; but others may need this rank's experts. Under lock, which is left meanwhile. */
+/* The engine has rows that cannot be computed; but others may need this rank's experts. PROA_BUSY: not failed yet. Under lock, which is left
+ * meanwhile. */
 static proa_status fail_step(proa_ep_group *r, proa_error *err)
 {
-    set_wanted(r, r->unproven);
+    int64_t left = proa_ep_group_team_patience_us(r);
     if (r->begun)
         run(r, NULL, NULL);
-    return proa_error_set(err, PROA_ERR_DEADLINE,
-                          "a rank that computes a part of the attention heads of rank %d is gone",
-                          r->options.rank);
+    else if (left > 0)
+        await(r, left);
+    return left > 0 ? PROA_BUSY
+                    : proa_error_set(err, PROA_ERR_DEADLINE,
+                                     "a rank that computes a part of the attention heads of rank %d is gone",
+                                     r->options.rank);
 }
 
 proa_status proa_ep_group_step(proa_ep_group *r, const proa_step *step, float **logits, proa_error *err)
 {
     int64_t first = proa_clock_us(), begun = first;
-    proa_status status = PROA_OK;
+    int32_t windows = proa_forward_windows(r->forward, step->row_count);
+    proa_status status = PROA_BUSY;
     bool done = false;
     pthread_mutex_lock(&r->lock);
     r->engine_thread = r->engine_thread != 0 ? r->engine_thread : proa_stacks_thread();
-    if (!proa_ep_group_team_is_broken(r))
-        set_wanted(r, proa_forward_windows(r->forward, step->row_count));
-    while (!done) {
+    while (!done && status == PROA_BUSY) {
         int64_t now = proa_clock_us();
+        bool broken = proa_ep_group_team_is_broken(r);
+        set_wanted(r, broken ? r->unproven : windows);
         if (r->stopped) {
             status = proa_error_set(err, PROA_ERR_CANCELLED, "the rank stops");
-            break;
-        }
-        if (r->to_install) {
+        } else if (r->to_install) {
             install(r);
-        } else if (proa_ep_group_team_is_broken(r)) {
+        } else if (broken) {
             status = fail_step(r, err);
-            break;
         } else if (r->begun) {
             uint64_t before = r->stats.steps;
             r->stats.agree_us += (uint64_t)(now - begun);
@@ -398,19 +400,17 @@ proa_status proa_ep_group_step(proa_ep_group *r, const proa_step *step, float **
             status =
                 proa_error_set(err, PROA_ERR_DEADLINE, "the %d ranks have not agreed on a step for %.1f s",
                                r->options.ranks, (double)(now - first) / 1e6);
-            break;
         } else if (proa_ep_group_outside_us(r) >= r->options.outside_us) {
             status = proa_error_set(
                 err, PROA_ERR_DEADLINE, "rank %d has been outside of the group of %d ranks for %.1f s",
                 r->options.rank, r->options.ranks, (double)proa_ep_group_outside_us(r) / 1e6);
-            break;
         } else {
             int64_t left = r->options.agreement_us - (now - first);
             await(r, left < r->options.outside_us / 2 ? left : r->options.outside_us / 2);
         }
     }
     pthread_mutex_unlock(&r->lock);
-    return status;
+    return done ? PROA_OK : status;
 }
 
 bool proa_ep_group_idle(proa_ep_group *r)

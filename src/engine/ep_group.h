@@ -71,6 +71,8 @@ typedef struct proa_ep_group_options {
     int32_t rows_max;       /* of a window of one rank */
     int32_t
         team_size; /* ranks that share the heads of the same requests (model/team.h): rank / team_size is their team; 0 counts as 1 */
+    int32_t
+        team_brought_max; /* blocks of the KV cache that a step brings to others of the team; 0: 16 MiB of them */
     proa_forward_limits step_limits; /* with a team_size over 1: of steps */
     /* Of an all-to-all's wait for a rank whose process lives, and of the group's for the engine thread: more than a layer takes
      * at a loaded rank; 0: 3 s. */

@@ -32,6 +32,7 @@ struct proa_ep_group {
     int32_t windows_max;               /* that a step here may need */
     _Atomic(int64_t) outside_since_us; /* 0: in a view, or making one. Relaxed: nothing else is told by it */
     atomic_bool team_is_broken;        /* relaxed, likewise */
+    int64_t team_broken_us;            /* since when; the engine thread's */
     /* under lock */
     pthread_mutex_t lock;
     pthread_cond_t changed;
@@ -115,6 +116,8 @@ void proa_ep_group_team_lives(const proa_ep_group *r, uint64_t *lives);
 void proa_ep_group_team_begin(proa_ep_group *r, uint64_t epoch, const uint64_t *lives);
 /* A rank that shares this one's heads is not in the view that is installed. */
 bool proa_ep_group_team_is_broken(const proa_ep_group *r);
+/* How long steps wait yet before they fail for that. */
+int64_t proa_ep_group_team_patience_us(const proa_ep_group *r);
 /* As proa_forward_step, with those that share the heads, if there are any. *computed: the rows were, not only blocks brought. */
 proa_status proa_ep_group_team_step(proa_ep_group *r, const proa_step *step, float **logits, bool *computed,
                                     proa_error *err);

@@ -1,7 +1,12 @@
 /* ep_group_team.c - the group's ranks that share the heads of this one's requests, or whose requests these are. */
 #include "engine/ep_group_internal.h"
 
+#include "base/clock.h"
 #include "base/log.h"
+
+/* Frontends have heard by then that this rank is away (cluster/worker.c tells them ten times a second), so that requests which end here are not
+ * sent here again. */
+enum { HEARD_US = 300000 };
 
 /* A member may wait for others in the all-to-all, which has its own deadline and blames the right one. */
 enum { PATIENCE = 2 };
@@ -21,6 +26,7 @@ proa_status proa_ep_group_team_create(proa_ep_group *r, proa_precision precision
         .size = r->options.team_size,
         .rank = r->options.rank,
         .limits = r->options.step_limits,
+        .brought_max = r->options.team_brought_max,
         .deadline_us = PATIENCE * r->options.deadline_us,
         .spin_us = r->options.spin_us,
     };
@@ -49,6 +55,8 @@ void proa_ep_group_team_begin(proa_ep_group *r, uint64_t epoch, const uint64_t *
     proa_ep_team_begin(r->team, epoch, lives);
     bool broken = !proa_ep_team_is_whole(r->team);
     atomic_store_explicit(&r->team_is_broken, broken, memory_order_relaxed);
+    if (broken && !was_broken)
+        r->team_broken_us = proa_clock_us();
     if (broken != was_broken && proa_ep_team_leads(r->team))
         proa_log(broken ? PROA_LOG_WARN : PROA_LOG_INFO, "ranks",
                  broken
@@ -61,6 +69,11 @@ void proa_ep_group_team_begin(proa_ep_group *r, uint64_t epoch, const uint64_t *
 bool proa_ep_group_team_is_broken(const proa_ep_group *r)
 {
     return r->team != NULL && r->installed && !proa_ep_team_is_whole(r->team);
+}
+
+int64_t proa_ep_group_team_patience_us(const proa_ep_group *r)
+{
+    return r->team_broken_us + HEARD_US - proa_clock_us();
 }
 
 proa_status proa_ep_group_team_step(proa_ep_group *r, const proa_step *step, float **logits, bool *computed,

@@ -234,6 +234,16 @@ static proa_status create_swap(proa_ep_team *t, const proa_model_config *config,
     return status;
 }
 
+static int32_t brought_max(const proa_ep_team_options *o, size_t block_bytes)
+{
+    size_t fitting = BROUGHT_BYTES / block_bytes;
+    if (o->brought_max > 0)
+        return o->brought_max;
+    if (fitting > (size_t)o->limits.kv_blocks)
+        return o->limits.kv_blocks;
+    return fitting > 0 ? (int32_t)fitting : 1;
+}
+
 proa_status proa_ep_team_create(const proa_ep_team_options *options, const proa_model_config *config,
                                 proa_precision precision, proa_a2a *a2a, proa_ep_team **team, proa_error *err)
 {
@@ -245,8 +255,7 @@ proa_status proa_ep_team_create(const proa_ep_team_options *options, const proa_
     t->options = *options;
     t->layers = config->num_hidden_layers;
     t->block_bytes = proa_forward_kv_block_bytes(config, precision);
-    size_t fitting = BROUGHT_BYTES / t->block_bytes;
-    t->brought_max = fitting < 1 ? 1 : fitting > (size_t)l->kv_blocks ? l->kv_blocks : (int32_t)fitting;
+    t->brought_max = brought_max(options, t->block_bytes);
     const proa_team_limits limits = {.rows_max = l->rows_max,
                                      .segments_max = l->logit_rows_max,
                                      .logit_rows_max = l->logit_rows_max,

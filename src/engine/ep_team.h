@@ -21,6 +21,7 @@ typedef struct proa_ep_team_options {
     int32_t rank;
     proa_forward_limits
         limits; /* of steps; a follower's may be larger than its leader's. The forward's cache may be smaller */
+    int32_t brought_max; /* blocks that a step brings to followers; 0: 16 MiB of them */
     int64_t deadline_us; /* of a swap: longer than the all-to-all's, in which the other may be */
     int64_t spin_us;
 } proa_ep_team_options;

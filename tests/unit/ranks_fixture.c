@@ -265,6 +265,7 @@ static void open_rank(fixture_rank *r)
         .two_batch_overlap = f->setup.overlap,
         .rows_max = f->setup.window,
         .team_size = f->setup.team,
+        .team_brought_max = f->setup.brought_max,
         .deadline_us = f->setup.deadline_us,
         .hub = f->hub,
         .hooks = {.send = on_send,

@@ -14,9 +14,10 @@ typedef struct ranks_fixture ranks_fixture;
 typedef struct ranks_setup {
     int32_t ranks;
     int32_t redundant;
-    int32_t window; /* rows */
-    bool overlap;   /* two halves of each step */
-    int32_t team;   /* ranks that share heads: the first one of each team has requests; 0: 1 */
+    int32_t window;      /* rows */
+    bool overlap;        /* two halves of each step */
+    int32_t brought_max; /* blocks that a step brings to followers; 0: many */
+    int32_t team;        /* ranks that share heads: the first one of each team has requests; 0: 1 */
     proa_ep_group_dispatch dispatch;
     proa_ep_group_rebalance rebalance;
     const proa_expert_location *location; /* may be NULL */

@@ -18,7 +18,7 @@
 enum { CLIENTS = RANKS_MODEL_CLIENTS, BLOCK = PROA_KV_BLOCK_TOKENS };
 
 typedef struct shape {
-    int32_t ranks, team, redundant, chunk, window;
+    int32_t ranks, team, redundant, chunk, window, brought_max;
 } shape;
 
 static ranks_fixture *open_role(const ranks_model *m, const shape *s, proa_engine_role role)
@@ -27,6 +27,7 @@ static ranks_fixture *open_role(const ranks_model *m, const shape *s, proa_engin
                                .team = s->team,
                                .redundant = s->redundant,
                                .window = s->window,
+                               .brought_max = s->brought_max,
                                .deadline_us = 1000000};
     proa_engine_options options = ranks_model_options;
     options.chunked_prefill_size = s->chunk;
@@ -232,7 +233,7 @@ static void hand_off(const ranks_model *m, ranks_fixture *prefill, ranks_fixture
 static void what_is_handed_off_goes_on(void **state)
 {
     static const shape shapes[][2] = {{{4, 2, 0, 50, 16}, {4, 2, 0, 50, 16}},
-                                      {{2, 1, 0, 50, 16}, {4, 4, 0, 50, 16}},
+                                      {{2, 1, 0, 50, 16}, {4, 4, 0, 50, 16, 1}}, /* a block a step */
                                       {{2, 2, 0, 50, 16}, {2, 1, 0, 50, 16}}};
     for (size_t k = 0; k < sizeof shapes / sizeof shapes[0]; k++) {
         ranks_fixture *prefill = open_role(*state, &shapes[k][0], PROA_ENGINE_PREFILL);
