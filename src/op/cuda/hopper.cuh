@@ -92,6 +92,14 @@ __device__ __forceinline__ uint64_t tile_descriptor(const void *tile)
     return (uint64_t)((shared_address(tile) & 0x3ffff) >> 4) | (uint64_t)1 << 16 | atom << 32 | swizzle_128 << 62;
 }
 
+/* The same tile as an N-major operand b, rows of K: blocks of 64 columns of N stand `block` bytes apart, eight rows are an atom; add
+ * 128 for each 16 rows further along K. */
+__device__ __forceinline__ uint64_t values_descriptor(const void *tile, uint32_t block)
+{
+    const uint64_t atom = 1024 >> 4, swizzle_128 = 1;
+    return (uint64_t)((shared_address(tile) & 0x3ffff) >> 4) | (uint64_t)(block >> 4) << 16 | atom << 32 | swizzle_128 << 62;
+}
+
 __device__ __forceinline__ void product_fence()
 {
     asm volatile("wgmma.fence.sync.aligned;" ::: "memory");

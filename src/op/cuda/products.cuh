@@ -1,4 +1,7 @@
-/* products.cuh - wgmma by the width of its tile: d [64, N] (+)= a [64, K] b [N, K]^T, both K-major in shared memory. */
+/* products.cuh - wgmma by the width of its tile: d [64, N] (+)= a [64, K] b [N, K]^T.
+ *
+ * Operands stand in shared memory, K-major, unless the name says otherwise: of product_bf16_values, a is in registers (the layout of an
+ * accumulator of [64, 16], packed in pairs) and b is N-major, rows of K, as values under probabilities are. */
 #ifndef PROA_OP_CUDA_PRODUCTS_CUH
 #define PROA_OP_CUDA_PRODUCTS_CUH
 
@@ -56,7 +59,30 @@ FP8_PRODUCT(128, "64", "65", "66")
 FP8_PRODUCT(192, "96", "97", "98")
 
 #undef FP8_PRODUCT
+
+#define BF16_PRODUCT(N, A, B, KEEP) PRODUCT(product_bf16, N, "k16.f32.bf16.bf16", ", 0, 0", A, B, KEEP)
+
+BF16_PRODUCT(64, "32", "33", "34")
+BF16_PRODUCT(128, "64", "65", "66")
+BF16_PRODUCT(256, "128", "129", "130")
+
+#undef BF16_PRODUCT
 #undef PRODUCT
+
+#define VALUES_PRODUCT(N, A0, A1, A2, A3, B, KEEP)                                                                     \
+    __device__ __forceinline__ void product_bf16_values(float(&d)[N / 2], const uint32_t *a, uint64_t b, int32_t keep) \
+    {                                                                                                                  \
+        asm volatile("{\n.reg .pred keeps;\nsetp.ne.b32 keeps, %" KEEP ", 0;\nwgmma.mma_async.sync.aligned.m64n" #N    \
+                     "k16.f32.bf16.bf16 {" T_##N "}, {%" A0 ", %" A1 ", %" A2 ", %" A3 "}, %" B                         \
+                     ", keeps, 1, 1, 1;\n}\n"                                                                          \
+                     : D_##N                                                                                           \
+                     : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "r"(keep));                                 \
+    }
+
+VALUES_PRODUCT(128, "64", "65", "66", "67", "68", "69")
+VALUES_PRODUCT(256, "128", "129", "130", "131", "132", "133")
+
+#undef VALUES_PRODUCT
 
 } // namespace proa
 
