@@ -4,28 +4,22 @@
  *   W  e4m3 [groups, n, k], float32 scales [groups, ceil(n / 128), k / 128]
  *   y  bf16 [rows, n]
  *
- * Persistent blocks walk tiles of [BM, BN]. One warp of a block fills a ring of stages by the tensor memory accelerator, a stage a
+ * Persistent blocks walk tiles of [BM, BN]. One thread of a block fills a ring of stages by the tensor memory accelerator, a stage a
  * 128 of K; warpgroups of 64 rows each multiply a stage into a fresh accumulator, and add it, scaled, to the tile's: DeepSeek-V3's
  * two-level accumulation (technical report, 3.3.2). A sum's order is that of K whatever the tile is, so that a row has the same bits in
- * any batch and with any of the kernels (law 2).
- *
- * Where rows are grouped, group g has rows first[g] .. first[g] + count[g] - 1 of x and y, known on the device alone; first[g] is a
- * multiple of 128, and what lies between the groups is neither read into a result nor written.
+ * any batch and by any of the kernels (law 2).
  */
 #ifndef PROA_OP_LINEAR_CUDA_FP8_CUH
 #define PROA_OP_LINEAR_CUDA_FP8_CUH
 
-#include "op/cuda/products.cuh"
+#include "op/cuda/tiles.cuh"
 
 namespace proa {
 
 struct Fp8Gemm {
-    int32_t rows; /* one group alone: its rows */
-    int32_t n;    /* a multiple of 8 */
-    int32_t k;    /* a multiple of 128 */
-    int32_t groups;
-    const int32_t *first; /* [groups]; NULL: one group, from row 0 */
-    const int32_t *count; /* [groups] */
+    Groups rows;
+    int32_t n; /* a multiple of 8 */
+    int32_t k; /* a multiple of 128 */
     const float *x_scale;
     int64_t scale_stride; /* a multiple of 4 */
     const float *w_scale;
@@ -33,81 +27,27 @@ struct Fp8Gemm {
     int64_t y_stride; /* a multiple of 8 */
 };
 
-enum { FP8_K = 128, FP8_SCALE_N = 128, FP8_RASTER = 16 };
+enum { FP8_K = 128, FP8_SCALE_N = 128 };
 
 template <int BM, int BN> struct Fp8Layout {
     static constexpr int X_BYTES = BM * FP8_K;
     static constexpr int W_BYTES = BN * FP8_K;
     static constexpr int SCALE_BYTES = BM * 4;
-    static constexpr int Y_PITCH = BN * 2 + 16; /* bytes: rows of eight threads meet different banks */
+    static constexpr int Y_PITCH = staging_pitch<BN>();
     static constexpr int Y_BYTES = (BM * Y_PITCH + 1023) / 1024 * 1024;
     static constexpr int STAGE_BYTES = X_BYTES + W_BYTES + SCALE_BYTES;
     static constexpr int LIMIT = 232448 - 1024 - 256; /* of a block's shared memory, less alignment and barriers */
     static constexpr int FITTING = (LIMIT - Y_BYTES) / STAGE_BYTES;
     static constexpr int STAGES = FITTING < 10 ? FITTING : 10;
     static constexpr int BYTES = STAGES * STAGE_BYTES + Y_BYTES + 1024 + 256;
+    /* One part is added while the tensor cores make the next one. Registers bound it; two warpgroups hide one another's sums anyway. */
+    static constexpr bool TWO_PARTS = BN <= 96;
     static_assert(STAGES >= 3, "a ring of fewer hides nothing");
-};
-
-/* Where a block's walk stands. */
-struct Fp8Tile {
-    int32_t group;
-    int32_t row;    /* first one of x and y */
-    int32_t rows;   /* of the group, from `row` on */
-    int32_t column; /* first one of y */
-};
-
-/* Tiles of a group go in bands of FP8_RASTER rows of tiles, down the band first: blocks that run at once share rows and columns. */
-template <int BM, int BN> struct Fp8Walk {
-    int32_t group, before; /* tiles of the groups before */
-    int32_t next;
-
-    __device__ Fp8Walk() : group(0), before(0), next((int32_t)blockIdx.x) {}
-
-    __device__ bool step(const Fp8Gemm &g, Fp8Tile *tile)
-    {
-        const int32_t across = (g.n + BN - 1) / BN;
-        for (;;) {
-            if (group == g.groups)
-                return false;
-            const int32_t count = g.first != nullptr ? __ldg(g.count + group) : g.rows;
-            const int32_t down = (count + BM - 1) / BM;
-            const int32_t at = next - before;
-            if (at < down * across) {
-                const int32_t band = at / (FP8_RASTER * across);
-                const int32_t height = min(FP8_RASTER, down - band * FP8_RASTER);
-                const int32_t in = at - band * FP8_RASTER * across;
-                const int32_t m = band * FP8_RASTER + in % height;
-                tile->group = group;
-                tile->row = (g.first != nullptr ? __ldg(g.first + group) : 0) + m * BM;
-                tile->rows = count - m * BM;
-                tile->column = in / height * BN;
-                next += (int32_t)gridDim.x;
-                return true;
-            }
-            before += down * across;
-            group++;
-        }
-    }
-};
-
-struct Fp8Ring {
-    int32_t stage;
-    uint32_t phase;
-
-    template <int STAGES> __device__ __forceinline__ void advance()
-    {
-        if (++stage == STAGES) {
-            stage = 0;
-            phase ^= 1;
-        }
-    }
 };
 
 template <int BN> __device__ __forceinline__ void fp8_product(float (&d)[BN / 2], const uint8_t *x, const uint8_t *w)
 {
     const uint64_t a = tile_descriptor(x), b = tile_descriptor(w);
-    product_pin(d);
     product_fence();
 #pragma unroll
     for (int i = 0; i < 4; i++) /* 32 of K each */
@@ -143,30 +83,23 @@ __device__ __forceinline__ void fp8_promote(float (&total)[BN / 2], const float 
     }
 }
 
-/* This warpgroup's [64, BN] through shared memory to y, which has whole pieces of 16 bytes then. */
+/* What one stage adds, and by which scales. */
+template <int BN> struct Fp8Part {
+    float sum[BN / 2];
+    float x0, x1; /* of this thread's two rows */
+    float w0, w1;
+    int32_t stage;
+};
+
+/* The product of the part is done: its stage may be filled again. */
 template <int BN>
-__device__ __forceinline__ void fp8_store(const Fp8Gemm &g, const Fp8Tile &tile, int32_t group_row, const float (&total)[BN / 2],
-                                          uint8_t *staging)
+__device__ __forceinline__ void fp8_take(float (&total)[BN / 2], Fp8Part<BN> &part, uint64_t *empty, int32_t border)
 {
-    constexpr int PITCH = BN * 2 + 16, PIECES = BN / 8;
-    const int32_t thread = (int32_t)threadIdx.x % 128, id = 1 + (int32_t)threadIdx.x / 128;
-    const int32_t row = thread / 32 * 16 + thread % 32 / 4, column = thread % 4 * 2;
-    asm volatile("bar.sync %0, 128;" ::"r"(id) : "memory"); /* the last tile has left */
-#pragma unroll
-    for (int i = 0; i < BN / 2; i += 4) {
-        const __nv_bfloat162 upper = __floats2bfloat162_rn(total[i], total[i + 1]);
-        const __nv_bfloat162 lower = __floats2bfloat162_rn(total[i + 2], total[i + 3]);
-        *(__nv_bfloat162 *)(staging + row * PITCH + (2 * i + column) * 2) = upper;
-        *(__nv_bfloat162 *)(staging + (row + 8) * PITCH + (2 * i + column) * 2) = lower;
-    }
-    asm volatile("bar.sync %0, 128;" ::"r"(id) : "memory");
-    const int32_t rows = min(64, tile.rows - group_row), columns = min(BN, g.n - tile.column);
-    for (int32_t at = thread; at < 64 * PIECES; at += 128) {
-        const int32_t r = at / PIECES, c = at % PIECES * 8;
-        if (r < rows && c < columns)
-            *(uint4 *)(g.y + (int64_t)(tile.row + group_row + r) * g.y_stride + tile.column + c) =
-                *(const uint4 *)(staging + r * PITCH + c * 2);
-    }
+    product_pin(part.sum);
+    __syncwarp();
+    if (threadIdx.x % 32 == 0)
+        barrier_arrive(empty + part.stage);
+    fp8_promote<BN>(total, part.sum, part.x0, part.x1, part.w0, part.w1, border);
 }
 
 template <int BM, int BN>
@@ -196,23 +129,21 @@ __global__ void __launch_bounds__(BM * 2 + 128, 1)
     }
     __syncthreads();
 
-    Fp8Walk<BM, BN> walk;
-    Fp8Tile tile;
-    Fp8Ring ring = {0, 0};
+    TileWalk<BM, BN> walk;
+    Tile tile;
+    Ring ring = {0, 0};
     if (warpgroup == WORKERS) {
         if (WORKERS > 1)
             registers_fewer<40>();
-        if (threadIdx.x != WORKERS * 128)
-            return;
-        while (walk.step(g, &tile)) {
+        while (threadIdx.x == WORKERS * 128 && walk.step(g.rows, g.n, &tile)) {
             for (int32_t i = 0; i < steps; i++) {
+                uint64_t *arrived = full + ring.stage;
+                uint8_t *x_tile = x_tiles + ring.stage * Layout::X_BYTES;
                 barrier_wait(empty + ring.stage, ring.phase ^ 1);
-                barrier_expect(full + ring.stage, Layout::STAGE_BYTES);
-                copy_tile(w_tiles + ring.stage * Layout::W_BYTES, &w_map, i * FP8_K, tile.group * g.n + tile.column,
-                          full + ring.stage);
-                copy_tile(x_tiles + ring.stage * Layout::X_BYTES, &x_map, i * FP8_K, tile.row, full + ring.stage);
-                copy_bytes(scales + ring.stage * BM, g.x_scale + i * g.scale_stride + tile.row, Layout::SCALE_BYTES,
-                           full + ring.stage);
+                barrier_expect(arrived, Layout::STAGE_BYTES);
+                copy_tile(w_tiles + ring.stage * Layout::W_BYTES, &w_map, i * FP8_K, tile.group * g.n + tile.column, arrived);
+                copy_tile(x_tile, &x_map, i * FP8_K, tile.row, arrived);
+                copy_bytes(scales + ring.stage * BM, g.x_scale + i * g.scale_stride + tile.row, Layout::SCALE_BYTES, arrived);
                 ring.advance<STAGES>();
             }
         }
@@ -223,35 +154,57 @@ __global__ void __launch_bounds__(BM * 2 + 128, 1)
     const int32_t group_row = warpgroup * 64;
     const int32_t row = group_row + (int32_t)threadIdx.x % 128 / 32 * 16 + (int32_t)threadIdx.x % 32 / 4;
     const int32_t scale_rows = (g.n + FP8_SCALE_N - 1) / FP8_SCALE_N;
-    while (walk.step(g, &tile)) {
-        float total[BN / 2], part[BN / 2];
+    while (walk.step(g.rows, g.n, &tile)) {
         const int32_t scale_row = tile.column / FP8_SCALE_N;
         const float *w0 = g.w_scale + (int64_t)(tile.group * scale_rows + scale_row) * steps;
         const float *w1 = scale_row + 1 < scale_rows ? w0 + steps : w0;
         const int32_t border = (scale_row + 1) * FP8_SCALE_N - tile.column;
-        float next0 = __ldg(w0), next1 = __ldg(w1);
+        float total[BN / 2];
 #pragma unroll
         for (int i = 0; i < BN / 2; i++)
             total[i] = 0;
-        for (int32_t i = 0; i < steps; i++) {
-            const float s0 = next0, s1 = next1;
-            if (i + 1 < steps) {
-                next0 = __ldg(w0 + i + 1);
-                next1 = __ldg(w1 + i + 1);
-            }
+        const auto begin = [&](Fp8Part<BN> &part, int32_t step) {
+            part.w0 = __ldg(w0 + step);
+            part.w1 = __ldg(w1 + step);
             barrier_wait(full + ring.stage, ring.phase);
-            const float x0 = scales[ring.stage * BM + row], x1 = scales[ring.stage * BM + row + 8];
-            fp8_product<BN>(part, x_tiles + ring.stage * Layout::X_BYTES + group_row * FP8_K,
+            part.x0 = scales[ring.stage * BM + row];
+            part.x1 = scales[ring.stage * BM + row + 8];
+            part.stage = ring.stage;
+            fp8_product<BN>(part.sum, x_tiles + ring.stage * Layout::X_BYTES + group_row * FP8_K,
                             w_tiles + ring.stage * Layout::W_BYTES);
-            product_wait<0>();
-            product_pin(part);
-            __syncwarp();
-            if (threadIdx.x % 32 == 0)
-                barrier_arrive(empty + ring.stage);
-            fp8_promote<BN>(total, part, x0, x1, s0, s1, border);
             ring.advance<STAGES>();
+        };
+        if (!Layout::TWO_PARTS) {
+            Fp8Part<BN> part;
+            for (int32_t step = 0; step < steps; step++) {
+                begin(part, step);
+                product_wait<0>();
+                fp8_take<BN>(total, part, empty, border);
+            }
+        } else {
+            Fp8Part<BN> even, odd;
+            int32_t step = 1;
+            begin(even, 0);
+            for (; step + 1 < steps; step += 2) {
+                begin(odd, step);
+                product_wait<1>();
+                fp8_take<BN>(total, even, empty, border);
+                begin(even, step + 1);
+                product_wait<1>();
+                fp8_take<BN>(total, odd, empty, border);
+            }
+            if (step < steps) {
+                begin(odd, step);
+                product_wait<1>();
+                fp8_take<BN>(total, even, empty, border);
+                product_wait<0>();
+                fp8_take<BN>(total, odd, empty, border);
+            } else {
+                product_wait<0>();
+                fp8_take<BN>(total, even, empty, border);
+            }
         }
-        fp8_store<BN>(g, tile, group_row, total, staging + group_row * Layout::Y_PITCH);
+        store_tile<BN>(g.y, g.y_stride, g.n, tile, group_row, total, staging + group_row * Layout::Y_PITCH);
     }
 }
 

@@ -1,0 +1,130 @@
+/* tiles.cuh - what the matrix products of a Hopper GPU share: a persistent block's walk over the tiles of y, the ring of stages
+ * between the warp that copies and those that multiply, and the way of a finished tile to memory.
+ *
+ * Rows may stand in groups: group g has rows first[g] .. first[g] + count[g] - 1 of x and y, and a weight of its own. Counts are known on
+ * the device alone; first[g] is a multiple of 128, and what lies between the groups is neither read into a result nor written.
+ */
+#ifndef PROA_OP_CUDA_TILES_CUH
+#define PROA_OP_CUDA_TILES_CUH
+
+#include "op/cuda/products.cuh"
+
+namespace proa {
+
+struct Groups {
+    int32_t groups;
+    int32_t rows;         /* of each group, where first is NULL */
+    const int32_t *first; /* [groups] on the device; NULL: all groups have the rows 0 .. rows - 1 */
+    const int32_t *count; /* [groups] */
+};
+
+struct Tile {
+    int32_t group;
+    int32_t row;    /* first one of x and y */
+    int32_t rows;   /* of the group, from `row` on */
+    int32_t column; /* first one of y */
+};
+
+/* Block b takes tiles b, b + blocks, ... Tiles of a group go in bands of RASTER rows of tiles, down the band first: blocks that run at
+ * once share rows of x and of W in the second-level cache. */
+template <int BM, int BN> struct TileWalk {
+    static constexpr int RASTER = 16;
+    int32_t group, before; /* tiles of the groups before */
+    int32_t next;
+
+    __device__ TileWalk() : group(0), before(0), next((int32_t)blockIdx.x) {}
+
+    __device__ bool step(const Groups &g, int32_t n, Tile *tile)
+    {
+        const int32_t across = (n + BN - 1) / BN;
+        for (; group < g.groups; group++) {
+            const int32_t count = g.first != nullptr ? __ldg(g.count + group) : g.rows;
+            const int32_t down = (count + BM - 1) / BM;
+            const int32_t at = next - before;
+            if (at < down * across) {
+                const int32_t band = at / (RASTER * across);
+                const int32_t height = min(RASTER, down - band * RASTER);
+                const int32_t in = at - band * RASTER * across;
+                const int32_t m = band * RASTER + in % height;
+                tile->group = group;
+                tile->row = (g.first != nullptr ? __ldg(g.first + group) : 0) + m * BM;
+                tile->rows = count - m * BM;
+                tile->column = in / height * BN;
+                next += (int32_t)gridDim.x;
+                return true;
+            }
+            before += down * across;
+        }
+        return false;
+    }
+};
+
+struct Ring {
+    int32_t stage;
+    uint32_t phase;
+
+    template <int STAGES> __device__ __forceinline__ void advance()
+    {
+        if (++stage == STAGES) {
+            stage = 0;
+            phase ^= 1;
+        }
+    }
+};
+
+/* Bytes between rows of a staged tile: rows of eight threads meet different banks. */
+template <int BN> constexpr int staging_pitch()
+{
+    return BN * 2 + 16;
+}
+
+/* This warpgroup's [64, BN] as bf16 through shared memory to y, which has whole pieces of 16 bytes then. y is that of the tile's
+ * group; row_stride in elements, a multiple of 8, as n is. */
+template <int BN>
+__device__ __forceinline__ void store_tile(__nv_bfloat16 *y, int64_t row_stride, int32_t n, const Tile &tile, int32_t group_row,
+                                           const float (&total)[BN / 2], uint8_t *staging)
+{
+    constexpr int PITCH = staging_pitch<BN>(), PIECES = BN / 8;
+    const int32_t thread = (int32_t)threadIdx.x % 128, id = 1 + (int32_t)threadIdx.x / 128;
+    const int32_t row = thread / 32 * 16 + thread % 32 / 4, column = thread % 4 * 2;
+    asm volatile("bar.sync %0, 128;" ::"r"(id) : "memory"); /* the last tile has left */
+#pragma unroll
+    for (int i = 0; i < BN / 2; i += 4) {
+        const __nv_bfloat162 upper = __floats2bfloat162_rn(total[i], total[i + 1]);
+        const __nv_bfloat162 lower = __floats2bfloat162_rn(total[i + 2], total[i + 3]);
+        *(__nv_bfloat162 *)(staging + row * PITCH + (2 * i + column) * 2) = upper;
+        *(__nv_bfloat162 *)(staging + (row + 8) * PITCH + (2 * i + column) * 2) = lower;
+    }
+    asm volatile("bar.sync %0, 128;" ::"r"(id) : "memory");
+    const int32_t rows = min(64, tile.rows - group_row), columns = min(BN, n - tile.column);
+    for (int32_t at = thread; at < 64 * PIECES; at += 128) {
+        const int32_t r = at / PIECES, c = at % PIECES * 8;
+        if (r < rows && c < columns)
+            *(uint4 *)(y + (int64_t)(tile.row + group_row + r) * row_stride + tile.column + c) =
+                *(const uint4 *)(staging + r * PITCH + c * 2);
+    }
+}
+
+/* The same as float32, straight from the registers: a thread has two neighbours of a row. */
+template <int BN>
+__device__ __forceinline__ void store_tile(float *y, int64_t row_stride, int32_t n, const Tile &tile, int32_t group_row,
+                                           const float (&total)[BN / 2], uint8_t *)
+{
+    const int32_t thread = (int32_t)threadIdx.x % 128;
+    const int32_t row = thread / 32 * 16 + thread % 32 / 4, column = thread % 4 * 2;
+    const int32_t rows = tile.rows - group_row, columns = n - tile.column;
+    float *upper = y + (int64_t)(tile.row + group_row + row) * row_stride + tile.column + column;
+    float *lower = upper + 8 * row_stride;
+#pragma unroll
+    for (int i = 0; i < BN / 2; i += 4) {
+        const bool inside = 2 * i + column < columns; /* n is even */
+        if (inside && row < rows)
+            *(float2 *)(upper + 2 * i) = make_float2(total[i], total[i + 1]);
+        if (inside && row + 8 < rows)
+            *(float2 *)(lower + 2 * i) = make_float2(total[i + 2], total[i + 3]);
+    }
+}
+
+} // namespace proa
+
+#endif
