@@ -1,0 +1,748 @@
+/* cuda_prefill.cuh - expanded attention of prompts on Hopper GPUs: causal, after a prefix, over segments of any length.
+ *
+ *   o[r, h] = softmax(scale * q[r, h] . k[0 .. p, h]) v[0 .. p, h],  p = position of row r,  k = k_nope[h] | k_pe
+ *
+ *   q     bf16 [rows, heads, 192]   nope 128 | rope 64
+ *   kv    bf16 [keys, heads, 256]   kv_b_proj's output: k_nope 128 | v 128
+ *   k_pe  bf16 [keys, 64]           of all heads
+ *   out   bf16 [rows, heads, 128];  lse float32 [heads, rows], natural, of the scaled scores, or NULL
+ *
+ * The walk over keys is the online softmax of FlashAttention (arXiv 2205.14135, 2307.08691) with the overlap of FlashAttention-3
+ * (arXiv 2407.08608, 3.2): a warpgroup issues the scores of tile j + 1 and the values of tile j, and takes the softmax of tile j + 1
+ * while the values are still summed. A block has 128 rows of one head, 64 a warpgroup, and one warp that copies; Q stays in shared memory,
+ * K and V have rings of two tiles of 128 keys each, probabilities stay in registers.
+ *
+ * Law 2. Tiles of keys start at multiples of 128 from position 0 and are walked upwards; a row's maximum, sum (four parts, one a thread
+ * that holds the row, each over its own columns) and output are functions of its own scores alone. A tile that is masked wholly for a row
+ * multiplies by 2^0 and adds zeros, which changes no bit but the sign of a zero, and the final product adds +0, which clears that: so
+ * it does not matter which query tile a row is in, nor how far that walks. Values of keys past the segment's end are cleared before use,
+ * whatever bits the buffer holds there. (A NaN or infinity among the segment's own values does reach earlier rows of its tile.)
+ *
+ * Keys may come in several calls, each with a piece that starts at a multiple of 128; maximum, sums and output are carried between
+ * the calls in float32. The rows of a block are written by the call that has the last key of the last of them, and left alone by the
+ * calls after that.
+ *
+ * FLOPs: 640 a head and pair of row and key. Bytes at least: q 384, out 256 a row and head, kv 512 a key and head. Bound by the
+ * tensor cores from a few hundred keys on: the exponentials of a tile take 0.4 of its products' time, on other units.
+ */
+#ifndef PROA_OP_MLA_CUDA_PREFILL_CUH
+#define PROA_OP_MLA_CUDA_PREFILL_CUH
+
+#include "op/cuda/products.cuh"
+
+namespace proa {
+
+enum {
+    PREFILL_NOPE = 128,
+    PREFILL_ROPE = 64,
+    PREFILL_QK = PREFILL_NOPE + PREFILL_ROPE,
+    PREFILL_V = 128,
+    PREFILL_KV = PREFILL_NOPE + PREFILL_V, /* columns of kv a head */
+    PREFILL_ROWS = 128,                    /* of a block */
+    PREFILL_KEYS = 128,                    /* of a tile */
+    PREFILL_BOX = 64,                      /* columns of a copied box: 128 bytes */
+    PREFILL_SUMS = 4,                      /* parts of a row's sum */
+    PREFILL_STAGES = 2,
+    PREFILL_THREADS = 384,
+};
+
+/* One segment in one call, in device memory: an int32 [segments, 6]. */
+struct PrefillSegment {
+    int32_t row_first;      /* of q and out */
+    int32_t row_count;      /* 0: none */
+    int32_t position_first; /* of the first row */
+    int32_t key_row;        /* row of kv and k_pe that holds position key_first */
+    int32_t key_first;      /* this call's first key, a multiple of 128; 0: the state starts here */
+    int32_t key_count;      /* key_first + key_count: a multiple of 128, or the end: position_first + row_count; 0: nothing to do */
+};
+
+struct MlaPrefill {
+    const PrefillSegment *segments;
+    int32_t segment_count;
+    int32_t heads;
+    int32_t rows; /* of q; a head's rows of state and lse */
+    float scale;
+    __nv_bfloat16 *out;
+    int64_t out_stride; /* of a row, a multiple of 8 */
+    float *lse;
+    float *state_max;  /* [heads, rows]; the state may be NULL where each segment's keys come in one call */
+    float *state_sum;  /* [heads, rows, 4] */
+    float *state_out;  /* [heads, rows, 128] */
+    int32_t *tickets;  /* [2], zero before the first launch; a launch leaves them zero. Not shared by launches that overlap */
+    int32_t l2_bytes;  /* keys and values that blocks at work at once may span; 0: PREFILL_L2_BYTES */
+};
+
+enum { PREFILL_L2_BYTES = 16 << 20 };
+
+struct PrefillMaps { /* boxes of 64 columns and 128 rows, 128-byte swizzle: mla_prefill_maps() */
+    CUtensorMap q;
+    CUtensorMap kv;
+    CUtensorMap k_pe;
+};
+
+struct PrefillMemory {
+    static constexpr int BOX_BYTES = 128 * PREFILL_BOX * 2;
+    static constexpr int Q_BYTES = PREFILL_QK / PREFILL_BOX * BOX_BYTES;
+    static constexpr int K_BYTES = Q_BYTES;
+    static constexpr int V_BYTES = PREFILL_V / PREFILL_BOX * BOX_BYTES;
+    static constexpr int BYTES = Q_BYTES + PREFILL_STAGES * (K_BYTES + V_BYTES) + 1024 + 512;
+    static_assert(PREFILL_ROWS == 128 && PREFILL_KEYS == 128, "boxes of q and of keys are alike");
+    static_assert(BYTES <= 232448, "a block has 227 KB");
+};
+
+/* What a block does next: 128 rows of a segment (fewer at its end), one head, some keys. */
+struct PrefillWork {
+    int32_t segment; /* -1: no more */
+    int32_t head;
+    int32_t row;  /* in the segment */
+    int32_t keys; /* tiles of this call's keys that a row of these sees */
+};
+
+struct PrefillBarriers {
+    uint64_t q_full, q_empty;
+    uint64_t k_full[PREFILL_STAGES], k_empty[PREFILL_STAGES];
+    uint64_t v_full[PREFILL_STAGES], v_empty[PREFILL_STAGES];
+    uint64_t work_full[2], work_empty[2];
+    PrefillWork work[2];
+};
+static_assert(sizeof(PrefillBarriers) <= 512, "room left for barriers");
+
+/* ---- the order of work ----
+ *
+ * Segment by segment; in it, groups of heads whose keys and values fit the cache together; in a group the rows with the most keys
+ * first, and heads side by side. Blocks draw numbers, so that none waits for another at the end of a group. */
+struct PrefillWalk {
+    int32_t segment, before; /* pieces of the segments before */
+
+    __device__ PrefillWalk() : segment(0), before(0) {}
+
+    __device__ void at(const MlaPrefill &a, int32_t number, PrefillWork *work)
+    {
+        for (; segment < a.segment_count; segment++) {
+            const PrefillSegment s = a.segments[segment];
+            const int32_t skipped = max(0, s.key_first - s.position_first) / PREFILL_ROWS; /* done by an earlier call */
+            const int32_t blocks = (s.row_count + PREFILL_ROWS - 1) / PREFILL_ROWS;
+            const int32_t tiles = s.key_count > 0 ? max(0, blocks - skipped) : 0;
+            const int32_t in = number - before;
+            if (in < tiles * a.heads) {
+                const int64_t head_bytes = max(1, s.key_count) * (int64_t)(PREFILL_KV * 2);
+                const int32_t fitting = (int32_t)(a.l2_bytes / head_bytes);
+                const int32_t group = min(a.heads, max(1, fitting));
+                const int32_t head = in / (tiles * group) * group;
+                const int32_t width = min(group, a.heads - head), left = in - head * tiles;
+                const int32_t row = (skipped + tiles - 1 - left / width) * PREFILL_ROWS;
+                const int32_t last = s.position_first + min(row + PREFILL_ROWS, s.row_count); /* one past the last row's key */
+                const int32_t end = min(last, s.key_first + s.key_count);
+                work->segment = segment;
+                work->head = head + left % width;
+                work->row = row;
+                work->keys = (end - s.key_first + PREFILL_KEYS - 1) / PREFILL_KEYS;
+                return;
+            }
+            before += tiles * a.heads;
+        }
+        work->segment = -1;
+    }
+};
+
+struct PrefillRing {
+    int32_t stage;
+    uint32_t phase;
+
+    __device__ __forceinline__ void advance()
+    {
+        stage ^= 1;
+        phase ^= (uint32_t)(stage == 0);
+    }
+};
+static_assert(PREFILL_STAGES == 2, "the ring's step");
+
+/* ---- the warp that copies: one thread ---- */
+
+__device__ __forceinline__ void prefill_copy_keys(uint8_t *to, const PrefillMaps &maps, int32_t head, int32_t key_row,
+                                                  uint64_t *barrier)
+{
+    barrier_expect(barrier, PrefillMemory::K_BYTES);
+    copy_tile(to, &maps.kv, head * PREFILL_KV, key_row, barrier);
+    copy_tile(to + PrefillMemory::BOX_BYTES, &maps.kv, head * PREFILL_KV + PREFILL_BOX, key_row, barrier);
+    copy_tile(to + 2 * PrefillMemory::BOX_BYTES, &maps.k_pe, 0, key_row, barrier);
+}
+
+__device__ __forceinline__ void prefill_copy_values(uint8_t *to, const PrefillMaps &maps, int32_t head, int32_t key_row,
+                                                    uint64_t *barrier)
+{
+    barrier_expect(barrier, PrefillMemory::V_BYTES);
+    copy_tile(to, &maps.kv, head * PREFILL_KV + PREFILL_NOPE, key_row, barrier);
+    copy_tile(to + PrefillMemory::BOX_BYTES, &maps.kv, head * PREFILL_KV + PREFILL_NOPE + PREFILL_BOX, key_row, barrier);
+}
+
+__device__ __forceinline__ void prefill_copy_queries(uint8_t *to, const PrefillMaps &maps, int32_t head, int32_t row,
+                                                     uint64_t *barrier)
+{
+    barrier_expect(barrier, PrefillMemory::Q_BYTES);
+    for (int32_t i = 0; i < PREFILL_QK / PREFILL_BOX; i++)
+        copy_tile(to + i * PrefillMemory::BOX_BYTES, &maps.q, head * PREFILL_QK + i * PREFILL_BOX, row, barrier);
+}
+
+__device__ __forceinline__ void prefill_produce(const PrefillMaps &maps, const MlaPrefill &a, uint8_t *q, uint8_t *k, uint8_t *v,
+                                                PrefillBarriers *b)
+{
+    PrefillWalk walk;
+    PrefillRing keys = {0, 0}, values = {0, 0}, slot = {0, 0};
+    uint32_t q_phase = 0;
+    int32_t number = (int32_t)blockIdx.x;
+    for (;;) {
+        PrefillWork work;
+        walk.at(a, number, &work);
+        barrier_wait(&b->work_empty[slot.stage], slot.phase ^ 1);
+        b->work[slot.stage] = work;
+        barrier_arrive(&b->work_full[slot.stage]);
+        slot.advance();
+        if (work.segment < 0)
+            break;
+        number = (int32_t)gridDim.x + atomicAdd(a.tickets, 1); /* comes back while the tiles are copied */
+        const PrefillSegment s = a.segments[work.segment];
+
+        barrier_wait(&b->k_empty[keys.stage], keys.phase ^ 1);
+        prefill_copy_keys(k + keys.stage * PrefillMemory::K_BYTES, maps, work.head, s.key_row, &b->k_full[keys.stage]);
+        keys.advance();
+        barrier_wait(&b->q_empty, q_phase ^ 1);
+        prefill_copy_queries(q, maps, work.head, s.row_first + work.row, &b->q_full);
+        q_phase ^= 1;
+#pragma unroll 1
+        for (int32_t j = 0; j < work.keys; j++) { /* in the order of use: keys go a tile ahead of values */
+            if (j + 1 < work.keys) {
+                barrier_wait(&b->k_empty[keys.stage], keys.phase ^ 1);
+                prefill_copy_keys(k + keys.stage * PrefillMemory::K_BYTES, maps, work.head, s.key_row + (j + 1) * PREFILL_KEYS,
+                                  &b->k_full[keys.stage]);
+                keys.advance();
+            }
+            barrier_wait(&b->v_empty[values.stage], values.phase ^ 1);
+            prefill_copy_values(v + values.stage * PrefillMemory::V_BYTES, maps, work.head, s.key_row + j * PREFILL_KEYS,
+                                &b->v_full[values.stage]);
+            values.advance();
+        }
+    }
+    /* The last block to come here resets the tickets: nobody draws any more. */
+    __threadfence();
+    if (atomicAdd(a.tickets + 1, 1) == (int32_t)gridDim.x - 1) {
+        a.tickets[0] = 0;
+        a.tickets[1] = 0;
+    }
+}
+
+/* ---- the warpgroups that multiply ---- */
+
+__device__ __forceinline__ float exp2_fast(float x)
+{
+    float y;
+    asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+    return y;
+}
+
+/* s [64, 128 keys] = q [64, 192] k [128, 192]^T, issued. */
+__device__ __forceinline__ void prefill_scores(float (&s)[64], const uint8_t *q, const uint8_t *k)
+{
+    const uint64_t a = tile_descriptor(q), b = tile_descriptor(k);
+    constexpr int BOX = PrefillMemory::BOX_BYTES / 16;
+    product_pin(s);
+    product_fence();
+#pragma unroll
+    for (int i = 0; i < PREFILL_QK / 16; i++)
+        product_bf16(s, a + i / 4 * BOX + i % 4 * 2, b + i / 4 * BOX + i % 4 * 2, i);
+    product_commit();
+}
+
+/* o [64, 128] += p [64, 128 keys] v [128 keys, 128], issued. */
+__device__ __forceinline__ void prefill_values(float (&o)[64], uint32_t (&p)[32], const uint8_t *v)
+{
+    const uint64_t b = values_descriptor(v, PrefillMemory::BOX_BYTES);
+    product_pin(o);
+    product_fence();
+#pragma unroll
+    for (int i = 0; i < PREFILL_KEYS / 16; i++)
+        product_bf16_values(o, p + 4 * i, b + 128 * i, 1);
+    product_commit();
+}
+
+/* Keys past a row's position: columns over `limit` (of this thread's first column) of the first row, over limit + 8 of the second. */
+__device__ __forceinline__ void prefill_mask(float (&s)[64], int32_t limit)
+{
+#pragma unroll
+    for (int i = 0; i < 64; i++) {
+        const int32_t column = 8 * (i / 4) + (i & 1);
+        if (column > limit + (i & 2 ? 8 : 0))
+            s[i] = -INFINITY;
+    }
+}
+
+/* Of this thread's two rows. */
+struct PrefillRows {
+    float max[2];
+    float sum[2]; /* over this thread's columns */
+};
+
+/* Scores become probabilities, unnormalised; shrink: what the output so far is to be multiplied with. */
+__device__ __forceinline__ void prefill_softmax(float (&s)[64], PrefillRows *rows, float (&shrink)[2], float scale_log2)
+{
+#pragma unroll
+    for (int r = 0; r < 2; r++) {
+        float even = s[2 * r], odd = s[2 * r + 1];
+#pragma unroll
+        for (int i = 4; i < 64; i += 4) {
+            even = fmaxf(even, s[i + 2 * r]);
+            odd = fmaxf(odd, s[i + 2 * r + 1]);
+        }
+        float top = fmaxf(even, odd);
+        top = fmaxf(top, __shfl_xor_sync(~0u, top, 1));
+        top = fmaxf(top, __shfl_xor_sync(~0u, top, 2));
+        top = fmaxf(top, rows->max[r]);
+        shrink[r] = exp2_fast((rows->max[r] - top) * scale_log2);
+        rows->max[r] = top;
+        const float offset = -top * scale_log2;
+        float sum = rows->sum[r] * shrink[r];
+#pragma unroll
+        for (int i = 0; i < 64; i += 4) {
+            s[i + 2 * r] = exp2_fast(fmaf(s[i + 2 * r], scale_log2, offset));
+            s[i + 2 * r + 1] = exp2_fast(fmaf(s[i + 2 * r + 1], scale_log2, offset));
+            sum += s[i + 2 * r];
+            sum += s[i + 2 * r + 1];
+        }
+        rows->sum[r] = sum;
+    }
+}
+
+__device__ __forceinline__ uint32_t prefill_pair(float low, float high)
+{
+    const __nv_bfloat162 pair = __floats2bfloat162_rn(low, high);
+    return *(const uint32_t *)&pair;
+}
+
+/* An accumulator's columns 16 i .. 16 i + 15 are the operand's registers 4 i .. 4 i + 3. */
+__device__ __forceinline__ void prefill_pack(uint32_t (&p)[32], const float (&s)[64])
+{
+#pragma unroll
+    for (int i = 0; i < 32; i++)
+        p[i] = prefill_pair(s[2 * i], s[2 * i + 1]);
+}
+
+__device__ __forceinline__ void prefill_shrink(float (&o)[64], const float (&shrink)[2])
+{
+#pragma unroll
+    for (int i = 0; i < 64; i++)
+        o[i] *= shrink[i / 2 % 2];
+}
+
+/* The operand's registers are read until the wait: they may not be reused before. */
+__device__ __forceinline__ void prefill_pin(uint32_t (&p)[32])
+{
+#pragma unroll
+    for (int i = 0; i < 32; i++)
+        asm volatile("" : "+r"(p[i])::"memory");
+}
+
+__device__ __forceinline__ void prefill_release(uint64_t *barrier)
+{
+    __syncwarp();
+    if (threadIdx.x % 32 == 0)
+        barrier_arrive(barrier);
+}
+
+/* Values of keys from `left` on of a tile become zeros: their probabilities are, but 0 times NaN is NaN. Each warpgroup does so for itself;
+ * the other's products read the same zeros. */
+__device__ __forceinline__ void prefill_clear_values(uint8_t *v, int32_t left, int32_t warpgroup)
+{
+    const int32_t thread = (int32_t)threadIdx.x % 128;
+    for (int32_t at = left * 8 + thread; at < PREFILL_KEYS * 8; at += 128) {
+        *(uint4 *)(v + at * 16) = make_uint4(0, 0, 0, 0);
+        *(uint4 *)(v + PrefillMemory::BOX_BYTES + at * 16) = make_uint4(0, 0, 0, 0);
+    }
+    asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
+    asm volatile("bar.sync %0, 128;" ::"r"(3 + warpgroup) : "memory");
+}
+
+/* Two warpgroups take turns at issuing products, so that one's softmax runs under the other's products. */
+__device__ __forceinline__ void prefill_turn_wait(int32_t warpgroup)
+{
+    asm volatile("bar.sync %0, 256;" ::"r"(1 + warpgroup) : "memory");
+}
+
+__device__ __forceinline__ void prefill_turn_pass(int32_t warpgroup)
+{
+    asm volatile("bar.arrive %0, 256;" ::"r"(2 - warpgroup) : "memory");
+}
+
+/* ---- state and output ---- */
+
+__device__ __forceinline__ void prefill_load(const MlaPrefill &a, int64_t at, int32_t valid, float (&o)[64], PrefillRows *rows)
+{
+    const int32_t quad = (int32_t)threadIdx.x % 4;
+#pragma unroll
+    for (int r = 0; r < 2; r++) {
+        const bool has = 8 * r < valid;
+        rows->max[r] = has ? a.state_max[at + 8 * r] : -INFINITY;
+        rows->sum[r] = has ? a.state_sum[(at + 8 * r) * PREFILL_SUMS + quad] : 0;
+#pragma unroll
+        for (int i = 0; i < 16; i++) {
+            const float2 pair = has ? *(const float2 *)(a.state_out + (at + 8 * r) * PREFILL_V + 8 * i + 2 * quad) : make_float2(0, 0);
+            o[4 * i + 2 * r] = pair.x;
+            o[4 * i + 2 * r + 1] = pair.y;
+        }
+    }
+}
+
+__device__ __forceinline__ void prefill_save(const MlaPrefill &a, int64_t at, int32_t valid, const float (&o)[64],
+                                             const PrefillRows &rows)
+{
+    const int32_t quad = (int32_t)threadIdx.x % 4;
+#pragma unroll
+    for (int r = 0; r < 2; r++) {
+        if (8 * r >= valid)
+            continue;
+        if (quad == 0)
+            a.state_max[at + 8 * r] = rows.max[r];
+        a.state_sum[(at + 8 * r) * PREFILL_SUMS + quad] = rows.sum[r];
+#pragma unroll
+        for (int i = 0; i < 16; i++)
+            *(float2 *)(a.state_out + (at + 8 * r) * PREFILL_V + 8 * i + 2 * quad) =
+                make_float2(o[4 * i + 2 * r], o[4 * i + 2 * r + 1]);
+    }
+}
+
+/* x[i] of the quad's thread j goes to x[j] of its thread i. */
+__device__ __forceinline__ void prefill_transpose(uint32_t (&x)[4])
+{
+#pragma unroll
+    for (int bit = 1; bit < 4; bit *= 2) {
+        const bool upper = threadIdx.x & bit;
+#pragma unroll
+        for (int i = 0; i < 4; i++) {
+            if (i & bit)
+                continue;
+            const uint32_t got = __shfl_xor_sync(~0u, upper ? x[i] : x[i + bit], bit);
+            x[i] = upper ? got : x[i];
+            x[i + bit] = upper ? x[i + bit] : got;
+        }
+    }
+}
+
+/* `row` of q; `valid` rows from it on are the segment's. */
+__device__ __forceinline__ void prefill_store(const MlaPrefill &a, int32_t head, int32_t row, int32_t valid, const float (&o)[64],
+                                              const PrefillRows &rows)
+{
+    const int32_t quad = (int32_t)threadIdx.x % 4;
+#pragma unroll
+    for (int r = 0; r < 2; r++) {
+        float sum = rows.sum[r];
+        sum += __shfl_xor_sync(~0u, sum, 1);
+        sum += __shfl_xor_sync(~0u, sum, 2);
+        const float inverse = 1.0f / sum;
+        const bool has = 8 * r < valid;
+        __nv_bfloat16 *to = a.out + (row + 8 * r) * a.out_stride + head * PREFILL_V + quad * 8;
+#pragma unroll
+        for (int g = 0; g < 4; g++) { /* 32 columns: 8 a thread */
+            uint32_t x[4];
+#pragma unroll
+            for (int i = 0; i < 4; i++) {
+                const int at = 4 * (4 * g + i) + 2 * r;
+                x[i] = prefill_pair(fmaf(o[at], inverse, 0.0f), fmaf(o[at + 1], inverse, 0.0f)); /* + 0: no -0 */
+            }
+            prefill_transpose(x);
+            if (has)
+                *(uint4 *)(to + 32 * g) = make_uint4(x[0], x[1], x[2], x[3]);
+        }
+        if (has && quad == 0 && a.lse != nullptr)
+            a.lse[(int64_t)head * a.rows + row + 8 * r] = rows.max[r] * a.scale + logf(sum);
+    }
+}
+
+/* The walk of 64 rows over this call's keys. */
+template <bool TURNS>
+__device__ __forceinline__ void prefill_attend(const MlaPrefill &a, const PrefillWork &work, int32_t warpgroup, const uint8_t *q,
+                                               const uint8_t *k, uint8_t *v, PrefillBarriers *b, PrefillRing *keys,
+                                               PrefillRing *values)
+{
+    const PrefillSegment segment = a.segments[work.segment];
+    const int32_t thread = (int32_t)threadIdx.x % 128;
+    const int32_t row = work.row + warpgroup * 64 + thread / 32 * 16 + thread % 32 / 4; /* of the segment: the first of two */
+    const int32_t valid = segment.row_count - row, position = segment.position_first + row;
+    const int32_t warp_position = position - thread % 32 / 4; /* the lowest of the warp */
+    const int64_t state = (int64_t)work.head * a.rows + segment.row_first + row;
+    const float scale_log2 = a.scale * 1.4426950408889634f;
+    const int32_t column = thread % 4 * 2;
+    float o[64], s[64], shrink[2];
+    uint32_t p[32];
+    PrefillRows rows;
+
+    if (segment.key_first > 0) {
+        prefill_load(a, state, valid, o, &rows);
+    } else {
+#pragma unroll
+        for (int i = 0; i < 64; i++)
+            o[i] = 0;
+        rows = {{-INFINITY, -INFINITY}, {0, 0}};
+    }
+    int32_t first = segment.key_first; /* position of the tile's first key */
+    barrier_wait(&b->k_full[keys->stage], keys->phase);
+    prefill_scores(s, q, k + keys->stage * PrefillMemory::K_BYTES);
+    product_wait<0>();
+    product_pin(s);
+    prefill_release(&b->k_empty[keys->stage]);
+    keys->advance();
+    if (work.keys == 1)
+        prefill_release(&b->q_empty);
+    if (first + PREFILL_KEYS - 1 > warp_position)
+        prefill_mask(s, position - first - column);
+    prefill_softmax(s, &rows, shrink, scale_log2);
+    prefill_shrink(o, shrink);
+    prefill_pack(p, s);
+
+    for (int32_t j = 1; j < work.keys; j++) {
+        first += PREFILL_KEYS;
+        barrier_wait(&b->k_full[keys->stage], keys->phase);
+        if (TURNS)
+            prefill_turn_wait(warpgroup);
+        prefill_scores(s, q, k + keys->stage * PrefillMemory::K_BYTES);
+        barrier_wait(&b->v_full[values->stage], values->phase);
+        prefill_values(o, p, v + values->stage * PrefillMemory::V_BYTES);
+        if (TURNS)
+            prefill_turn_pass(warpgroup);
+        product_wait<1>();
+        product_pin(s);
+        prefill_release(&b->k_empty[keys->stage]);
+        keys->advance();
+        if (j == work.keys - 1)
+            prefill_release(&b->q_empty);
+        if (first + PREFILL_KEYS - 1 > warp_position)
+            prefill_mask(s, position - first - column);
+        prefill_softmax(s, &rows, shrink, scale_log2);
+        product_wait<0>();
+        product_pin(o);
+        prefill_pin(p);
+        prefill_release(&b->v_empty[values->stage]);
+        values->advance();
+        prefill_shrink(o, shrink);
+        prefill_pack(p, s);
+    }
+
+    uint8_t *last = v + values->stage * PrefillMemory::V_BYTES;
+    const int32_t left = segment.key_first + segment.key_count - first; /* keys of the tile that are there */
+    barrier_wait(&b->v_full[values->stage], values->phase);
+    if (left < PREFILL_KEYS)
+        prefill_clear_values(last, left, warpgroup);
+    prefill_values(o, p, last);
+    product_wait<0>();
+    product_pin(o);
+    prefill_pin(p);
+    prefill_release(&b->v_empty[values->stage]);
+    values->advance();
+
+    const int32_t end = segment.position_first + min(work.row + PREFILL_ROWS, segment.row_count);
+    if (end > segment.key_first + segment.key_count)
+        prefill_save(a, state, valid, o, rows);
+    else
+        prefill_store(a, work.head, segment.row_first + row, valid, o, rows);
+}
+
+template <bool TURNS>
+__global__ void __launch_bounds__(PREFILL_THREADS, 1) mla_prefill(const __grid_constant__ PrefillMaps maps, const MlaPrefill a)
+{
+    extern __shared__ uint8_t raw[];
+    uint8_t *q = (uint8_t *)(((uintptr_t)raw + 1023) / 1024 * 1024);
+    uint8_t *k = q + PrefillMemory::Q_BYTES, *v = k + PREFILL_STAGES * PrefillMemory::K_BYTES;
+    PrefillBarriers *b = (PrefillBarriers *)(v + PREFILL_STAGES * PrefillMemory::V_BYTES);
+    const int32_t warpgroup = __shfl_sync(~0u, (int32_t)threadIdx.x / 128, 0);
+    constexpr uint32_t WARPS = 8; /* that multiply */
+
+    if (threadIdx.x == 0) {
+        prefetch_map(&maps.q);
+        prefetch_map(&maps.kv);
+        prefetch_map(&maps.k_pe);
+        barrier_init(&b->q_full, 1);
+        barrier_init(&b->q_empty, WARPS);
+        for (int i = 0; i < 2; i++) {
+            barrier_init(&b->k_full[i], 1);
+            barrier_init(&b->k_empty[i], WARPS);
+            barrier_init(&b->v_full[i], 1);
+            barrier_init(&b->v_empty[i], WARPS);
+            barrier_init(&b->work_full[i], 1);
+            barrier_init(&b->work_empty[i], WARPS);
+        }
+        barrier_init_fence();
+    }
+    __syncthreads();
+
+    if (warpgroup == 2) {
+        registers_fewer<40>();
+        if (threadIdx.x == 256)
+            prefill_produce(maps, a, q, k, v, b);
+        return;
+    }
+    registers_more<232>();
+    PrefillRing keys = {0, 0}, values = {0, 0}, slot = {0, 0};
+    uint32_t q_phase = 0;
+    if (TURNS && warpgroup == 1)
+        prefill_turn_pass(1); /* warpgroup 0 begins */
+    for (;;) {
+        barrier_wait(&b->work_full[slot.stage], slot.phase);
+        const PrefillWork work = b->work[slot.stage];
+        prefill_release(&b->work_empty[slot.stage]);
+        slot.advance();
+        if (work.segment < 0)
+            break;
+        barrier_wait(&b->q_full, q_phase);
+        q_phase ^= 1;
+        prefill_attend<TURNS>(a, work, warpgroup, q + warpgroup * 64 * PREFILL_BOX * 2, k, v, b, &keys, &values);
+    }
+}
+
+/* ---- any dimensions: a warp a row and head, on plain cores ----
+ *
+ * For small models. Keys go in pieces of 32 from position 0, a key a lane for the scores, a column a lane for the values. Of state_sum it
+ * uses the first of the four; state_out has v_dim columns. */
+struct MlaPrefillGeneric {
+    MlaPrefill a; /* key_first: a multiple of 32 is enough; tickets are not used */
+    const __nv_bfloat16 *q;
+    const __nv_bfloat16 *kv;
+    const __nv_bfloat16 *k_pe;
+    int32_t nope_dim;
+    int32_t rope_dim;
+    int32_t v_dim; /* at most 32 * PREFILL_GENERIC_V */
+};
+
+enum { PREFILL_GENERIC_V = 16, PREFILL_GENERIC_WARPS = 4 };
+
+__device__ __forceinline__ float prefill_dot(const __nv_bfloat16 *x, const __nv_bfloat16 *y, int32_t count, float sum)
+{
+    for (int32_t i = 0; i < count; i++)
+        sum = fmaf(__bfloat162float(x[i]), __bfloat162float(y[i]), sum);
+    return sum;
+}
+
+/* The segment that has the row, or NULL. */
+__device__ __forceinline__ const PrefillSegment *prefill_segment(const MlaPrefill &a, int32_t row)
+{
+    for (int32_t i = 0; i < a.segment_count; i++)
+        if (row >= a.segments[i].row_first && row - a.segments[i].row_first < a.segments[i].row_count)
+            return a.segments + i;
+    return nullptr;
+}
+
+/* grid: (ceil(rows / PREFILL_GENERIC_WARPS), heads) */
+__global__ void __launch_bounds__(32 * PREFILL_GENERIC_WARPS) mla_prefill_generic(const MlaPrefillGeneric g)
+{
+    const MlaPrefill &a = g.a;
+    const int32_t lane = (int32_t)threadIdx.x % 32, head = (int32_t)blockIdx.y;
+    const int32_t row = (int32_t)blockIdx.x * PREFILL_GENERIC_WARPS + (int32_t)threadIdx.x / 32;
+    const PrefillSegment *segment = row < a.rows ? prefill_segment(a, row) : nullptr;
+    if (segment == nullptr)
+        return;
+    const PrefillSegment s = *segment;
+    const int32_t position = s.position_first + row - s.row_first, end = s.key_first + s.key_count;
+    if (position < s.key_first)
+        return;
+    const int64_t state = (int64_t)head * a.rows + row, key_stride = (int64_t)a.heads * (g.nope_dim + g.v_dim);
+    const __nv_bfloat16 *q = g.q + ((int64_t)row * a.heads + head) * (g.nope_dim + g.rope_dim);
+    const __nv_bfloat16 *k = g.kv + s.key_row * key_stride + head * (g.nope_dim + g.v_dim);
+    const __nv_bfloat16 *k_pe = g.k_pe + (int64_t)s.key_row * g.rope_dim;
+    const bool fresh = s.key_first == 0;
+    float top = fresh ? -INFINITY : a.state_max[state], sum = fresh ? 0 : a.state_sum[state * PREFILL_SUMS];
+    float o[PREFILL_GENERIC_V];
+#pragma unroll
+    for (int i = 0; i < PREFILL_GENERIC_V; i++)
+        o[i] = fresh || 32 * i + lane >= g.v_dim ? 0 : a.state_out[state * g.v_dim + 32 * i + lane];
+
+    for (int32_t first = s.key_first; first < min(position + 1, end); first += 32) {
+        const int64_t key = first - s.key_first + lane;
+        float score = -INFINITY;
+        if (first + lane <= position)
+            score = prefill_dot(q + g.nope_dim, k_pe + key * g.rope_dim, g.rope_dim,
+                                prefill_dot(q, k + key * key_stride, g.nope_dim, 0)) *
+                    a.scale;
+        float highest = score;
+        for (int32_t i = 1; i < 32; i *= 2)
+            highest = fmaxf(highest, __shfl_xor_sync(~0u, highest, i));
+        highest = fmaxf(highest, top);
+        const float shrink = expf(top - highest), p = expf(score - highest);
+        float added = p;
+        for (int32_t i = 1; i < 32; i *= 2)
+            added += __shfl_xor_sync(~0u, added, i);
+        top = highest;
+        sum = sum * shrink + added;
+#pragma unroll
+        for (int i = 0; i < PREFILL_GENERIC_V; i++)
+            o[i] *= shrink;
+        const float rounded = __bfloat162float(__float2bfloat16_rn(p));
+        for (int32_t j = 0; j < 32 && first + j <= position; j++) {
+            const float weight = __shfl_sync(~0u, rounded, j);
+            const __nv_bfloat16 *v = k + (first - s.key_first + j) * key_stride + g.nope_dim;
+#pragma unroll
+            for (int i = 0; i < PREFILL_GENERIC_V; i++)
+                if (32 * i + lane < g.v_dim)
+                    o[i] = fmaf(weight, __bfloat162float(v[32 * i + lane]), o[i]);
+        }
+    }
+    const bool done = position < end;
+    if (lane == 0 && !done) {
+        a.state_max[state] = top;
+        a.state_sum[state * PREFILL_SUMS] = sum;
+    }
+    if (lane == 0 && done && a.lse != nullptr)
+        a.lse[state] = top + logf(sum);
+#pragma unroll
+    for (int i = 0; i < PREFILL_GENERIC_V; i++) {
+        const int32_t column = 32 * i + lane;
+        if (column < g.v_dim && done)
+            a.out[row * a.out_stride + head * g.v_dim + column] = __float2bfloat16_rn(fmaf(o[i], 1.0f / sum, 0.0f));
+        else if (column < g.v_dim)
+            a.state_out[state * g.v_dim + column] = o[i];
+    }
+}
+
+/* ---- launch ---- */
+
+/* The maps of q [rows, heads, 192], kv [keys, heads, 256] and k_pe [keys, 64]; `keys` counts the buffers' rows. `encode` is the driver's
+ * cuTensorMapEncodeTiled, which a program gets by cudaGetDriverEntryPoint. */
+inline CUresult mla_prefill_maps(decltype(&cuTensorMapEncodeTiled) encode, PrefillMaps *maps, const void *q, int64_t rows,
+                                 const void *kv, const void *k_pe, int64_t keys, int32_t heads)
+{
+    struct {
+        CUtensorMap *map;
+        const void *base;
+        int64_t columns, rows;
+    } const tensors[] = {
+        {&maps->q, q, (int64_t)heads * PREFILL_QK, rows},
+        {&maps->kv, kv, (int64_t)heads * PREFILL_KV, keys},
+        {&maps->k_pe, k_pe, PREFILL_ROPE, keys},
+    };
+    for (const auto &t : tensors) {
+        const cuuint64_t dims[2] = {(cuuint64_t)t.columns, (cuuint64_t)t.rows}, strides[1] = {(cuuint64_t)t.columns * 2};
+        const cuuint32_t box[2] = {PREFILL_BOX, 128}, steps[2] = {1, 1};
+        const CUresult result = encode(t.map, CU_TENSOR_MAP_DATA_TYPE_BFLOAT16, 2, (void *)t.base, dims, strides, box, steps,
+                                       CU_TENSOR_MAP_INTERLEAVE_NONE, CU_TENSOR_MAP_SWIZZLE_128B,
+                                       CU_TENSOR_MAP_L2_PROMOTION_L2_256B, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
+        if (result != CUDA_SUCCESS)
+            return result;
+    }
+    return CUDA_SUCCESS;
+}
+
+/* Once a device, before the first launch. */
+template <bool TURNS> inline cudaError_t mla_prefill_prepare()
+{
+    return cudaFuncSetAttribute(mla_prefill<TURNS>, cudaFuncAttributeMaxDynamicSharedMemorySize, PrefillMemory::BYTES);
+}
+
+/* `blocks`: the device's multiprocessors, or fewer. */
+template <bool TURNS>
+inline cudaError_t mla_prefill_launch(cudaStream_t stream, int32_t blocks, const PrefillMaps &maps, MlaPrefill args)
+{
+    if (args.l2_bytes == 0)
+        args.l2_bytes = PREFILL_L2_BYTES;
+    mla_prefill<TURNS><<<(unsigned)blocks, PREFILL_THREADS, PrefillMemory::BYTES, stream>>>(maps, args);
+    return cudaGetLastError();
+}
+
+} // namespace proa
+
+#endif
