@@ -13,6 +13,10 @@
 #include <stdbool.h>
 #include <stddef.h>
 
+#ifdef __cplusplus
+extern "C" {
+#endif
+
 typedef enum proa_status {
     PROA_OK = 0,
     PROA_BUSY = 1, /* no room or nothing there just now: try again later; never an error */
@@ -85,6 +89,10 @@ proa_status proa_error_prefix(proa_error *err, const char *format, ...) __attrib
             proa_assert_failed(#condition, __FILE__, __LINE__);                                              \
     } while (0)
 
-_Noreturn void proa_assert_failed(const char *condition, const char *file, int line);
+__attribute__((noreturn)) void proa_assert_failed(const char *condition, const char *file, int line);
+
+#ifdef __cplusplus
+}
+#endif
 
 #endif

@@ -74,6 +74,14 @@ __device__ __forceinline__ void copy_tile(void *to, const CUtensorMap *map, int3
         : "memory");
 }
 
+__device__ __forceinline__ void copy_tile(void *to, const CUtensorMap *map, int32_t x, int32_t y, int32_t z, uint64_t *barrier)
+{
+    asm volatile("cp.async.bulk.tensor.3d.shared::cluster.global.tile.mbarrier::complete_tx::bytes [%0], [%1, {%2, %3, %4}], "
+                 "[%5];" ::"r"(shared_address(to)),
+                 "l"(map), "r"(x), "r"(y), "r"(z), "r"(shared_address(barrier))
+                 : "memory");
+}
+
 /* Contiguous bytes, a multiple of 16, both ends aligned to 16. */
 __device__ __forceinline__ void copy_bytes(void *to, const void *from, uint32_t bytes, uint64_t *barrier)
 {

@@ -62,6 +62,7 @@ FP8_PRODUCT(192, "96", "97", "98")
 
 #define BF16_PRODUCT(N, A, B, KEEP) PRODUCT(product_bf16, N, "k16.f32.bf16.bf16", ", 0, 0", A, B, KEEP)
 
+BF16_PRODUCT(32, "16", "17", "18")
 BF16_PRODUCT(64, "32", "33", "34")
 BF16_PRODUCT(128, "64", "65", "66")
 BF16_PRODUCT(256, "128", "129", "130")

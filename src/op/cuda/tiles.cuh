@@ -1,22 +1,14 @@
 /* tiles.cuh - what the matrix products of a Hopper GPU share: a persistent block's walk over the tiles of y, the ring of stages
  * between the warp that copies and those that multiply, and the way of a finished tile to memory.
  *
- * Rows may stand in groups: group g has rows first[g] .. first[g] + count[g] - 1 of x and y, and a weight of its own. Counts are known on
- * the device alone; first[g] is a multiple of 128, and what lies between the groups is neither read into a result nor written.
- */
+ * Rows may stand in groups (rows.h). */
 #ifndef PROA_OP_CUDA_TILES_CUH
 #define PROA_OP_CUDA_TILES_CUH
 
 #include "op/cuda/products.cuh"
+#include "op/cuda/rows.h"
 
 namespace proa {
-
-struct Groups {
-    int32_t groups;
-    int32_t rows;         /* of each group, where first is NULL */
-    const int32_t *first; /* [groups] on the device; NULL: all groups have the rows 0 .. rows - 1 */
-    const int32_t *count; /* [groups] */
-};
 
 struct Tile {
     int32_t group;
@@ -34,7 +26,7 @@ template <int BM, int BN> struct TileWalk {
 
     __device__ TileWalk() : group(0), before(0), next((int32_t)blockIdx.x) {}
 
-    __device__ bool step(const Groups &g, int32_t n, Tile *tile)
+    __device__ bool step(const proa_cuda_groups &g, int32_t n, Tile *tile)
     {
         const int32_t across = (n + BN - 1) / BN;
         for (; group < g.groups; group++) {
@@ -73,10 +65,9 @@ struct Ring {
 };
 
 /* Bytes between rows of a staged tile: rows of eight threads meet different banks. */
-template <int BN> constexpr int staging_pitch()
-{
-    return BN * 2 + 16;
-}
+template <int BN> struct StagingPitch {
+    static constexpr int BYTES = BN * 2 + 16;
+};
 
 /* This warpgroup's [64, BN] as bf16 through shared memory to y, which has whole pieces of 16 bytes then. y is that of the tile's
  * group; row_stride in elements, a multiple of 8, as n is. */
@@ -84,7 +75,7 @@ template <int BN>
 __device__ __forceinline__ void store_tile(__nv_bfloat16 *y, int64_t row_stride, int32_t n, const Tile &tile, int32_t group_row,
                                            const float (&total)[BN / 2], uint8_t *staging)
 {
-    constexpr int PITCH = staging_pitch<BN>(), PIECES = BN / 8;
+    constexpr int PITCH = StagingPitch<BN>::BYTES, PIECES = BN / 8;
     const int32_t thread = (int32_t)threadIdx.x % 128, id = 1 + (int32_t)threadIdx.x / 128;
     const int32_t row = thread / 32 * 16 + thread % 32 / 4, column = thread % 4 * 2;
     asm volatile("bar.sync %0, 128;" ::"r"(id) : "memory"); /* the last tile has left */

@@ -14,10 +14,11 @@
 
 #include "op/cuda/tiles.cuh"
 
-namespace proa {
+namespace proa
+{
 
 struct Fp8Gemm {
-    Groups rows;
+    proa_cuda_groups rows;
     int32_t n; /* a multiple of 8 */
     int32_t k; /* a multiple of 128 */
     const float *x_scale;
@@ -33,10 +34,11 @@ template <int BM, int BN> struct Fp8Layout {
     static constexpr int X_BYTES = BM * FP8_K;
     static constexpr int W_BYTES = BN * FP8_K;
     static constexpr int SCALE_BYTES = BM * 4;
-    static constexpr int Y_PITCH = staging_pitch<BN>();
+    static constexpr int Y_PITCH = StagingPitch<BN>::BYTES;
     static constexpr int Y_BYTES = (BM * Y_PITCH + 1023) / 1024 * 1024;
     static constexpr int STAGE_BYTES = X_BYTES + W_BYTES + SCALE_BYTES;
-    static constexpr int LIMIT = 232448 - 1024 - 256; /* of a block's shared memory, less alignment and barriers */
+    static constexpr int LIMIT =
+        232448 - 1024 - 256; /* of a block's shared memory, less alignment and barriers */
     static constexpr int FITTING = (LIMIT - Y_BYTES) / STAGE_BYTES;
     static constexpr int STAGES = FITTING < 10 ? FITTING : 10;
     static constexpr int BYTES = STAGES * STAGE_BYTES + Y_BYTES + 1024 + 256;
@@ -45,7 +47,8 @@ template <int BM, int BN> struct Fp8Layout {
     static_assert(STAGES >= 3, "a ring of fewer hides nothing");
 };
 
-template <int BN> __device__ __forceinline__ void fp8_product(float (&d)[BN / 2], const uint8_t *x, const uint8_t *w)
+template <int BN>
+__device__ __forceinline__ void fp8_product(float (&d)[BN / 2], const uint8_t *x, const uint8_t *w)
 {
     const uint64_t a = tile_descriptor(x), b = tile_descriptor(w);
     product_fence();
@@ -57,8 +60,8 @@ template <int BN> __device__ __forceinline__ void fp8_product(float (&d)[BN / 2]
 
 /* total += part, by the scales of this thread's two rows; columns from `border` on have the second scale of W. */
 template <int BN>
-__device__ __forceinline__ void fp8_promote(float (&total)[BN / 2], const float (&part)[BN / 2], float x0, float x1, float w0,
-                                            float w1, int32_t border)
+__device__ __forceinline__ void fp8_promote(float (&total)[BN / 2], const float (&part)[BN / 2], float x0,
+                                            float x1, float w0, float w1, int32_t border)
 {
     if (FP8_SCALE_N % BN == 0) {
         const float s0 = x0 * w0, s1 = x1 * w0;
@@ -93,7 +96,8 @@ template <int BN> struct Fp8Part {
 
 /* The product of the part is done: its stage may be filled again. */
 template <int BN>
-__device__ __forceinline__ void fp8_take(float (&total)[BN / 2], Fp8Part<BN> &part, uint64_t *empty, int32_t border)
+__device__ __forceinline__ void fp8_take(float (&total)[BN / 2], Fp8Part<BN> &part, uint64_t *empty,
+                                         int32_t border)
 {
     product_pin(part.sum);
     __syncwarp();
@@ -104,7 +108,8 @@ __device__ __forceinline__ void fp8_take(float (&total)[BN / 2], Fp8Part<BN> &pa
 
 template <int BM, int BN>
 __global__ void __launch_bounds__(BM * 2 + 128, 1)
-    fp8_gemm(const __grid_constant__ CUtensorMap x_map, const __grid_constant__ CUtensorMap w_map, const Fp8Gemm g)
+    fp8_gemm(const __grid_constant__ CUtensorMap x_map, const __grid_constant__ CUtensorMap w_map,
+             const Fp8Gemm g)
 {
     using Layout = Fp8Layout<BM, BN>;
     constexpr int WORKERS = BM / 64; /* warpgroups that multiply */
@@ -141,9 +146,11 @@ __global__ void __launch_bounds__(BM * 2 + 128, 1)
                 uint8_t *x_tile = x_tiles + ring.stage * Layout::X_BYTES;
                 barrier_wait(empty + ring.stage, ring.phase ^ 1);
                 barrier_expect(arrived, Layout::STAGE_BYTES);
-                copy_tile(w_tiles + ring.stage * Layout::W_BYTES, &w_map, i * FP8_K, tile.group * g.n + tile.column, arrived);
+                copy_tile(w_tiles + ring.stage * Layout::W_BYTES, &w_map, i * FP8_K,
+                          tile.group * g.n + tile.column, arrived);
                 copy_tile(x_tile, &x_map, i * FP8_K, tile.row, arrived);
-                copy_bytes(scales + ring.stage * BM, g.x_scale + i * g.scale_stride + tile.row, Layout::SCALE_BYTES, arrived);
+                copy_bytes(scales + ring.stage * BM, g.x_scale + i * g.scale_stride + tile.row,
+                           Layout::SCALE_BYTES, arrived);
                 ring.advance<STAGES>();
             }
         }

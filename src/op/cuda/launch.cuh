@@ -1,0 +1,37 @@
+/* launch.cuh - what launchers share: results as statuses, tensor maps. */
+#ifndef PROA_OP_CUDA_LAUNCH_CUH
+#define PROA_OP_CUDA_LAUNCH_CUH
+
+#include "op/cuda/gpu.h"
+
+#include <cuda.h>
+#include <cuda_runtime.h>
+
+/* `what` was asked of CUDA. */
+proa_status proa_cuda_status(cudaError_t result, const char *what, proa_error *err);
+
+/* What one copy of a tile takes of a tensor: dimensions and box by rising stride, the first contiguous; strides in bytes of the
+ * second and third dimension. Rows of a box have 128 bytes, in the 128-byte swizzle. */
+typedef struct proa_tensor_map {
+    const void *base;
+    int32_t element_bytes; /* 1, or 2: bf16 */
+    int32_t rank;          /* 2 or 3 */
+    int64_t size[3];
+    int64_t stride[2]; /* multiples of 16 */
+    int32_t box[3];
+} proa_tensor_map;
+
+proa_status proa_tensor_map_make(const proa_tensor_map *what, CUtensorMap *map, proa_error *err);
+
+static inline cudaStream_t proa_cuda_stream(const proa_gpu *gpu)
+{
+    return (cudaStream_t)proa_gpu_stream(gpu);
+}
+
+/* After a launch. */
+static inline proa_status proa_cuda_launched(const char *what, proa_error *err)
+{
+    return proa_cuda_status(cudaGetLastError(), what, err);
+}
+
+#endif

@@ -1,0 +1,140 @@
+/* cuda_fp8.cu - the kernels of cuda_fp8.cuh that are built, and which one a shape gets. */
+#include "op/linear/cuda.h"
+
+#include "op/cuda/launch.cuh"
+#include "op/linear/cuda_fp8.cuh"
+
+namespace
+{
+
+typedef cudaError_t launch_function(cudaStream_t stream, int32_t blocks, const CUtensorMap *x,
+                                    const CUtensorMap *w, const proa::Fp8Gemm *g);
+
+template <int BM, int BN>
+cudaError_t launch(cudaStream_t stream, int32_t blocks, const CUtensorMap *x, const CUtensorMap *w,
+                   const proa::Fp8Gemm *g)
+{
+    constexpr int BYTES = proa::Fp8Layout<BM, BN>::BYTES;
+    const cudaError_t result =
+        cudaFuncSetAttribute(proa::fp8_gemm<BM, BN>, cudaFuncAttributeMaxDynamicSharedMemorySize, BYTES);
+    if (result != cudaSuccess)
+        return result;
+    proa::fp8_gemm<BM, BN><<<blocks, BM * 2 + 128, BYTES, stream>>>(*x, *w, *g);
+    return cudaGetLastError();
+}
+
+/* ns that a block takes for 128 of K when nothing but its own latency holds it up, as measured on an H100 with the 2112 x 7168
+ * projection, where few blocks run. */
+struct variant {
+    proa_cuda_tile tile;
+    double step_ns;
+    launch_function *launch;
+};
+
+const variant variants[] = {
+    {{64, 32}, 208, launch<64, 32>},   {{64, 64}, 237, launch<64, 64>},     {{64, 96}, 286, launch<64, 96>},
+    {{64, 128}, 340, launch<64, 128>}, {{128, 32}, 246, launch<128, 32>},   {{128, 64}, 307, launch<128, 64>},
+    {{128, 96}, 420, launch<128, 96>}, {{128, 128}, 465, launch<128, 128>},
+};
+
+enum { VARIANTS = sizeof variants / sizeof *variants };
+
+const double BYTES_NS =
+    3000; /* that memory gives; what is read more than once comes from the second-level cache */
+const double CACHE_NS = 5500;
+
+/* What a call takes by this variant: its waves, or what it reads. */
+double cost_ns(const variant *v, const proa_cuda_fp8_linear_args *a, int32_t blocks)
+{
+    const int64_t rows = a->rows.first == NULL ? a->rows.rows : a->rows.expected > 0 ? a->rows.expected : 128;
+    const int64_t down = (rows + v->tile.rows - 1) / v->tile.rows,
+                  across = (a->n + v->tile.columns - 1) / v->tile.columns;
+    const int64_t tiles = down * across * a->rows.groups;
+    const double waves = (double)((tiles + blocks - 1) / blocks);
+    const double step = v->step_ns * (double)a->k / 128;
+    const double memory =
+        (double)a->rows.groups * ((double)a->n * a->k + (double)rows * a->k + 2.0 * (double)rows * a->n);
+    const double cache = (double)tiles * (v->tile.rows + v->tile.columns) * (double)a->k;
+    double cost = waves * step;
+    cost = memory / BYTES_NS > cost ? memory / BYTES_NS : cost;
+    return cache / CACHE_NS > cost ? cache / CACHE_NS : cost;
+}
+
+const variant *choose(const proa_gpu *gpu, const proa_cuda_fp8_linear_args *a)
+{
+    const int32_t blocks = proa_gpu_facts_of(gpu)->multiprocessors;
+    const variant *best = NULL;
+    for (int i = 0; i < VARIANTS; i++) {
+        const variant *v = &variants[i];
+        if (a->tile.rows > 0 && (v->tile.rows != a->tile.rows || v->tile.columns != a->tile.columns))
+            continue;
+        if (best == NULL || cost_ns(v, a, blocks) < cost_ns(best, a, blocks))
+            best = v;
+    }
+    return best;
+}
+
+proa_status check(const proa_cuda_fp8_linear_args *a, proa_error *err)
+{
+    if (a->n % 8 != 0 || a->k % proa::FP8_K != 0 || a->y_stride % 8 != 0 || a->x.stride % 128 != 0)
+        return proa_error_set(err, PROA_ERR_UNSUPPORTED,
+                              "an FP8 weight of [%d, %d]: the GPU takes multiples of 8 and %d", a->n, a->k,
+                              proa::FP8_K);
+    return PROA_OK;
+}
+
+} // namespace
+
+proa_status proa_cuda_fp8_linear(proa_gpu *gpu, const proa_cuda_fp8_linear_args *a, proa_error *err)
+{
+    proa_status status = check(a, err);
+    const variant *v = choose(gpu, a);
+    CUtensorMap x_map, w_map;
+    if (status == PROA_OK && v == NULL)
+        status = proa_error_set(err, PROA_ERR_INVALID, "no FP8 kernel has tiles of %d x %d", a->tile.rows,
+                                a->tile.columns);
+    if (status != PROA_OK)
+        return status;
+    const proa_tensor_map x = {.base = a->x.q,
+                               .element_bytes = 1,
+                               .rank = 2,
+                               .size = {a->k, a->rows_max},
+                               .stride = {a->k},
+                               .box = {proa::FP8_K, v->tile.rows}};
+    const proa_tensor_map w = {.base = a->w,
+                               .element_bytes = 1,
+                               .rank = 2,
+                               .size = {a->k, (int64_t)a->rows.groups * a->n},
+                               .stride = {a->k},
+                               .box = {proa::FP8_K, v->tile.columns}};
+    status = proa_tensor_map_make(&x, &x_map, err);
+    if (status == PROA_OK)
+        status = proa_tensor_map_make(&w, &w_map, err);
+    if (status != PROA_OK)
+        return status;
+    const proa::Fp8Gemm g = {.rows = a->rows,
+                             .n = a->n,
+                             .k = a->k,
+                             .x_scale = a->x.scale,
+                             .scale_stride = a->x.stride,
+                             .w_scale = a->w_scale,
+                             .y = (__nv_bfloat16 *)a->y,
+                             .y_stride = a->y_stride};
+    return proa_cuda_status(
+        v->launch(proa_cuda_stream(gpu), proa_gpu_facts_of(gpu)->multiprocessors, &x_map, &w_map, &g),
+        "an FP8 product", err);
+}
+
+proa_cuda_tile proa_cuda_fp8_linear_tile(const proa_gpu *gpu, const proa_cuda_fp8_linear_args *a)
+{
+    const variant *v = choose(gpu, a);
+    return v != NULL ? v->tile : proa_cuda_tile{0, 0};
+}
+
+bool proa_cuda_fp8_linear_tiles(int32_t i, proa_cuda_tile *tile)
+{
+    if (i < 0 || i >= VARIANTS)
+        return false;
+    *tile = variants[i].tile;
+    return true;
+}

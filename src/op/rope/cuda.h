@@ -1,0 +1,57 @@
+/* cuda.h - rope.h on a GPU, and the new rows of the KV cache (mla.h).
+ *
+ *   rope       q_pe of all heads, in place or from one place to another ([q_lat | q_pe] of the absorbed form)
+ *   kv_append  a row of kv_a: kv_lora normed, k_pe rotated, into the cache
+ */
+#ifndef PROA_OP_ROPE_CUDA_H
+#define PROA_OP_ROPE_CUDA_H
+
+#include "op/cuda/gpu.h"
+#include "op/cuda/rows.h"
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+typedef struct proa_cuda_rope_table {
+    const int32_t *positions; /* [rows] */
+    const float *cos_table;   /* [max positions, dim / 2] */
+    const float *sin_table;
+} proa_cuda_rope_table;
+
+/* Strides in elements, even. */
+typedef struct proa_cuda_rope_args {
+    proa_cuda_rope_table table;
+    int32_t rows;
+    int32_t heads;
+    int32_t dim; /* even */
+    const void *x;
+    int64_t row_stride;
+    int64_t head_stride;
+    void *y; /* may be x */
+    int64_t y_row_stride;
+    int64_t y_head_stride;
+} proa_cuda_rope_args;
+
+proa_status proa_cuda_rope(proa_gpu *gpu, const proa_cuda_rope_args *args, proa_error *err);
+
+typedef struct proa_cuda_kv_append_args {
+    proa_cuda_rope_table table;
+    int32_t rows;
+    int32_t kv_lora_rank; /* a multiple of 8, at most 2,048 */
+    int32_t rope_dim;     /* even, at most 512 */
+    const void *kv_a;     /* bf16 [rows, kv_lora_rank + rope_dim] at stride */
+    int64_t stride;       /* elements, a multiple of 8 */
+    const void *w;        /* bf16 [kv_lora_rank]: kv_a_layernorm */
+    float eps;
+    const int32_t *slots; /* [rows]: block * 64 + place in it; < 0: nowhere */
+    void *cache;          /* bf16 [blocks * 64, kv_lora_rank + rope_dim] */
+} proa_cuda_kv_append_args;
+
+proa_status proa_cuda_kv_append(proa_gpu *gpu, const proa_cuda_kv_append_args *args, proa_error *err);
+
+#ifdef __cplusplus
+}
+#endif
+
+#endif

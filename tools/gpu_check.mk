@@ -1,0 +1,23 @@
+# What `make gpu-check` runs in a folder that gpu_pack.sh made, on a machine with a GPU. Each program's output is $(OUT)/NAME.log.
+#
+#   gpu-check      parity with the references, then the memory checker over them
+#   gpu-parity     parity alone
+#   gpu-memcheck   compute-sanitizer's memcheck and racecheck
+OUT ?= out
+export LD_LIBRARY_PATH := $(CURDIR)/lib:$(LD_LIBRARY_PATH)
+tests = $(notdir $(wildcard bin/gpu_test_*))
+
+.PHONY: gpu-check gpu-parity gpu-memcheck
+gpu-check: gpu-parity gpu-memcheck
+
+gpu-parity:
+	@mkdir -p $(OUT); nvidia-smi --query-gpu=name,driver_version --format=csv,noheader | tee $(OUT)/gpu.txt
+	@bad=0; for t in $(tests); do \
+	    if bin/$$t >$(OUT)/$$t.log 2>&1; then echo "passed $$t"; else echo "FAILED $$t"; grep -E "error|FAILED|distance|bits" $(OUT)/$$t.log; bad=1; fi; \
+	done; exit $$bad
+
+gpu-memcheck:
+	@mkdir -p $(OUT); bad=0; for t in $(tests); do for tool in memcheck racecheck; do \
+	    if PROA_TEST_SMALL=1 compute-sanitizer --tool $$tool --error-exitcode 9 bin/$$t >$(OUT)/$$t.$$tool.log 2>&1; then echo "passed $$t under $$tool"; \
+	    else echo "FAILED $$t under $$tool"; tail -5 $(OUT)/$$t.$$tool.log; bad=1; fi; \
+	done; done; exit $$bad

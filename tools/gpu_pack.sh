@@ -1,0 +1,19 @@
+#!/bin/bash
+# gpu_pack.sh FOLDER [BUILD] - packs the GPU programs of a build, with the libraries that they need, for a machine that has a GPU and none of
+# Debian's libraries. There: `make gpu-check` in the folder; logs and results come into $OUT (default: ./out).
+set -euo pipefail
+folder=${1:?usage: gpu_pack.sh FOLDER [BUILD]} build=${2:-build}
+root=$(cd "$(dirname "$0")/.." && pwd)
+
+rm -rf "$folder"
+mkdir -p "$folder/bin" "$folder/lib"
+programs=("$build"/tests/gpu/gpu_test_*)
+for program in "${programs[@]}"; do
+    [ -f "$program" ] && [ -x "$program" ] || continue
+    strip -o "$folder/bin/${program##*/}" "$program"
+    # the C library and what belongs to it are the machine's own
+    ldd "$program" | awk '$3 ~ /^\// { print $3 }' | grep -vE '/(libc|libm|libdl|librt|libpthread|ld-linux[^/]*)\.so' |
+        while read -r library; do cp -nL "$library" "$folder/lib/"; done
+done
+cp "$root/tools/gpu_check.mk" "$folder/Makefile"
+echo "$folder: $(ls "$folder/bin" | wc -l) programs, $(du -sh "$folder" | cut -f1)"
