@@ -19,8 +19,8 @@ typedef struct proa_cuda_tile {
     int32_t columns;
 } proa_cuda_tile;
 
-/* FP8 recipe: x e4m3 [rows_max, k] and its scales, W e4m3 [groups, n, k] with scales [groups, ceil(n / 128), k / 128], y bf16. n a multiple
- * of 8, k of 128. */
+/* FP8 recipe: x e4m3 [rows_max, k] and its scales, W e4m3 [groups, n, k] with scales [groups, ceil(n / 128), ceil(k / 128)], y bf16. n a
+ * multiple of 8, k of 16. */
 typedef struct proa_cuda_fp8_linear_args {
     proa_cuda_groups rows;
     int32_t rows_max; /* rows that x has memory for */

@@ -76,10 +76,9 @@ const variant *choose(const proa_gpu *gpu, const proa_cuda_fp8_linear_args *a)
 
 proa_status check(const proa_cuda_fp8_linear_args *a, proa_error *err)
 {
-    if (a->n % 8 != 0 || a->k % proa::FP8_K != 0 || a->y_stride % 8 != 0 || a->x.stride % 128 != 0)
+    if (a->n % 8 != 0 || a->k % 16 != 0 || a->y_stride % 8 != 0 || a->x.stride % 128 != 0)
         return proa_error_set(err, PROA_ERR_UNSUPPORTED,
-                              "an FP8 weight of [%d, %d]: the GPU takes multiples of 8 and %d", a->n, a->k,
-                              proa::FP8_K);
+                              "an FP8 weight of [%d, %d]: the GPU takes multiples of 8 and 16", a->n, a->k);
     return PROA_OK;
 }
 

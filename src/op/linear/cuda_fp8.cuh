@@ -1,7 +1,7 @@
 /* cuda_fp8.cuh - block-FP8 product of a Hopper GPU: y = x W^T for one weight, or for one weight a group of rows.
  *
- *   x  e4m3 [rows, k], float32 scales [k / 128][scale_stride], one a row and 128 channels
- *   W  e4m3 [groups, n, k], float32 scales [groups, ceil(n / 128), k / 128]
+ *   x  e4m3 [rows, k], float32 scales [ceil(k / 128)][scale_stride], one a row and 128 channels
+ *   W  e4m3 [groups, n, k], float32 scales [groups, ceil(n / 128), ceil(k / 128)]
  *   y  bf16 [rows, n]
  *
  * Persistent blocks walk tiles of [BM, BN]. One thread of a block fills a ring of stages by the tensor memory accelerator, a stage a
@@ -20,7 +20,7 @@ namespace proa
 struct Fp8Gemm {
     proa_cuda_groups rows;
     int32_t n; /* a multiple of 8 */
-    int32_t k; /* a multiple of 128 */
+    int32_t k; /* a multiple of 16; what the last 128 lack is zeros */
     const float *x_scale;
     int64_t scale_stride; /* a multiple of 4 */
     const float *w_scale;
@@ -121,7 +121,7 @@ __global__ void __launch_bounds__(BM * 2 + 128, 1)
     float *scales = (float *)(staging + Layout::Y_BYTES);
     uint64_t *full = (uint64_t *)(scales + STAGES * BM), *empty = full + STAGES;
     const int32_t warpgroup = __shfl_sync(~0u, (int32_t)threadIdx.x / 128, 0);
-    const int32_t steps = g.k / FP8_K;
+    const int32_t steps = (g.k + FP8_K - 1) / FP8_K;
 
     if (threadIdx.x == 0) {
         prefetch_map(&x_map);

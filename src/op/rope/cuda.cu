@@ -63,6 +63,28 @@ __global__ void __launch_bounds__(ROW_THREADS) kv_append(const proa_cuda_kv_appe
             g.table, row, g.rope_dim / 2, thread, *(const __nv_bfloat162 *)(x + g.kv_lora_rank + 2 * thread));
 }
 
+/* A block a row. */
+__global__ void __launch_bounds__(ROW_THREADS) kv_gather(const proa_cuda_kv_gather_args g)
+{
+    const int32_t row = (int32_t)blockIdx.x, thread = (int32_t)threadIdx.x, slot = g.slots[row];
+    const bool inside = thread < g.kv_lora_rank / VECTOR;
+    if (slot < 0)
+        return;
+    const __nv_bfloat16 *from = (const __nv_bfloat16 *)g.cache + (int64_t)slot * (g.kv_lora_rank + g.rope_dim);
+    uint4 piece = {0, 0, 0, 0};
+    float x[VECTOR];
+    if (inside)
+        piece = *(const uint4 *)(from + thread * VECTOR);
+    if (inside && g.kv_lora != nullptr)
+        *(uint4 *)((__nv_bfloat16 *)g.kv_lora + (int64_t)row * g.kv_lora_rank + thread * VECTOR) = piece;
+    unpack(piece, x);
+    if (g.q.q != nullptr)
+        store_quantised(g.q, row, g.kv_lora_rank, thread, inside, x);
+    if (thread < g.rope_dim / VECTOR)
+        *(uint4 *)((__nv_bfloat16 *)g.k_pe + (int64_t)row * g.rope_dim + thread * VECTOR) =
+            *(const uint4 *)(from + g.kv_lora_rank + thread * VECTOR);
+}
+
 } // namespace proa
 
 proa_status proa_cuda_rope(proa_gpu *gpu, const proa_cuda_rope_args *a, proa_error *err)
@@ -88,4 +110,16 @@ proa_status proa_cuda_kv_append(proa_gpu *gpu, const proa_cuda_kv_append_args *a
         return PROA_OK;
     proa::kv_append<<<a->rows, proa::ROW_THREADS, 0, proa_cuda_stream(gpu)>>>(*a);
     return proa_cuda_launched("kv_append", err);
+}
+
+proa_status proa_cuda_kv_gather(proa_gpu *gpu, const proa_cuda_kv_gather_args *a, proa_error *err)
+{
+    const int32_t most = proa::ROW_THREADS * proa::VECTOR;
+    if (a->kv_lora_rank % proa::VECTOR != 0 || a->rope_dim % proa::VECTOR != 0 || a->kv_lora_rank > most || a->rope_dim > most)
+        return proa_error_set(err, PROA_ERR_UNSUPPORTED, "cache rows of %d + %d values: the GPU takes multiples of %d up to %d",
+                              a->kv_lora_rank, a->rope_dim, proa::VECTOR, most);
+    if (a->rows == 0)
+        return PROA_OK;
+    proa::kv_gather<<<a->rows, proa::ROW_THREADS, 0, proa_cuda_stream(gpu)>>>(*a);
+    return proa_cuda_launched("kv_gather", err);
 }

@@ -2,6 +2,7 @@
  *
  *   rope       q_pe of all heads, in place or from one place to another ([q_lat | q_pe] of the absorbed form)
  *   kv_append  a row of kv_a: kv_lora normed, k_pe rotated, into the cache
+ *   kv_gather  rows of the cache, as kv_b_proj and the expanded form take them
  */
 #ifndef PROA_OP_ROPE_CUDA_H
 #define PROA_OP_ROPE_CUDA_H
@@ -49,6 +50,19 @@ typedef struct proa_cuda_kv_append_args {
 } proa_cuda_kv_append_args;
 
 proa_status proa_cuda_kv_append(proa_gpu *gpu, const proa_cuda_kv_append_args *args, proa_error *err);
+
+typedef struct proa_cuda_kv_gather_args {
+    int32_t rows;
+    int32_t kv_lora_rank; /* a multiple of 8, at most 2,048 */
+    int32_t rope_dim;     /* a multiple of 8, at most 512 */
+    const int32_t *slots; /* [rows]: block * 64 + place in it; < 0: nothing */
+    const void *cache;    /* bf16 [blocks * 64, kv_lora_rank + rope_dim] */
+    void *kv_lora;        /* bf16 [rows, kv_lora_rank]; NULL: q alone */
+    proa_cuda_fp8_rows q; /* of kv_lora; q.q NULL: not wanted */
+    void *k_pe;           /* bf16 [rows, rope_dim] */
+} proa_cuda_kv_gather_args;
+
+proa_status proa_cuda_kv_gather(proa_gpu *gpu, const proa_cuda_kv_gather_args *args, proa_error *err);
 
 #ifdef __cplusplus
 }
