@@ -82,6 +82,12 @@ __device__ __forceinline__ void copy_tile(void *to, const CUtensorMap *map, int3
                  : "memory");
 }
 
+/* Ordinary writes to shared memory, before a barrier after which products or copies touch what was written. */
+__device__ __forceinline__ void copy_fence()
+{
+    asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
+}
+
 /* Contiguous bytes, a multiple of 16, both ends aligned to 16. */
 __device__ __forceinline__ void copy_bytes(void *to, const void *from, uint32_t bytes, uint64_t *barrier)
 {
@@ -129,6 +135,36 @@ template <int COUNT> __device__ __forceinline__ void product_pin(float (&d)[COUN
 #pragma unroll
     for (int i = 0; i < COUNT; i++)
         asm volatile("" : "+f"(d[i])::"memory");
+}
+
+/* Four 8 x 8 matrices of 2-byte values, the rows of matrix i at lanes 8 i .. 8 i + 7: operand a of a [16, 16] piece. */
+__device__ __forceinline__ void load_matrices(uint32_t *d, const void *row)
+{
+    asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];"
+                 : "=r"(d[0]), "=r"(d[1]), "=r"(d[2]), "=r"(d[3])
+                 : "r"(shared_address(row))
+                 : "memory");
+}
+
+/* The other way round. */
+__device__ __forceinline__ void store_matrices(void *row, const uint32_t *d)
+{
+    asm volatile("stmatrix.sync.aligned.m8n8.x4.shared.b16 [%0], {%1, %2, %3, %4};" ::"r"(shared_address(row)), "r"(d[0]), "r"(d[1]),
+                 "r"(d[2]), "r"(d[3])
+                 : "memory");
+}
+
+/* Some of a block's threads, a multiple of 32, meet. */
+template <int ID, int THREADS> __device__ __forceinline__ void threads_meet()
+{
+    asm volatile("bar.sync %0, %1;" ::"n"(ID), "n"(THREADS) : "memory");
+}
+
+__device__ __forceinline__ float exp2_fast(float x)
+{
+    float y;
+    asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+    return y;
 }
 
 template <int REGISTERS> __device__ __forceinline__ void registers_more()

@@ -83,6 +83,24 @@ BF16_PRODUCT(256, "128", "129", "130")
 VALUES_PRODUCT(128, "64", "65", "66", "67", "68", "69")
 VALUES_PRODUCT(256, "128", "129", "130", "131", "132", "133")
 
+/* The same with a in shared memory, K-major. */
+__device__ __forceinline__ void product_bf16_values(float (&d)[64], uint64_t a, uint64_t b, int32_t keep)
+{
+    asm volatile("{\n.reg .pred keeps;\nsetp.ne.b32 keeps, %66, 0;\nwgmma.mma_async.sync.aligned.m64n128k16.f32.bf16.bf16 {" T_128
+                 "}, %64, %65, keeps, 1, 1, 0, 1;\n}\n"
+                 : D_128
+                 : "l"(a), "l"(b), "r"(keep));
+}
+
+/* a in registers, b K-major in shared memory: scores of queries that stay. */
+__device__ __forceinline__ void product_bf16_held(float (&d)[32], const uint32_t *a, uint64_t b, int32_t keep)
+{
+    asm volatile("{\n.reg .pred keeps;\nsetp.ne.b32 keeps, %37, 0;\nwgmma.mma_async.sync.aligned.m64n64k16.f32.bf16.bf16 {" T_64
+                 "}, {%32, %33, %34, %35}, %36, keeps, 1, 1, 0;\n}\n"
+                 : D_64
+                 : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "r"(keep));
+}
+
 #undef VALUES_PRODUCT
 
 } // namespace proa

@@ -1,0 +1,448 @@
+/* test_mla_decode.cu - decode attention against a double-precision reference, its bits under other batches, and its speed.
+ *
+ *   test_mla_decode          checks; exits 1 if one fails
+ *   test_mla_decode bench    times beside their bounds, too
+ *   test_mla_decode small    a small case alone, for compute-sanitizer
+ */
+#include "op/mla/cuda_decode.h"
+
+#include <cuda_bf16.h>
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define CHECK(call)                                                                                                    \
+    do {                                                                                                               \
+        cudaError_t e_ = (call);                                                                                       \
+        if (e_ != cudaSuccess) {                                                                                       \
+            printf("FAIL %s:%d: %s: %s\n", __FILE__, __LINE__, #call, cudaGetErrorString(e_));                         \
+            exit(1);                                                                                                   \
+        }                                                                                                              \
+    } while (0)
+
+#ifdef PEER
+extern "C" void peer_meta(int b, int heads, int sms, int *len, cudaStream_t s);
+extern "C" void peer_run(int b, int heads, int sms, const void *q, const void *k, void *o, const int *table, int max_blocks,
+                         const int *len, int num_blocks, float scale, cudaStream_t s);
+#endif
+
+enum { BLOCK = 64 };
+static const float SCALE = 0.1352337747f; /* 192^-0.5 * 1.3689^2: R1's with YaRN */
+
+static __device__ __host__ uint64_t mixed(uint64_t x)
+{
+    x += 0x9e3779b97f4a7c15;
+    x = (x ^ x >> 30) * 0xbf58476d1ce4e5b9;
+    x = (x ^ x >> 27) * 0x94d049bb133111eb;
+    return x ^ x >> 31;
+}
+
+/* About normal: the sum of four uniform numbers. */
+static __global__ void fill(__nv_bfloat16 *to, int64_t count, uint64_t seed, float size)
+{
+    for (int64_t i = blockIdx.x * (int64_t)blockDim.x + threadIdx.x; i < count; i += (int64_t)gridDim.x * blockDim.x) {
+        const uint64_t r = mixed(seed ^ (uint64_t)i);
+        const float u = (float)(r & 0xffff) + (float)(r >> 16 & 0xffff) + (float)(r >> 32 & 0xffff) + (float)(r >> 48);
+        to[i] = __float2bfloat16((u / 65536 - 2) * 1.7320508f * size);
+    }
+}
+
+static float bf16_value(uint16_t x)
+{
+    const uint32_t bits = (uint32_t)x << 16;
+    float value;
+    memcpy(&value, &bits, 4);
+    return value;
+}
+
+typedef struct Case {
+    proa_mla_decode_args args;
+    int32_t sequences;
+    int32_t *lengths; /* on the host */
+    int32_t *table;
+    size_t out_count;
+} Case;
+
+typedef struct Pool {
+    void *cache;
+    int32_t blocks;
+    int32_t dim;
+} Pool;
+
+static void *device_bytes(size_t bytes)
+{
+    void *p = NULL;
+    CHECK(cudaMalloc(&p, bytes));
+    return p;
+}
+
+/* Sequences of these lengths over blocks of the pool in a random order that starts at `salt`. */
+static Case make_case(const Pool *pool, int32_t sequences, const int32_t *lengths, int32_t s_q, int32_t heads, int32_t lora,
+                      uint64_t salt)
+{
+    Case c;
+    memset(&c, 0, sizeof c);
+    int32_t most = 1, splits = 0;
+    for (int32_t i = 0; i < sequences; i++) {
+        most = lengths[i] > most ? lengths[i] : most;
+        splits += proa_mla_decode_splits(lengths[i]) * s_q;
+    }
+    const int32_t stride = (most + BLOCK - 1) / BLOCK + 3, rows = sequences * s_q;
+    c.sequences = sequences;
+    c.lengths = (int32_t *)malloc((size_t)sequences * 4);
+    memcpy(c.lengths, lengths, (size_t)sequences * 4);
+    c.table = (int32_t *)malloc((size_t)sequences * stride * 4);
+    uint64_t at = salt % (uint64_t)pool->blocks;
+    for (int32_t i = 0; i < sequences; i++)
+        for (int32_t j = 0; j < stride; j++) {
+            const bool used = j < (lengths[i] + BLOCK - 1) / BLOCK;
+            c.table[i * stride + j] = used ? (int32_t)(at * 40503 % (uint64_t)pool->blocks) : -1 - j; /* odd: a permutation of 2^n */
+            at += used;
+        }
+    proa_mla_decode_args *a = &c.args;
+    a->rows = rows;
+    a->heads = heads;
+    a->kv_lora_rank = lora;
+    a->rope_dim = pool->dim - lora;
+    a->rows_per_table = s_q;
+    a->table_stride = stride;
+    a->cache = pool->cache;
+    a->cache_blocks = pool->blocks;
+    a->scale = SCALE;
+    a->splits_max = splits;
+    int32_t *table = (int32_t *)device_bytes((size_t)sequences * stride * 4), *device_lengths = (int32_t *)device_bytes((size_t)sequences * 4);
+    CHECK(cudaMemcpy(table, c.table, (size_t)sequences * stride * 4, cudaMemcpyHostToDevice));
+    CHECK(cudaMemcpy(device_lengths, lengths, (size_t)sequences * 4, cudaMemcpyHostToDevice));
+    a->table = table;
+    a->lengths = device_lengths;
+    c.out_count = (size_t)rows * heads * lora;
+    void *q = device_bytes((size_t)rows * heads * pool->dim * 2);
+    fill<<<1024, 256>>>((__nv_bfloat16 *)q, (int64_t)rows * heads * pool->dim, 7, 0.5f);
+    a->q = q;
+    a->out = device_bytes(c.out_count * 2);
+    a->lse = (float *)device_bytes((size_t)rows * heads * 4);
+    const size_t bytes = proa_mla_decode_workspace_bytes(rows, heads, splits);
+    a->workspace = device_bytes(bytes);
+    CHECK(cudaMemset(a->out, 0xff, c.out_count * 2));
+    CHECK(cudaMemset(a->lse, 0xff, (size_t)rows * heads * 4));
+    CHECK(cudaMemset(a->workspace, 0xff, bytes));
+    return c;
+}
+
+static void drop_case(Case *c)
+{
+    void *all[] = {(void *)c->args.table, (void *)c->args.lengths, (void *)c->args.q, c->args.out, c->args.lse, c->args.workspace};
+    for (void *p : all)
+        CHECK(cudaFree(p));
+    free(c->lengths);
+    free(c->table);
+}
+
+static void run_case(const Case *c)
+{
+    CHECK(proa_mla_decode_plan(&c->args, 0));
+    CHECK(proa_mla_decode(&c->args, 0));
+    CHECK(cudaDeviceSynchronize());
+}
+
+typedef struct Result {
+    uint16_t *out;
+    float *lse;
+} Result;
+
+static Result take(const Case *c)
+{
+    const size_t lse = (size_t)c->args.rows * c->args.heads;
+    Result r = {(uint16_t *)malloc(c->out_count * 2), (float *)malloc(lse * 4)};
+    CHECK(cudaMemcpy(r.out, c->args.out, c->out_count * 2, cudaMemcpyDeviceToHost));
+    CHECK(cudaMemcpy(r.lse, c->args.lse, lse * 4, cudaMemcpyDeviceToHost));
+    return r;
+}
+
+static void drop(Result *r)
+{
+    free(r->out);
+    free(r->lse);
+}
+
+static int32_t row_length(const Case *c, int32_t row)
+{
+    const int32_t s_q = c->args.rows_per_table;
+    return c->lengths[row / s_q] - (s_q - 1 - row % s_q);
+}
+
+/* Relative error of one row's head against a double-precision reference; *lse_error is absolute. */
+static double error_of(const Case *c, const Result *r, int32_t row, int32_t head, double *lse_error)
+{
+    const proa_mla_decode_args *a = &c->args;
+    const int32_t dim = a->kv_lora_rank + a->rope_dim, length = row_length(c, row), blocks = (length + BLOCK - 1) / BLOCK;
+    uint16_t *q = (uint16_t *)malloc((size_t)dim * 2), *keys = (uint16_t *)malloc((size_t)(blocks + 1) * BLOCK * dim * 2);
+    double *score = (double *)malloc((size_t)(length + 1) * sizeof(double)), *o = (double *)calloc((size_t)a->kv_lora_rank, sizeof(double));
+    CHECK(cudaMemcpy(q, (const uint16_t *)a->q + ((size_t)row * a->heads + head) * dim, (size_t)dim * 2, cudaMemcpyDeviceToHost));
+    for (int32_t j = 0; j < blocks; j++)
+        CHECK(cudaMemcpy(keys + (size_t)j * BLOCK * dim,
+                         (const uint16_t *)a->cache + (size_t)c->table[row / a->rows_per_table * a->table_stride + j] * BLOCK * dim,
+                         (size_t)BLOCK * dim * 2, cudaMemcpyDeviceToHost));
+    double top = -INFINITY, sum = 0, wrong = 0, norm = 0;
+    for (int32_t t = 0; t < length; t++) {
+        score[t] = 0;
+        for (int32_t i = 0; i < dim; i++)
+            score[t] += (double)bf16_value(q[i]) * bf16_value(keys[(size_t)t * dim + i]);
+        score[t] *= (double)a->scale;
+        top = score[t] > top ? score[t] : top;
+    }
+    for (int32_t t = 0; t < length; t++) {
+        const double p = exp(score[t] - top);
+        sum += p;
+        for (int32_t i = 0; i < a->kv_lora_rank; i++)
+            o[i] += p * bf16_value(keys[(size_t)t * dim + i]);
+    }
+    for (int32_t i = 0; i < a->kv_lora_rank; i++) {
+        const double want = length > 0 ? o[i] / sum : 0;
+        const double got = bf16_value(r->out[((size_t)row * a->heads + head) * a->kv_lora_rank + i]);
+        wrong += (got - want) * (got - want);
+        norm += want * want;
+    }
+    const double got = r->lse[(size_t)row * a->heads + head];
+    *lse_error = length > 0 ? fabs(got - (top + log(sum))) : got == -INFINITY ? 0 : 1;
+    free(q);
+    free(keys);
+    free(score);
+    free(o);
+    return length > 0 ? sqrt(wrong / norm) : sqrt(wrong);
+}
+
+static int failures;
+
+static void parity(const Pool *pool, const char *name, int32_t sequences, const int32_t *lengths, int32_t s_q, int32_t heads,
+                   int32_t lora)
+{
+    Case c = make_case(pool, sequences, lengths, s_q, heads, lora, 11);
+    run_case(&c);
+    Result r = take(&c);
+    double worst = 0, worst_lse = 0;
+    int32_t at = 0;
+    for (int32_t row = 0; row < c.args.rows; row++)
+        for (int32_t k = 0; k < 2; k++) {
+            double lse = 0;
+            const double e = error_of(&c, &r, row, (int32_t)(mixed((uint64_t)row * 2 + k) % (uint64_t)heads), &lse);
+            if (!(e <= worst)) {
+                worst = e;
+                at = row;
+            }
+            worst_lse = lse <= worst_lse ? worst_lse : lse;
+        }
+    const bool good = worst < 6e-3 && worst_lse < 2e-4;
+    printf("%s parity %-26s rows %3d s_q %d heads %3d: error %.5f (length %d), lse %.2e\n", good ? "ok  " : "FAIL", name, c.args.rows,
+           s_q, heads, worst, row_length(&c, at), worst_lse);
+    failures += !good;
+    drop(&r);
+    drop_case(&c);
+}
+
+/* The rows of `c`, each against the same queries and keys in other surroundings. */
+static void same_bits(const Pool *pool, int32_t sequences, const int32_t *lengths, int32_t heads)
+{
+    Case c = make_case(pool, sequences, lengths, 1, heads, 512, 11);
+    run_case(&c);
+    const Result want = take(&c);
+    const size_t row_out = (size_t)heads * 512 * 2, row_lse = (size_t)heads * 4;
+    int32_t other = 0, checked = 0;
+    const int32_t parts[] = {1, 3, 17, 40};
+    for (int32_t p : parts) { /* spread over other numbers of blocks */
+        c.args.parts = p;
+        CHECK(cudaMemset(c.args.out, 0xff, c.out_count * 2));
+        run_case(&c);
+        Result r = take(&c);
+        for (int32_t row = 0; row < c.args.rows; row++, checked++)
+            other += memcmp(r.out + row * row_out / 2, want.out + row * row_out / 2, row_out) != 0 ||
+                     memcmp(r.lse + row * row_lse / 4, want.lse + row * row_lse / 4, row_lse) != 0;
+        drop(&r);
+    }
+    for (int32_t row = 0; row < c.args.rows; row++, checked++) { /* alone */
+        Case one = c;
+        one.args.parts = 0;
+        one.args.rows = 1;
+        one.args.table += row * c.args.table_stride;
+        one.args.lengths += row;
+        one.args.q = (const uint8_t *)one.args.q + (size_t)row * heads * 576 * 2;
+        CHECK(cudaMemset(c.args.out, 0xff, row_out));
+        CHECK(proa_mla_decode_plan(&one.args, 0));
+        CHECK(proa_mla_decode(&one.args, 0));
+        uint8_t *got = (uint8_t *)malloc(row_out);
+        CHECK(cudaMemcpy(got, c.args.out, row_out, cudaMemcpyDeviceToHost));
+        other += memcmp(got, want.out + row * row_out / 2, row_out) != 0;
+        free(got);
+    }
+    printf("%s bits   %d rows under other spreads, and alone: %d of %d differ\n", other == 0 ? "ok  " : "FAIL", sequences, other, checked);
+    failures += other != 0;
+    Result held = want;
+    drop(&held);
+    drop_case(&c);
+}
+
+/* Two new rows at once against one and one. */
+static void same_bits_rows(const Pool *pool)
+{
+    const int32_t lengths[3] = {1025, 700, 4097}, before[3] = {1024, 699, 4096};
+    Case two = make_case(pool, 3, lengths, 2, 128, 512, 11), first = make_case(pool, 3, before, 1, 128, 512, 11);
+    const size_t row = 128 * 576 * 2, out = 128 * 512;
+    /* the tables of `first` are not those of `two`: a block less each */
+    CHECK(cudaMemcpy2D((void *)first.args.table, (size_t)first.args.table_stride * 4, two.args.table, (size_t)two.args.table_stride * 4,
+                       (size_t)first.args.table_stride * 4, 3, cudaMemcpyDeviceToDevice));
+    for (int32_t i = 0; i < 3; i++)
+        CHECK(cudaMemcpy((uint8_t *)first.args.q + i * row, (const uint8_t *)two.args.q + 2 * i * row, row, cudaMemcpyDeviceToDevice));
+    run_case(&two);
+    run_case(&first);
+    Result a = take(&two), b = take(&first);
+    int32_t other = 0;
+    for (int32_t i = 0; i < 3; i++)
+        other += memcmp(a.out + 2 * i * out, b.out + i * out, out * 2) != 0;
+    printf("%s bits   first of two new rows against it alone: %d of 3 differ\n", other == 0 ? "ok  " : "FAIL", other);
+    failures += other != 0;
+    drop(&a);
+    drop(&b);
+    drop_case(&two);
+    drop_case(&first);
+}
+
+static int compared(const void *a, const void *b)
+{
+    const float x = *(const float *)a, y = *(const float *)b;
+    return x < y ? -1 : x > y;
+}
+
+/* Median of replays of a graph of `layers` calls over other blocks each, a call. */
+template <typename RUN> static float timed(int32_t layers, RUN run)
+{
+    cudaStream_t stream;
+    cudaGraph_t graph;
+    cudaGraphExec_t exec;
+    cudaEvent_t from, to;
+    float us[21];
+    CHECK(cudaStreamCreate(&stream));
+    CHECK(cudaEventCreate(&from));
+    CHECK(cudaEventCreate(&to));
+    CHECK(cudaStreamBeginCapture(stream, cudaStreamCaptureModeGlobal));
+    for (int32_t i = 0; i < layers; i++)
+        run(i, stream);
+    CHECK(cudaStreamEndCapture(stream, &graph));
+    CHECK(cudaGraphInstantiate(&exec, graph, 0));
+    for (int32_t i = -2; i < 11; i++) {
+        CHECK(cudaEventRecord(from, stream));
+        CHECK(cudaGraphLaunch(exec, stream));
+        CHECK(cudaEventRecord(to, stream));
+        CHECK(cudaEventSynchronize(to));
+        if (i >= 0)
+            CHECK(cudaEventElapsedTime(us + i, from, to));
+    }
+    qsort(us, 11, sizeof *us, compared);
+    CHECK(cudaGraphExecDestroy(exec));
+    CHECK(cudaGraphDestroy(graph));
+    CHECK(cudaStreamDestroy(stream));
+    CHECK(cudaEventDestroy(from));
+    CHECK(cudaEventDestroy(to));
+    return us[5] * 1000 / (float)layers;
+}
+
+static void bench(const Pool *pool, const char *name, int32_t sequences, const int32_t *lengths, int32_t s_q, int32_t heads)
+{
+    enum { LAYERS = 8 };
+    Case layer[LAYERS];
+    int64_t keys = 0, blocks = 0, read = 0;
+    for (int32_t i = 0; i < sequences; i++) {
+        read += lengths[i];
+        blocks += (lengths[i] + BLOCK - 1) / BLOCK;
+        for (int32_t j = 0; j < s_q; j++)
+            keys += lengths[i] - j;
+    }
+    for (int32_t i = 0; i < LAYERS; i++) {
+        layer[i] = make_case(pool, sequences, lengths, s_q, heads, 512, 11 + (uint64_t)i * blocks);
+        CHECK(proa_mla_decode_plan(&layer[i].args, 0));
+    }
+    const float us = timed(LAYERS, [&](int32_t i, cudaStream_t s) { CHECK(proa_mla_decode(&layer[i].args, s)); });
+    const float plan = timed(LAYERS, [&](int32_t i, cudaStream_t s) { CHECK(proa_mla_decode_plan(&layer[i].args, s)); });
+    const double flop = 2.0 * heads * keys * (576 + 512), bytes = 1152.0 * read + (double)sequences * s_q * heads * (576 + 512) * 2;
+    const double bound_compute = flop / 989e12 * 1e6, bound_memory = bytes / 3.35e12 * 1e6;
+    printf("%-12s B %3d s_q %d heads %3d: %8.1f us %6.1f TFLOP/s %6.0f GB/s | bound %6.1f compute %6.1f memory | plan %5.1f us", name,
+           sequences, s_q, heads, us, flop / us * 1e-6, bytes / us * 1e-3, bound_compute, bound_memory, plan);
+#ifdef PEER
+    if (s_q == 1) {
+        peer_meta(sequences, heads, 132, (int *)layer[0].args.lengths, 0);
+        CHECK(cudaDeviceSynchronize());
+        const float peer = timed(LAYERS, [&](int32_t i, cudaStream_t s) {
+            const proa_mla_decode_args *a = &layer[i].args;
+            peer_run(sequences, heads, 132, a->q, a->cache, a->out, a->table, a->table_stride, a->lengths, a->cache_blocks, SCALE, s);
+        });
+        printf(" | peer %8.1f us %6.1f TFLOP/s: ratio %.3f", peer, flop / peer * 1e-6, peer / us);
+    }
+#endif
+    printf("\n");
+    fflush(stdout);
+    for (int32_t i = 0; i < LAYERS; i++)
+        drop_case(&layer[i]);
+}
+
+static void bench_even(const Pool *pool, int32_t sequences, int32_t length, int32_t s_q, int32_t heads)
+{
+    int32_t *lengths = (int32_t *)malloc((size_t)sequences * 4);
+    char name[32];
+    for (int32_t i = 0; i < sequences; i++)
+        lengths[i] = length;
+    snprintf(name, sizeof name, "L %d", length);
+    bench(pool, name, sequences, lengths, s_q, heads);
+    free(lengths);
+}
+
+static void bench_all(const Pool *pool)
+{
+    const int32_t shapes[][2] = {{128, 4096}, {128, 1024}, {128, 8192}, {1, 4096}, {32, 4096}, {64, 4096}, {256, 4096}, {1, 8192},
+                                 {128, 4096}};
+    for (const auto &s : shapes)
+        bench_even(pool, s[0], s[1], 1, 128);
+    bench_even(pool, 128, 4096, 2, 128);
+    bench_even(pool, 128, 4096, 1, 64);
+    int32_t lengths[128];
+    for (int32_t i = 0; i < 128; i++)
+        lengths[i] = 64 + (int32_t)(mixed((uint64_t)i) % 8064);
+    bench(pool, "64..8128", 128, lengths, 1, 128);
+    for (int32_t i = 0; i < 128; i++)
+        lengths[i] = i == 77 ? 65536 : 2048;
+    bench(pool, "2048, 65536", 128, lengths, 1, 128);
+}
+
+int main(int argc, char **argv)
+{
+    const bool small = argc > 1 && strcmp(argv[1], "small") == 0, timing = argc > 1 && strcmp(argv[1], "bench") == 0;
+    Pool pool = {NULL, small ? 256 : 65536, 576};
+    cudaDeviceProp device;
+    CHECK(cudaGetDeviceProperties(&device, 0));
+    printf("%s, %d multiprocessors\n", device.name, device.multiProcessorCount);
+    pool.cache = device_bytes((size_t)pool.blocks * BLOCK * 576 * 2);
+    fill<<<4096, 256>>>((__nv_bfloat16 *)pool.cache, (int64_t)pool.blocks * BLOCK * 576, 3, 1.0f);
+    CHECK(cudaDeviceSynchronize());
+
+    const int32_t tiny[4] = {65, 1, 1100, 64};
+    parity(&pool, "1 to 1,100", 4, tiny, 1, 128, 512);
+    if (!small) {
+        const int32_t awkward[14] = {1, 63, 64, 65, 0, 1023, 1024, 1025, 4095, 4096, 4097, 8192, 2049, 127};
+        int32_t many[150];
+        for (int32_t i = 0; i < 150; i++)
+            many[i] = i < 14 ? awkward[i] : (int32_t)(mixed((uint64_t)i) % 6000);
+        parity(&pool, "awkward", 14, awkward, 1, 128, 512);
+        parity(&pool, "many", 150, many, 1, 128, 512);
+        parity(&pool, "awkward, 64 heads", 14, awkward, 1, 64, 512);
+        parity(&pool, "awkward, 16 heads", 14, awkward, 1, 16, 512);
+        parity(&pool, "awkward, 100 heads", 14, awkward, 1, 100, 512);
+        parity(&pool, "awkward, two rows", 14, awkward, 2, 128, 512);
+        parity(&pool, "awkward, four rows", 14, awkward, 4, 128, 512);
+        same_bits(&pool, 150, many, 128);
+        same_bits(&pool, 14, awkward, 64);
+        same_bits_rows(&pool);
+    }
+    if (timing)
+        bench_all(&pool);
+    printf(failures == 0 ? "all good\n" : "%d FAILED\n", failures);
+    return failures != 0;
+}
