@@ -2,10 +2,10 @@
  *
  *   test_mla_prefill check              every parity and law-2 case
  *   test_mla_prefill small              one small case, for compute-sanitizer
- *   test_mla_prefill bench [MB] [turns] times; MB: l2_bytes
+ *   test_mla_prefill bench [MB]         times; MB: l2_bytes
  *
- * A sequence's numbers are a hash of (sequence, position, column), so that it can be laid out in any way and must give the same bits.
- * Everything that a run may not read is NaN, everything that it must not write is checked to be as it was. */
+ * A sequence's numbers are a hash of (sequence, position, column), so that it can be laid out in any way and must give the same
+ * bits. Everything that a run may not read is NaN, everything that it must not write is checked to be as it was. */
 #include "op/mla/cuda_prefill.cuh"
 
 #include <math.h>
@@ -27,7 +27,6 @@ using namespace proa;
 struct Shape {
     int32_t heads, nope, rope, v;
     bool generic;
-    bool turns;
 };
 
 /* Rows of one sequence in one batch. */
@@ -39,7 +38,7 @@ struct Piece {
     int32_t gap;       /* unused rows before this piece's, of q and of keys */
 };
 
-enum { MAX_PIECES = 64, POISON = 0x7fc1 };
+enum { MAX_PIECES = 64 };
 
 static int32_t keys_of(const Piece &p)
 {
@@ -136,8 +135,7 @@ static void prepare()
 {
     cudaDriverEntryPointQueryResult found;
     CUDA(cudaGetDriverEntryPointByVersion("cuTensorMapEncodeTiled", (void **)&encode, 12000, cudaEnableDefault, &found));
-    CUDA(mla_prefill_prepare<false>());
-    CUDA(mla_prefill_prepare<true>());
+    CUDA(mla_prefill_prepare());
     CUDA(cudaDeviceGetAttribute(&processors, cudaDevAttrMultiProcessorCount, 0));
 }
 
@@ -196,21 +194,29 @@ static MlaPrefill args_of(const Buffers &b, const Shape &s, int32_t segments)
     return a;
 }
 
+static void make_map(CUtensorMap *map, const void *base, int64_t columns, int64_t rows, uint32_t box_rows)
+{
+    const cuuint64_t dims[2] = {(cuuint64_t)columns, (cuuint64_t)rows}, strides[1] = {(cuuint64_t)columns * 2};
+    const cuuint32_t box[2] = {PREFILL_BOX, box_rows}, steps[2] = {1, 1};
+    if (encode(map, CU_TENSOR_MAP_DATA_TYPE_BFLOAT16, 2, (void *)base, dims, strides, box, steps, CU_TENSOR_MAP_INTERLEAVE_NONE,
+               CU_TENSOR_MAP_SWIZZLE_128B, CU_TENSOR_MAP_L2_PROMOTION_L2_256B,
+               CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE) != CUDA_SUCCESS) {
+        fprintf(stderr, "no tensor map\n");
+        exit(1);
+    }
+}
+
 static void launch(const Buffers &b, const Shape &s, const MlaPrefill &a, cudaStream_t stream)
 {
     if (s.generic) {
-        const MlaPrefillGeneric g = {a, b.q, b.kv, b.k_pe, s.nope, s.rope, s.v};
-        mla_prefill_generic<<<dim3((unsigned)(b.rows + 3) / 4, (unsigned)s.heads), 128, 0, stream>>>(g);
-        CUDA(cudaGetLastError());
+        CUDA(mla_prefill_generic_launch(stream, {a, b.q, b.kv, b.k_pe, s.nope, s.rope, s.v}));
         return;
     }
     PrefillMaps maps;
-    if (mla_prefill_maps(encode, &maps, b.q, b.rows, b.kv, b.k_pe, b.keys, s.heads) != CUDA_SUCCESS) {
-        fprintf(stderr, "no tensor maps\n");
-        exit(1);
-    }
-    CUDA(s.turns ? mla_prefill_launch<true>(stream, processors, maps, a)
-                 : mla_prefill_launch<false>(stream, processors, maps, a));
+    make_map(&maps.q, b.q, (int64_t)s.heads * PREFILL_QK, b.rows, 64);
+    make_map(&maps.kv, b.kv, (int64_t)s.heads * PREFILL_KV, b.keys, 128);
+    make_map(&maps.k_pe, b.k_pe, PREFILL_ROPE, b.keys, 128);
+    CUDA(mla_prefill_launch(stream, processors, maps, a));
 }
 
 struct Layout {
@@ -380,7 +386,7 @@ static void free_result(Result *r)
 
 static void say(const Shape &s, const Piece *pieces, int32_t count)
 {
-    printf("%s h%d", s.generic ? "generic" : s.turns ? "turns" : "free ", s.heads);
+    printf("%s h%d", s.generic ? "generic" : "hopper", s.heads);
     for (int32_t i = 0; i < count && i < 6; i++)
         printf(" %d+%d%s", pieces[i].position_first, pieces[i].rows, pieces[i].key_chunk > 0 ? "c" : "");
     printf("%s ", count > 6 ? " ...:" : ":");
@@ -512,13 +518,59 @@ static void bench_case(const Shape &s, int32_t segments, int32_t prefix, int32_t
     qsort(ms, TIMES, sizeof ms[0], by_value);
     const double pairs = (double)segments * ((double)rows * prefix + 0.5 * rows * (rows + 1.0));
     const double flops = pairs * s.heads * 2 * (s.nope + s.rope + s.v), tflops = flops / ms[TIMES / 2] * 1e-9;
-    printf("%s l2 %2d MB  %2d x (%d + %d): median %8.1f us, best %8.1f, %5.1f TFLOPS, %4.1f %% of 989\n", s.turns ? "turns" : "free ",
-           (l2_bytes ? l2_bytes : PREFILL_L2_BYTES) >> 20, segments, prefix, rows, ms[TIMES / 2] * 1e3, ms[0] * 1e3, tflops,
-           tflops / 9.89);
+    const double row_bytes = 2 * s.heads * (s.nope + s.rope + s.v), key_bytes = 2 * s.heads * (s.nope + s.v) + 2 * s.rope;
+    const double bytes = segments * (rows * row_bytes + (rows + prefix) * key_bytes);
+    const double bound_us = fmax(flops / 989e6, bytes / 3.35e6); /* an H100's datasheet */
+    printf("l2 %2d MB  %2d x (%d + %d): median %8.1f us, best %8.1f, bound %8.1f, %5.1f TFLOPS, %6.1f GB/s\n",
+           (l2_bytes ? l2_bytes : PREFILL_L2_BYTES) >> 20, segments, prefix, rows, ms[TIMES / 2] * 1e3, ms[0] * 1e3, bound_us,
+           tflops, bytes / ms[TIMES / 2] * 1e-6);
     fflush(stdout);
     CUDA(cudaEventDestroy(from));
     CUDA(cudaEventDestroy(to));
     free_buffers(&b);
+}
+
+/* ---- a graph ---- */
+
+/* A captured launch, replayed: tickets must be as they were, and the bits those of a plain launch. */
+static void check_graph(const Shape &s)
+{
+    const Piece pieces[] = {{1, 0, 700, 0, 1}, {2, 300, 200, 0, 0}};
+    Result plain = run(s, pieces, 2, false);
+    Buffers b;
+    reserve_buffers(&b, s, plain.layout.rows, plain.layout.keys);
+    fill(b, s, pieces, 2, plain.layout);
+    PrefillSegment table[2];
+    for (int32_t i = 0; i < 2; i++)
+        table[i] = {plain.layout.row[i], pieces[i].rows, pieces[i].position_first, plain.layout.key[i], 0, keys_of(pieces[i])};
+    CUDA(cudaMemcpy(b.segments, table, sizeof table, cudaMemcpyHostToDevice));
+    CUDA(cudaDeviceSynchronize());
+    cudaStream_t stream;
+    cudaGraph_t graph;
+    cudaGraphExec_t exec;
+    CUDA(cudaStreamCreate(&stream));
+    CUDA(cudaStreamBeginCapture(stream, cudaStreamCaptureModeGlobal));
+    launch(b, s, args_of(b, s, 2), stream);
+    CUDA(cudaStreamEndCapture(stream, &graph));
+    CUDA(cudaGraphInstantiate(&exec, graph, 0));
+    bool same = true;
+    const size_t bytes = (size_t)b.rows * (size_t)s.heads * (size_t)s.v * 2;
+    uint16_t *out = (uint16_t *)malloc(bytes);
+    for (int i = 0; i < 3; i++) {
+        CUDA(cudaMemsetAsync(b.out, 0xff, bytes, stream));
+        CUDA(cudaGraphLaunch(exec, stream));
+        CUDA(cudaMemcpyAsync(out, b.out, bytes, cudaMemcpyDeviceToHost, stream));
+        CUDA(cudaStreamSynchronize(stream));
+        same = same && memcmp(out, plain.out, bytes) == 0;
+    }
+    printf("%s: a graph, replayed three times\n", same ? "ok" : "FAILED");
+    failures += !same;
+    free(out);
+    CUDA(cudaGraphExecDestroy(exec));
+    CUDA(cudaGraphDestroy(graph));
+    CUDA(cudaStreamDestroy(stream));
+    free_buffers(&b);
+    free_result(&plain);
 }
 
 int main(int argc, char **argv)
@@ -528,37 +580,27 @@ int main(int argc, char **argv)
     setvbuf(stdout, nullptr, _IOLBF, 0);
     if (strcmp(mode, "bench") == 0) {
         const int32_t l2 = (argc > 2 ? atoi(argv[2]) : 0) << 20;
-        for (int turns = 0; turns < 2; turns++) {
-            if (argc > 3 && atoi(argv[3]) != turns)
-                continue;
-            const Shape s = {128, 128, 64, 128, false, turns != 0};
-            bench_case(s, 4, 0, 4096, l2);
-            bench_case(s, 1, 0, 16384, l2);
-            bench_case(s, 16, 0, 1024, l2);
-            if (argc > 3)
-                continue;
-            bench_case(s, 1, 14336, 2048, l2);
-            bench_case(s, 64, 0, 256, l2);
-        }
+        const Shape s = {128, 128, 64, 128, false};
+        bench_case(s, 4, 0, 4096, l2);
+        bench_case(s, 1, 0, 16384, l2);
+        bench_case(s, 16, 0, 1024, l2);
+        bench_case(s, 1, 14336, 2048, l2);
+        bench_case(s, 64, 0, 256, l2);
         return 0;
     }
+    const Shape hopper = {5, 128, 64, 128, false}, odd = {3, 20, 6, 33, true}, wide = {2, 128, 64, 512, true};
     if (strcmp(mode, "small") == 0) {
-        const Shape s = {2, 128, 64, 128, false, true}, generic = {2, 32, 16, 24, true, false};
         const Piece pieces[] = {{1, 200, 150, 128, 3}, {2, 0, 65, 0, 0}};
-        check_case(s, pieces, 2);
-        check_case(generic, pieces, 2);
+        check_case(hopper, pieces, 2);
+        check_case(odd, pieces, 2);
         return failures != 0;
     }
-    for (int turns = 0; turns < 2; turns++) {
-        const Shape s = {5, 128, 64, 128, false, turns != 0};
+    const Shape shapes[] = {hopper, odd, wide};
+    for (const Shape &s : shapes) {
         check_parities(s);
         check_law_2(s);
     }
-    const Shape odd = {3, 20, 6, 33, true, false}, wide = {2, 128, 64, 512, true, false};
-    check_parities(odd);
-    check_law_2(odd);
-    check_parities(wide);
-    check_law_2(wide);
+    check_graph(hopper);
     printf("%d failures\n", failures);
     return failures != 0;
 }

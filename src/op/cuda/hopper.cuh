@@ -88,6 +88,12 @@ __device__ __forceinline__ void copy_fence()
     asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
 }
 
+/* The same box on its way to the second-level cache alone. */
+__device__ __forceinline__ void prefetch_tile(const CUtensorMap *map, int32_t x, int32_t y)
+{
+    asm volatile("cp.async.bulk.prefetch.tensor.2d.L2.global.tile [%0, {%1, %2}];" ::"l"(map), "r"(x), "r"(y) : "memory");
+}
+
 /* Contiguous bytes, a multiple of 16, both ends aligned to 16. */
 __device__ __forceinline__ void copy_bytes(void *to, const void *from, uint32_t bytes, uint64_t *barrier)
 {
@@ -112,6 +118,12 @@ __device__ __forceinline__ uint64_t values_descriptor(const void *tile, uint32_t
 {
     const uint64_t atom = 1024 >> 4, swizzle_128 = 1;
     return (uint64_t)((shared_address(tile) & 0x3ffff) >> 4) | (uint64_t)(block >> 4) << 16 | atom << 32 | swizzle_128 << 62;
+}
+
+/* So many units of 16 bytes further: an address has no carry into the descriptor's upper half, and half the arithmetic is saved. */
+__device__ __forceinline__ uint64_t descriptor_step(uint64_t descriptor, uint32_t units)
+{
+    return (descriptor & 0xffffffff00000000) | (uint32_t)((uint32_t)descriptor + units);
 }
 
 __device__ __forceinline__ void product_fence()

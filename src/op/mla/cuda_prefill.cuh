@@ -9,26 +9,28 @@
  *
  * The walk over keys is the online softmax of FlashAttention (arXiv 2205.14135, 2307.08691) with the overlap of FlashAttention-3
  * (arXiv 2407.08608, 3.2): a warpgroup issues the scores of tile j + 1 and the values of tile j, and takes the softmax of tile j + 1
- * while the values are still summed. A block has 128 rows of one head, 64 a warpgroup, and one warp that copies; Q stays in shared memory,
- * K and V have rings of two tiles of 128 keys each, probabilities stay in registers.
+ * while the other one's products run. A block has 128 rows of one head, 64 a warpgroup, and one warp that copies; Q stays in shared
+ * memory, K and V have rings of two tiles of 128 keys each, probabilities stay in registers.
  *
- * Law 2. Tiles of keys start at multiples of 128 from position 0 and are walked upwards; a row's maximum, sum (four parts, one a thread
- * that holds the row, each over its own columns) and output are functions of its own scores alone. A tile that is masked wholly for a row
- * multiplies by 2^0 and adds zeros, which changes no bit but the sign of a zero, and the final product adds +0, which clears that: so
- * it does not matter which query tile a row is in, nor how far that walks. Values of keys past the segment's end are cleared before use,
- * whatever bits the buffer holds there. (A NaN or infinity among the segment's own values does reach earlier rows of its tile.)
+ * Law 2. Tiles of keys start at multiples of 128 from position 0 and are walked upwards; a row's maximum, sum (four parts, one a
+ * thread that holds the row, each over its own columns) and output are functions of its own scores alone. A tile that is masked wholly
+ * for a row multiplies by 2^0 and adds zeros, which changes no bit but the sign of a zero, and the final product adds +0, which clears
+ * that: so it does not matter which query tile a row is in, nor how far that walks. Values of keys past the segment's end are cleared
+ * before use, whatever the buffer holds there. (A NaN or infinity among the segment's own values does reach earlier rows of its tile.)
  *
  * Keys may come in several calls, each with a piece that starts at a multiple of 128; maximum, sums and output are carried between
  * the calls in float32. The rows of a block are written by the call that has the last key of the last of them, and left alone by the
  * calls after that.
  *
  * FLOPs: 640 a head and pair of row and key. Bytes at least: q 384, out 256 a row and head, kv 512 a key and head. Bound by the
- * tensor cores from a few hundred keys on: the exponentials of a tile take 0.4 of its products' time, on other units.
+ * tensor cores from a few hundred keys on: the exponentials of a tile take 0.4 of its products' time, on other units. Measured on an
+ * H100 (128 heads, two runs): 4 prompts of 4,096 3.97 and 4.06 ms (693 and 678 TFLOP/s; cuDNN 4.70 ms), one of 16,384 16.1 and 16.3 ms
+ * (18.4), 16 of 1,024 1.32 and 1.37 ms (1.52). A plain product of bf16 reaches 780 TFLOP/s there.
  */
 #ifndef PROA_OP_MLA_CUDA_PREFILL_CUH
 #define PROA_OP_MLA_CUDA_PREFILL_CUH
 
-#include "op/cuda/products.cuh"
+#include "op/cuda/tiles.cuh"
 
 namespace proa {
 
@@ -42,7 +44,8 @@ enum {
     PREFILL_KEYS = 128,                    /* of a tile */
     PREFILL_BOX = 64,                      /* columns of a copied box: 128 bytes */
     PREFILL_SUMS = 4,                      /* parts of a row's sum */
-    PREFILL_STAGES = 2,
+    PREFILL_STAGES = 2,                    /* of K, and of V */
+    PREFILL_AHEAD = 4,                     /* works known at once */
     PREFILL_THREADS = 384,
 };
 
@@ -53,7 +56,7 @@ struct PrefillSegment {
     int32_t position_first; /* of the first row */
     int32_t key_row;        /* row of kv and k_pe that holds position key_first */
     int32_t key_first;      /* this call's first key, a multiple of 128; 0: the state starts here */
-    int32_t key_count;      /* key_first + key_count: a multiple of 128, or the end: position_first + row_count; 0: nothing to do */
+    int32_t key_count;      /* key_first + key_count is a multiple of 128, or position_first + row_count; 0: nothing to do */
 };
 
 struct MlaPrefill {
@@ -64,46 +67,51 @@ struct MlaPrefill {
     float scale;
     __nv_bfloat16 *out;
     int64_t out_stride; /* of a row, a multiple of 8 */
-    float *lse;
-    float *state_max;  /* [heads, rows]; the state may be NULL where each segment's keys come in one call */
-    float *state_sum;  /* [heads, rows, 4] */
-    float *state_out;  /* [heads, rows, 128] */
-    int32_t *tickets;  /* [2], zero before the first launch; a launch leaves them zero. Not shared by launches that overlap */
-    int32_t l2_bytes;  /* keys and values that blocks at work at once may span; 0: PREFILL_L2_BYTES */
+    float *lse; /* or NULL */
+    float *state_max; /* [heads, rows]; the state may be NULL where each segment's keys come in one call */
+    float *state_sum; /* [heads, rows, 4] */
+    float *state_out; /* [heads, rows, 128] */
+    int32_t *tickets; /* [2], zero before the first launch; a launch leaves them zero. Not shared by launches that overlap */
+    int32_t l2_bytes; /* keys and values that blocks at work at once may span; 0: PREFILL_L2_BYTES */
 };
 
 enum { PREFILL_L2_BYTES = 16 << 20 };
 
-struct PrefillMaps { /* boxes of 64 columns and 128 rows, 128-byte swizzle: mla_prefill_maps() */
-    CUtensorMap q;
-    CUtensorMap kv;
-    CUtensorMap k_pe;
+/* bf16, two dimensions, 128-byte swizzle, zeros outside. */
+struct PrefillMaps {
+    CUtensorMap q;    /* [rows, heads * 192], boxes of [64, 64] */
+    CUtensorMap kv;   /* [keys, heads * 256], boxes of [128, 64] */
+    CUtensorMap k_pe; /* [keys, 64], boxes of [128, 64] */
 };
 
 struct PrefillMemory {
     static constexpr int BOX_BYTES = 128 * PREFILL_BOX * 2;
-    static constexpr int Q_BYTES = PREFILL_QK / PREFILL_BOX * BOX_BYTES;
-    static constexpr int K_BYTES = Q_BYTES;
+    static constexpr int Q_BOX_BYTES = 64 * PREFILL_BOX * 2;
+    static constexpr int Q_BYTES = 2 * PREFILL_QK / PREFILL_BOX * Q_BOX_BYTES;
+    static constexpr int K_BYTES = PREFILL_QK / PREFILL_BOX * BOX_BYTES;
     static constexpr int V_BYTES = PREFILL_V / PREFILL_BOX * BOX_BYTES;
     static constexpr int BYTES = Q_BYTES + PREFILL_STAGES * (K_BYTES + V_BYTES) + 1024 + 512;
-    static_assert(PREFILL_ROWS == 128 && PREFILL_KEYS == 128, "boxes of q and of keys are alike");
     static_assert(BYTES <= 232448, "a block has 227 KB");
 };
 
-/* What a block does next: 128 rows of a segment (fewer at its end), one head, some keys. */
+/* What a block does next: up to 128 rows of one head, over some tiles of keys. */
 struct PrefillWork {
-    int32_t segment; /* -1: no more */
-    int32_t head;
-    int32_t row;  /* in the segment */
-    int32_t keys; /* tiles of this call's keys that a row of these sees */
+    int32_t head;     /* -1: no more */
+    int32_t row;      /* first one of q and out */
+    int32_t rows;     /* the segment's, from it on */
+    int32_t position; /* of it */
+    int32_t key_row;  /* first one of kv */
+    int32_t key_first;
+    int32_t key_count; /* of the segment in this call */
+    int32_t tiles;     /* of keys that a row of these sees */
 };
 
 struct PrefillBarriers {
-    uint64_t q_full, q_empty;
+    uint64_t q_full[2], q_empty[2]; /* one a warpgroup */
     uint64_t k_full[PREFILL_STAGES], k_empty[PREFILL_STAGES];
     uint64_t v_full[PREFILL_STAGES], v_empty[PREFILL_STAGES];
-    uint64_t work_full[2], work_empty[2];
-    PrefillWork work[2];
+    uint64_t work_full[PREFILL_AHEAD], work_empty[PREFILL_AHEAD];
+    PrefillWork work[PREFILL_AHEAD];
 };
 static_assert(sizeof(PrefillBarriers) <= 512, "room left for barriers");
 
@@ -125,37 +133,27 @@ struct PrefillWalk {
             const int32_t tiles = s.key_count > 0 ? max(0, blocks - skipped) : 0;
             const int32_t in = number - before;
             if (in < tiles * a.heads) {
-                const int64_t head_bytes = max(1, s.key_count) * (int64_t)(PREFILL_KV * 2);
-                const int32_t fitting = (int32_t)(a.l2_bytes / head_bytes);
-                const int32_t group = min(a.heads, max(1, fitting));
+                const int64_t head_bytes = (int64_t)s.key_count * (PREFILL_KV * 2);
+                const int32_t group = min(a.heads, max(1, (int32_t)(a.l2_bytes / head_bytes)));
                 const int32_t head = in / (tiles * group) * group;
                 const int32_t width = min(group, a.heads - head), left = in - head * tiles;
                 const int32_t row = (skipped + tiles - 1 - left / width) * PREFILL_ROWS;
-                const int32_t last = s.position_first + min(row + PREFILL_ROWS, s.row_count); /* one past the last row's key */
-                const int32_t end = min(last, s.key_first + s.key_count);
-                work->segment = segment;
+                const int32_t seen = s.position_first + min(row + PREFILL_ROWS, s.row_count) - s.key_first;
                 work->head = head + left % width;
-                work->row = row;
-                work->keys = (end - s.key_first + PREFILL_KEYS - 1) / PREFILL_KEYS;
+                work->row = s.row_first + row;
+                work->rows = s.row_count - row;
+                work->position = s.position_first + row;
+                work->key_row = s.key_row;
+                work->key_first = s.key_first;
+                work->key_count = s.key_count;
+                work->tiles = (min(seen, s.key_count) + PREFILL_KEYS - 1) / PREFILL_KEYS;
                 return;
             }
             before += tiles * a.heads;
         }
-        work->segment = -1;
+        work->head = -1;
     }
 };
-
-struct PrefillRing {
-    int32_t stage;
-    uint32_t phase;
-
-    __device__ __forceinline__ void advance()
-    {
-        stage ^= 1;
-        phase ^= (uint32_t)(stage == 0);
-    }
-};
-static_assert(PREFILL_STAGES == 2, "the ring's step");
 
 /* ---- the warp that copies: one thread ---- */
 
@@ -176,20 +174,28 @@ __device__ __forceinline__ void prefill_copy_values(uint8_t *to, const PrefillMa
     copy_tile(to + PrefillMemory::BOX_BYTES, &maps.kv, head * PREFILL_KV + PREFILL_NOPE + PREFILL_BOX, key_row, barrier);
 }
 
+/* 64 rows, a warpgroup's. */
 __device__ __forceinline__ void prefill_copy_queries(uint8_t *to, const PrefillMaps &maps, int32_t head, int32_t row,
                                                      uint64_t *barrier)
 {
-    barrier_expect(barrier, PrefillMemory::Q_BYTES);
+    barrier_expect(barrier, PrefillMemory::Q_BYTES / 2);
     for (int32_t i = 0; i < PREFILL_QK / PREFILL_BOX; i++)
-        copy_tile(to + i * PrefillMemory::BOX_BYTES, &maps.q, head * PREFILL_QK + i * PREFILL_BOX, row, barrier);
+        copy_tile(to + i * PrefillMemory::Q_BOX_BYTES, &maps.q, head * PREFILL_QK + i * PREFILL_BOX, row, barrier);
+}
+
+/* Queries are new to the cache: on the way while the room for them is still in use. */
+__device__ __forceinline__ void prefill_expect_queries(const PrefillMaps &maps, const PrefillWork &work)
+{
+    for (int32_t i = 0; i < 2 * PREFILL_QK / PREFILL_BOX; i++)
+        prefetch_tile(&maps.q, work.head * PREFILL_QK + i / 2 * PREFILL_BOX, work.row + i % 2 * 64);
 }
 
 __device__ __forceinline__ void prefill_produce(const PrefillMaps &maps, const MlaPrefill &a, uint8_t *q, uint8_t *k, uint8_t *v,
                                                 PrefillBarriers *b)
 {
     PrefillWalk walk;
-    PrefillRing keys = {0, 0}, values = {0, 0}, slot = {0, 0};
-    uint32_t q_phase = 0;
+    Ring keys = {0, 0}, values = {0, 0}, slot = {0, 0};
+    uint32_t q_phase = 1;
     int32_t number = (int32_t)blockIdx.x;
     for (;;) {
         PrefillWork work;
@@ -197,30 +203,31 @@ __device__ __forceinline__ void prefill_produce(const PrefillMaps &maps, const M
         barrier_wait(&b->work_empty[slot.stage], slot.phase ^ 1);
         b->work[slot.stage] = work;
         barrier_arrive(&b->work_full[slot.stage]);
-        slot.advance();
-        if (work.segment < 0)
+        slot.advance<PREFILL_AHEAD>();
+        if (work.head < 0)
             break;
         number = (int32_t)gridDim.x + atomicAdd(a.tickets, 1); /* comes back while the tiles are copied */
-        const PrefillSegment s = a.segments[work.segment];
-
+        prefill_expect_queries(maps, work);
         barrier_wait(&b->k_empty[keys.stage], keys.phase ^ 1);
-        prefill_copy_keys(k + keys.stage * PrefillMemory::K_BYTES, maps, work.head, s.key_row, &b->k_full[keys.stage]);
-        keys.advance();
-        barrier_wait(&b->q_empty, q_phase ^ 1);
-        prefill_copy_queries(q, maps, work.head, s.row_first + work.row, &b->q_full);
+        prefill_copy_keys(k + keys.stage * PrefillMemory::K_BYTES, maps, work.head, work.key_row, &b->k_full[keys.stage]);
+        keys.advance<PREFILL_STAGES>();
+        for (int32_t i = 0; i < 2; i++) {
+            barrier_wait(&b->q_empty[i], q_phase);
+            prefill_copy_queries(q + i * PrefillMemory::Q_BYTES / 2, maps, work.head, work.row + 64 * i, &b->q_full[i]);
+        }
         q_phase ^= 1;
 #pragma unroll 1
-        for (int32_t j = 0; j < work.keys; j++) { /* in the order of use: keys go a tile ahead of values */
-            if (j + 1 < work.keys) {
+        for (int32_t j = 0; j < work.tiles; j++) { /* in the order of use: keys go a tile ahead of values */
+            const int32_t key_row = work.key_row + j * PREFILL_KEYS;
+            if (j + 1 < work.tiles) {
                 barrier_wait(&b->k_empty[keys.stage], keys.phase ^ 1);
-                prefill_copy_keys(k + keys.stage * PrefillMemory::K_BYTES, maps, work.head, s.key_row + (j + 1) * PREFILL_KEYS,
+                prefill_copy_keys(k + keys.stage * PrefillMemory::K_BYTES, maps, work.head, key_row + PREFILL_KEYS,
                                   &b->k_full[keys.stage]);
-                keys.advance();
+                keys.advance<PREFILL_STAGES>();
             }
             barrier_wait(&b->v_empty[values.stage], values.phase ^ 1);
-            prefill_copy_values(v + values.stage * PrefillMemory::V_BYTES, maps, work.head, s.key_row + j * PREFILL_KEYS,
-                                &b->v_full[values.stage]);
-            values.advance();
+            prefill_copy_values(v + values.stage * PrefillMemory::V_BYTES, maps, work.head, key_row, &b->v_full[values.stage]);
+            values.advance<PREFILL_STAGES>();
         }
     }
     /* The last block to come here resets the tickets: nobody draws any more. */
@@ -233,23 +240,16 @@ __device__ __forceinline__ void prefill_produce(const PrefillMaps &maps, const M
 
 /* ---- the warpgroups that multiply ---- */
 
-__device__ __forceinline__ float exp2_fast(float x)
-{
-    float y;
-    asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
-    return y;
-}
-
 /* s [64, 128 keys] = q [64, 192] k [128, 192]^T, issued. */
 __device__ __forceinline__ void prefill_scores(float (&s)[64], const uint8_t *q, const uint8_t *k)
 {
     const uint64_t a = tile_descriptor(q), b = tile_descriptor(k);
-    constexpr int BOX = PrefillMemory::BOX_BYTES / 16;
+    constexpr int Q_BOX = PrefillMemory::Q_BOX_BYTES / 16, K_BOX = PrefillMemory::BOX_BYTES / 16;
     product_pin(s);
     product_fence();
 #pragma unroll
     for (int i = 0; i < PREFILL_QK / 16; i++)
-        product_bf16(s, a + i / 4 * BOX + i % 4 * 2, b + i / 4 * BOX + i % 4 * 2, i);
+        product_bf16(s, descriptor_step(a, i / 4 * Q_BOX + i % 4 * 2), descriptor_step(b, i / 4 * K_BOX + i % 4 * 2), i);
     product_commit();
 }
 
@@ -261,11 +261,11 @@ __device__ __forceinline__ void prefill_values(float (&o)[64], uint32_t (&p)[32]
     product_fence();
 #pragma unroll
     for (int i = 0; i < PREFILL_KEYS / 16; i++)
-        product_bf16_values(o, p + 4 * i, b + 128 * i, 1);
+        product_bf16_values(o, p + 4 * i, descriptor_step(b, 128 * i), 1);
     product_commit();
 }
 
-/* Keys past a row's position: columns over `limit` (of this thread's first column) of the first row, over limit + 8 of the second. */
+/* Keys past a row's position: columns, from this thread's first, over `limit` of the first row and over limit + 8 of the second. */
 __device__ __forceinline__ void prefill_mask(float (&s)[64], int32_t limit)
 {
 #pragma unroll
@@ -282,55 +282,47 @@ struct PrefillRows {
     float sum[2]; /* over this thread's columns */
 };
 
-/* Scores become probabilities, unnormalised; shrink: what the output so far is to be multiplied with. */
-__device__ __forceinline__ void prefill_softmax(float (&s)[64], PrefillRows *rows, float (&shrink)[2], float scale_log2)
-{
-#pragma unroll
-    for (int r = 0; r < 2; r++) {
-        float even = s[2 * r], odd = s[2 * r + 1];
-#pragma unroll
-        for (int i = 4; i < 64; i += 4) {
-            even = fmaxf(even, s[i + 2 * r]);
-            odd = fmaxf(odd, s[i + 2 * r + 1]);
-        }
-        float top = fmaxf(even, odd);
-        top = fmaxf(top, __shfl_xor_sync(~0u, top, 1));
-        top = fmaxf(top, __shfl_xor_sync(~0u, top, 2));
-        top = fmaxf(top, rows->max[r]);
-        shrink[r] = exp2_fast((rows->max[r] - top) * scale_log2);
-        rows->max[r] = top;
-        const float offset = -top * scale_log2;
-        float sum = rows->sum[r] * shrink[r];
-#pragma unroll
-        for (int i = 0; i < 64; i += 4) {
-            s[i + 2 * r] = exp2_fast(fmaf(s[i + 2 * r], scale_log2, offset));
-            s[i + 2 * r + 1] = exp2_fast(fmaf(s[i + 2 * r + 1], scale_log2, offset));
-            sum += s[i + 2 * r];
-            sum += s[i + 2 * r + 1];
-        }
-        rows->sum[r] = sum;
-    }
-}
-
 __device__ __forceinline__ uint32_t prefill_pair(float low, float high)
 {
     const __nv_bfloat162 pair = __floats2bfloat162_rn(low, high);
     return *(const uint32_t *)&pair;
 }
 
-/* An accumulator's columns 16 i .. 16 i + 15 are the operand's registers 4 i .. 4 i + 3. */
-__device__ __forceinline__ void prefill_pack(uint32_t (&p)[32], const float (&s)[64])
+/* The rows' maxima with this tile's scores; shrink: what the sums and the output so far are to be multiplied with. */
+__device__ __forceinline__ void prefill_top(const float (&s)[64], PrefillRows *rows, float (&shrink)[2], float scale_log2)
 {
-#pragma unroll
-    for (int i = 0; i < 32; i++)
-        p[i] = prefill_pair(s[2 * i], s[2 * i + 1]);
-}
-
-__device__ __forceinline__ void prefill_shrink(float (&o)[64], const float (&shrink)[2])
-{
+    float top[4]; /* of the rows' even and odd columns */
 #pragma unroll
     for (int i = 0; i < 64; i++)
+        top[i % 4] = i < 4 ? s[i] : fmaxf(top[i % 4], s[i]);
+#pragma unroll
+    for (int r = 0; r < 2; r++) {
+        float highest = fmaxf(top[2 * r], top[2 * r + 1]);
+        highest = fmaxf(highest, __shfl_xor_sync(~0u, highest, 1));
+        highest = fmaxf(highest, __shfl_xor_sync(~0u, highest, 2));
+        highest = fmaxf(highest, rows->max[r]);
+        shrink[r] = exp2_fast((rows->max[r] - highest) * scale_log2);
+        rows->max[r] = highest;
+    }
+}
+
+/* Scores become probabilities, unnormalised and packed: an accumulator's columns 16 i .. 16 i + 15 are the operand's registers 4 i ..
+ * 4 i + 3. Exponentials take the longest, and what else there is to do goes between them. */
+__device__ __forceinline__ void prefill_weigh(float (&s)[64], uint32_t (&p)[32], float (&o)[64], PrefillRows *rows,
+                                              const float (&shrink)[2], float scale_log2)
+{
+    const float offset[2] = {-rows->max[0] * scale_log2, -rows->max[1] * scale_log2};
+    float sum[2] = {rows->sum[0] * shrink[0], rows->sum[1] * shrink[1]};
+#pragma unroll
+    for (int i = 0; i < 64; i++) {
+        s[i] = exp2_fast(fmaf(s[i], scale_log2, offset[i / 2 % 2]));
+        sum[i / 2 % 2] += s[i];
         o[i] *= shrink[i / 2 % 2];
+        if (i % 2 == 1)
+            p[i / 2] = prefill_pair(s[i - 1], s[i]);
+    }
+    rows->sum[0] = sum[0];
+    rows->sum[1] = sum[1];
 }
 
 /* The operand's registers are read until the wait: they may not be reused before. */
@@ -348,8 +340,8 @@ __device__ __forceinline__ void prefill_release(uint64_t *barrier)
         barrier_arrive(barrier);
 }
 
-/* Values of keys from `left` on of a tile become zeros: their probabilities are, but 0 times NaN is NaN. Each warpgroup does so for itself;
- * the other's products read the same zeros. */
+/* Values of keys from `left` on of a tile become zeros: their probabilities are, but 0 times NaN is NaN. Each warpgroup does so for
+ * itself; the other's products read the same zeros. */
 __device__ __forceinline__ void prefill_clear_values(uint8_t *v, int32_t left, int32_t warpgroup)
 {
     const int32_t thread = (int32_t)threadIdx.x % 128;
@@ -357,39 +349,11 @@ __device__ __forceinline__ void prefill_clear_values(uint8_t *v, int32_t left, i
         *(uint4 *)(v + at * 16) = make_uint4(0, 0, 0, 0);
         *(uint4 *)(v + PrefillMemory::BOX_BYTES + at * 16) = make_uint4(0, 0, 0, 0);
     }
-    asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
-    asm volatile("bar.sync %0, 128;" ::"r"(3 + warpgroup) : "memory");
-}
-
-/* Two warpgroups take turns at issuing products, so that one's softmax runs under the other's products. */
-__device__ __forceinline__ void prefill_turn_wait(int32_t warpgroup)
-{
-    asm volatile("bar.sync %0, 256;" ::"r"(1 + warpgroup) : "memory");
-}
-
-__device__ __forceinline__ void prefill_turn_pass(int32_t warpgroup)
-{
-    asm volatile("bar.arrive %0, 256;" ::"r"(2 - warpgroup) : "memory");
+    copy_fence();
+    asm volatile("bar.sync %0, 128;" ::"r"(1 + warpgroup) : "memory");
 }
 
 /* ---- state and output ---- */
-
-__device__ __forceinline__ void prefill_load(const MlaPrefill &a, int64_t at, int32_t valid, float (&o)[64], PrefillRows *rows)
-{
-    const int32_t quad = (int32_t)threadIdx.x % 4;
-#pragma unroll
-    for (int r = 0; r < 2; r++) {
-        const bool has = 8 * r < valid;
-        rows->max[r] = has ? a.state_max[at + 8 * r] : -INFINITY;
-        rows->sum[r] = has ? a.state_sum[(at + 8 * r) * PREFILL_SUMS + quad] : 0;
-#pragma unroll
-        for (int i = 0; i < 16; i++) {
-            const float2 pair = has ? *(const float2 *)(a.state_out + (at + 8 * r) * PREFILL_V + 8 * i + 2 * quad) : make_float2(0, 0);
-            o[4 * i + 2 * r] = pair.x;
-            o[4 * i + 2 * r + 1] = pair.y;
-        }
-    }
-}
 
 __device__ __forceinline__ void prefill_save(const MlaPrefill &a, int64_t at, int32_t valid, const float (&o)[64],
                                              const PrefillRows &rows)
@@ -456,95 +420,168 @@ __device__ __forceinline__ void prefill_store(const MlaPrefill &a, int32_t head,
     }
 }
 
-/* The walk of 64 rows over this call's keys. */
-template <bool TURNS>
-__device__ __forceinline__ void prefill_attend(const MlaPrefill &a, const PrefillWork &work, int32_t warpgroup, const uint8_t *q,
-                                               const uint8_t *k, uint8_t *v, PrefillBarriers *b, PrefillRing *keys,
-                                               PrefillRing *values)
+/* A warpgroup's 64 rows of a block's work, seen from one thread. */
+struct PrefillView {
+    int32_t row;       /* this thread's first of two, of q */
+    int32_t valid;     /* rows from it on that are the segment's */
+    int32_t position;  /* of it */
+    int32_t key_end;   /* one past the last key there is in this call */
+    int32_t key_first; /* of this call */
+    int32_t head;
+    int32_t tiles;
+    bool done; /* the last row has no key after this call */
+};
+
+__device__ __forceinline__ PrefillView prefill_view(const PrefillWork &work, int32_t warpgroup)
 {
-    const PrefillSegment segment = a.segments[work.segment];
-    const int32_t thread = (int32_t)threadIdx.x % 128;
-    const int32_t row = work.row + warpgroup * 64 + thread / 32 * 16 + thread % 32 / 4; /* of the segment: the first of two */
-    const int32_t valid = segment.row_count - row, position = segment.position_first + row;
-    const int32_t warp_position = position - thread % 32 / 4; /* the lowest of the warp */
-    const int64_t state = (int64_t)work.head * a.rows + segment.row_first + row;
-    const float scale_log2 = a.scale * 1.4426950408889634f;
-    const int32_t column = thread % 4 * 2;
-    float o[64], s[64], shrink[2];
-    uint32_t p[32];
-    PrefillRows rows;
-
-    if (segment.key_first > 0) {
-        prefill_load(a, state, valid, o, &rows);
-    } else {
-#pragma unroll
-        for (int i = 0; i < 64; i++)
-            o[i] = 0;
-        rows = {{-INFINITY, -INFINITY}, {0, 0}};
-    }
-    int32_t first = segment.key_first; /* position of the tile's first key */
-    barrier_wait(&b->k_full[keys->stage], keys->phase);
-    prefill_scores(s, q, k + keys->stage * PrefillMemory::K_BYTES);
-    product_wait<0>();
-    product_pin(s);
-    prefill_release(&b->k_empty[keys->stage]);
-    keys->advance();
-    if (work.keys == 1)
-        prefill_release(&b->q_empty);
-    if (first + PREFILL_KEYS - 1 > warp_position)
-        prefill_mask(s, position - first - column);
-    prefill_softmax(s, &rows, shrink, scale_log2);
-    prefill_shrink(o, shrink);
-    prefill_pack(p, s);
-
-    for (int32_t j = 1; j < work.keys; j++) {
-        first += PREFILL_KEYS;
-        barrier_wait(&b->k_full[keys->stage], keys->phase);
-        if (TURNS)
-            prefill_turn_wait(warpgroup);
-        prefill_scores(s, q, k + keys->stage * PrefillMemory::K_BYTES);
-        barrier_wait(&b->v_full[values->stage], values->phase);
-        prefill_values(o, p, v + values->stage * PrefillMemory::V_BYTES);
-        if (TURNS)
-            prefill_turn_pass(warpgroup);
-        product_wait<1>();
-        product_pin(s);
-        prefill_release(&b->k_empty[keys->stage]);
-        keys->advance();
-        if (j == work.keys - 1)
-            prefill_release(&b->q_empty);
-        if (first + PREFILL_KEYS - 1 > warp_position)
-            prefill_mask(s, position - first - column);
-        prefill_softmax(s, &rows, shrink, scale_log2);
-        product_wait<0>();
-        product_pin(o);
-        prefill_pin(p);
-        prefill_release(&b->v_empty[values->stage]);
-        values->advance();
-        prefill_shrink(o, shrink);
-        prefill_pack(p, s);
-    }
-
-    uint8_t *last = v + values->stage * PrefillMemory::V_BYTES;
-    const int32_t left = segment.key_first + segment.key_count - first; /* keys of the tile that are there */
-    barrier_wait(&b->v_full[values->stage], values->phase);
-    if (left < PREFILL_KEYS)
-        prefill_clear_values(last, left, warpgroup);
-    prefill_values(o, p, last);
-    product_wait<0>();
-    product_pin(o);
-    prefill_pin(p);
-    prefill_release(&b->v_empty[values->stage]);
-    values->advance();
-
-    const int32_t end = segment.position_first + min(work.row + PREFILL_ROWS, segment.row_count);
-    if (end > segment.key_first + segment.key_count)
-        prefill_save(a, state, valid, o, rows);
-    else
-        prefill_store(a, work.head, segment.row_first + row, valid, o, rows);
+    const int32_t thread = (int32_t)threadIdx.x % 128, at = warpgroup * 64 + thread / 32 * 16 + thread % 32 / 4;
+    PrefillView view;
+    view.row = work.row + at;
+    view.valid = work.rows - at;
+    view.position = work.position + at;
+    view.key_first = work.key_first;
+    view.key_end = work.key_first + work.key_count;
+    view.head = work.head;
+    view.tiles = work.tiles;
+    view.done = work.position + min(work.rows, PREFILL_ROWS) <= view.key_end;
+    return view;
 }
 
-template <bool TURNS>
+__device__ __forceinline__ void prefill_begin(const MlaPrefill &a, const PrefillView &view, PrefillRows *rows)
+{
+    const int64_t at = (int64_t)view.head * a.rows + view.row;
+#pragma unroll
+    for (int r = 0; r < 2; r++) {
+        const bool has = view.key_first > 0 && 8 * r < view.valid;
+        rows->max[r] = has ? a.state_max[at + 8 * r] : -INFINITY;
+        rows->sum[r] = has ? a.state_sum[(at + 8 * r) * PREFILL_SUMS + threadIdx.x % 4] : 0;
+    }
+}
+
+__device__ __forceinline__ void prefill_begin_out(const MlaPrefill &a, const PrefillView &view, float (&o)[64])
+{
+#pragma unroll
+    for (int i = 0; i < 64; i++)
+        o[i] = 0;
+    if (view.key_first == 0)
+        return;
+    const float *from = a.state_out + ((int64_t)view.head * a.rows + view.row) * PREFILL_V + threadIdx.x % 4 * 2;
+#pragma unroll
+    for (int i = 0; i < 64; i += 2) {
+        if (i / 2 % 2 * 8 >= view.valid)
+            continue;
+        const float2 pair = *(const float2 *)(from + i / 2 % 2 * 8 * PREFILL_V + i / 4 * 8);
+        o[i] = pair.x;
+        o[i + 1] = pair.y;
+    }
+}
+
+__device__ __forceinline__ void prefill_end(const MlaPrefill &a, const PrefillView &view, const float (&o)[64],
+                                            const PrefillRows &rows)
+{
+    if (view.done)
+        prefill_store(a, view.head, view.row, view.valid, o, rows);
+    else
+        prefill_save(a, (int64_t)view.head * a.rows + view.row, view.valid, o, rows);
+}
+
+/* The next work, where there is any. */
+__device__ __forceinline__ bool prefill_take(PrefillBarriers *b, Ring *slot, int32_t warpgroup, PrefillView *view)
+{
+    barrier_wait(&b->work_full[slot->stage], slot->phase);
+    const PrefillWork work = b->work[slot->stage];
+    prefill_release(&b->work_empty[slot->stage]);
+    slot->advance<PREFILL_AHEAD>();
+    if (work.head < 0)
+        return false;
+    *view = prefill_view(work, warpgroup);
+    return true;
+}
+
+/* Where a warpgroup is. */
+struct PrefillPlace {
+    Ring keys, values, slot;
+    uint32_t q_phase;
+    int32_t first; /* position of the first key of the tile in hand */
+};
+
+struct PrefillRegisters {
+    float o[64]; /* [64 rows, 128] of the warpgroup, unnormalised */
+    float s[64]; /* [64 rows, 128 keys] */
+    uint32_t p[32];
+    PrefillRows rows;
+};
+
+/* The scores of a tile, and the values of the one before, whose probabilities are in p. */
+template <bool FIRST>
+__device__ __forceinline__ void prefill_step(int32_t warpgroup, const uint8_t *q, const uint8_t *k, const uint8_t *v,
+                                             PrefillBarriers *b, PrefillPlace *place, const PrefillView &view, bool last,
+                                             PrefillRegisters *x, float scale_log2)
+{
+    Ring *keys = &place->keys, *values = &place->values;
+    const int32_t column = (int32_t)threadIdx.x % 4 * 2, row_in_warp = (int32_t)threadIdx.x % 32 / 4;
+    float shrink[2];
+    barrier_wait(&b->k_full[keys->stage], keys->phase);
+    prefill_scores(x->s, q, k + keys->stage * PrefillMemory::K_BYTES);
+    if (!FIRST) {
+        barrier_wait(&b->v_full[values->stage], values->phase);
+        prefill_values(x->o, x->p, v + values->stage * PrefillMemory::V_BYTES);
+    }
+    product_wait<FIRST ? 0 : 1>();
+    product_pin(x->s);
+    prefill_release(&b->k_empty[keys->stage]);
+    keys->advance<PREFILL_STAGES>();
+    if (last)
+        prefill_release(&b->q_empty[warpgroup]);
+    if (place->first + PREFILL_KEYS - 1 > view.position - row_in_warp) /* some keys are not for some row of the warp */
+        prefill_mask(x->s, view.position - place->first - column);
+    prefill_top(x->s, &x->rows, shrink, scale_log2);
+    if (!FIRST) {
+        product_wait<0>();
+        product_pin(x->o);
+        prefill_pin(x->p);
+        prefill_release(&b->v_empty[values->stage]);
+        values->advance<PREFILL_STAGES>();
+    }
+    prefill_weigh(x->s, x->p, x->o, &x->rows, shrink, scale_log2);
+}
+
+/* A warpgroup's way through its work. There is no overlap between works: the two warpgroups then start one after the other at the
+ * tensor cores, which keeps their softmaxes apart. (With the next work's scores issued before the last values they drifted together,
+ * and took 15 % longer; taking turns by a barrier at every tile gave nothing over this.) */
+__device__ __forceinline__ void prefill_attend(const MlaPrefill &a, int32_t warpgroup, const uint8_t *q, const uint8_t *k,
+                                               uint8_t *v, PrefillBarriers *b)
+{
+    const float scale_log2 = a.scale * 1.4426950408889634f;
+    PrefillPlace place = {};
+    PrefillView view;
+    PrefillRegisters x;
+    while (prefill_take(b, &place.slot, warpgroup, &view)) {
+        prefill_begin(a, view, &x.rows);
+        prefill_begin_out(a, view, x.o);
+        place.first = view.key_first;
+        barrier_wait(&b->q_full[warpgroup], place.q_phase);
+        place.q_phase ^= 1;
+        prefill_step<true>(warpgroup, q, k, v, b, &place, view, view.tiles == 1, &x, scale_log2);
+        for (int32_t i = 1; i < view.tiles; i++) {
+            place.first += PREFILL_KEYS;
+            prefill_step<false>(warpgroup, q, k, v, b, &place, view, i == view.tiles - 1, &x, scale_log2);
+        }
+        uint8_t *last = v + place.values.stage * PrefillMemory::V_BYTES;
+        const int32_t left = view.key_end - place.first; /* keys of the tile that are there */
+        barrier_wait(&b->v_full[place.values.stage], place.values.phase);
+        if (left < PREFILL_KEYS)
+            prefill_clear_values(last, left, warpgroup);
+        prefill_values(x.o, x.p, last);
+        product_wait<0>();
+        product_pin(x.o);
+        prefill_pin(x.p);
+        prefill_release(&b->v_empty[place.values.stage]);
+        place.values.advance<PREFILL_STAGES>();
+        prefill_end(a, view, x.o, x.rows);
+    }
+}
+
 __global__ void __launch_bounds__(PREFILL_THREADS, 1) mla_prefill(const __grid_constant__ PrefillMaps maps, const MlaPrefill a)
 {
     extern __shared__ uint8_t raw[];
@@ -558,13 +595,15 @@ __global__ void __launch_bounds__(PREFILL_THREADS, 1) mla_prefill(const __grid_c
         prefetch_map(&maps.q);
         prefetch_map(&maps.kv);
         prefetch_map(&maps.k_pe);
-        barrier_init(&b->q_full, 1);
-        barrier_init(&b->q_empty, WARPS);
         for (int i = 0; i < 2; i++) {
+            barrier_init(&b->q_full[i], 1);
+            barrier_init(&b->q_empty[i], WARPS / 2);
             barrier_init(&b->k_full[i], 1);
             barrier_init(&b->k_empty[i], WARPS);
             barrier_init(&b->v_full[i], 1);
             barrier_init(&b->v_empty[i], WARPS);
+        }
+        for (int i = 0; i < PREFILL_AHEAD; i++) {
             barrier_init(&b->work_full[i], 1);
             barrier_init(&b->work_empty[i], WARPS);
         }
@@ -579,29 +618,15 @@ __global__ void __launch_bounds__(PREFILL_THREADS, 1) mla_prefill(const __grid_c
         return;
     }
     registers_more<232>();
-    PrefillRing keys = {0, 0}, values = {0, 0}, slot = {0, 0};
-    uint32_t q_phase = 0;
-    if (TURNS && warpgroup == 1)
-        prefill_turn_pass(1); /* warpgroup 0 begins */
-    for (;;) {
-        barrier_wait(&b->work_full[slot.stage], slot.phase);
-        const PrefillWork work = b->work[slot.stage];
-        prefill_release(&b->work_empty[slot.stage]);
-        slot.advance();
-        if (work.segment < 0)
-            break;
-        barrier_wait(&b->q_full, q_phase);
-        q_phase ^= 1;
-        prefill_attend<TURNS>(a, work, warpgroup, q + warpgroup * 64 * PREFILL_BOX * 2, k, v, b, &keys, &values);
-    }
+    prefill_attend(a, warpgroup, q + warpgroup * PrefillMemory::Q_BYTES / 2, k, v, b);
 }
 
 /* ---- any dimensions: a warp a row and head, on plain cores ----
  *
- * For small models. Keys go in pieces of 32 from position 0, a key a lane for the scores, a column a lane for the values. Of state_sum it
- * uses the first of the four; state_out has v_dim columns. */
+ * For small models. Keys go in pieces of 32 from position 0, a key a lane for the scores, a column a lane for the values. Of
+ * state_sum it uses the first of the four; state_out has v_dim columns. A row is written by the call that has its last key. */
 struct MlaPrefillGeneric {
-    MlaPrefill a; /* key_first: a multiple of 32 is enough; tickets are not used */
+    MlaPrefill a; /* tickets and l2_bytes are not used */
     const __nv_bfloat16 *q;
     const __nv_bfloat16 *kv;
     const __nv_bfloat16 *k_pe;
@@ -701,45 +726,25 @@ __global__ void __launch_bounds__(32 * PREFILL_GENERIC_WARPS) mla_prefill_generi
 
 /* ---- launch ---- */
 
-/* The maps of q [rows, heads, 192], kv [keys, heads, 256] and k_pe [keys, 64]; `keys` counts the buffers' rows. `encode` is the driver's
- * cuTensorMapEncodeTiled, which a program gets by cudaGetDriverEntryPoint. */
-inline CUresult mla_prefill_maps(decltype(&cuTensorMapEncodeTiled) encode, PrefillMaps *maps, const void *q, int64_t rows,
-                                 const void *kv, const void *k_pe, int64_t keys, int32_t heads)
-{
-    struct {
-        CUtensorMap *map;
-        const void *base;
-        int64_t columns, rows;
-    } const tensors[] = {
-        {&maps->q, q, (int64_t)heads * PREFILL_QK, rows},
-        {&maps->kv, kv, (int64_t)heads * PREFILL_KV, keys},
-        {&maps->k_pe, k_pe, PREFILL_ROPE, keys},
-    };
-    for (const auto &t : tensors) {
-        const cuuint64_t dims[2] = {(cuuint64_t)t.columns, (cuuint64_t)t.rows}, strides[1] = {(cuuint64_t)t.columns * 2};
-        const cuuint32_t box[2] = {PREFILL_BOX, 128}, steps[2] = {1, 1};
-        const CUresult result = encode(t.map, CU_TENSOR_MAP_DATA_TYPE_BFLOAT16, 2, (void *)t.base, dims, strides, box, steps,
-                                       CU_TENSOR_MAP_INTERLEAVE_NONE, CU_TENSOR_MAP_SWIZZLE_128B,
-                                       CU_TENSOR_MAP_L2_PROMOTION_L2_256B, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
-        if (result != CUDA_SUCCESS)
-            return result;
-    }
-    return CUDA_SUCCESS;
-}
-
 /* Once a device, before the first launch. */
-template <bool TURNS> inline cudaError_t mla_prefill_prepare()
+inline cudaError_t mla_prefill_prepare()
 {
-    return cudaFuncSetAttribute(mla_prefill<TURNS>, cudaFuncAttributeMaxDynamicSharedMemorySize, PrefillMemory::BYTES);
+    return cudaFuncSetAttribute(mla_prefill, cudaFuncAttributeMaxDynamicSharedMemorySize, PrefillMemory::BYTES);
 }
 
 /* `blocks`: the device's multiprocessors, or fewer. */
-template <bool TURNS>
 inline cudaError_t mla_prefill_launch(cudaStream_t stream, int32_t blocks, const PrefillMaps &maps, MlaPrefill args)
 {
     if (args.l2_bytes == 0)
         args.l2_bytes = PREFILL_L2_BYTES;
-    mla_prefill<TURNS><<<(unsigned)blocks, PREFILL_THREADS, PrefillMemory::BYTES, stream>>>(maps, args);
+    mla_prefill<<<(unsigned)blocks, PREFILL_THREADS, PrefillMemory::BYTES, stream>>>(maps, args);
+    return cudaGetLastError();
+}
+
+inline cudaError_t mla_prefill_generic_launch(cudaStream_t stream, const MlaPrefillGeneric &args)
+{
+    const dim3 grid((unsigned)(args.a.rows + PREFILL_GENERIC_WARPS - 1) / PREFILL_GENERIC_WARPS, (unsigned)args.a.heads);
+    mla_prefill_generic<<<grid, 32 * PREFILL_GENERIC_WARPS, 0, stream>>>(args);
     return cudaGetLastError();
 }
 
