@@ -242,12 +242,12 @@ static void parity(const Pool *pool, const char *name, int32_t sequences, const 
 }
 
 /* The rows of `c`, each against the same queries and keys in other surroundings. */
-static void same_bits(const Pool *pool, int32_t sequences, const int32_t *lengths, int32_t heads)
+static void same_bits(const Pool *pool, int32_t sequences, const int32_t *lengths, int32_t heads, int32_t lora)
 {
-    Case c = make_case(pool, sequences, lengths, 1, heads, 512, 11);
+    Case c = make_case(pool, sequences, lengths, 1, heads, lora, 11);
     run_case(&c);
     const Result want = take(&c);
-    const size_t row_out = (size_t)heads * 512 * 2, row_lse = (size_t)heads * 4;
+    const size_t row_out = (size_t)heads * lora * 2, row_lse = (size_t)heads * 4;
     int32_t other = 0, checked = 0;
     const int32_t parts[] = {1, 3, 17, 40};
     for (int32_t p : parts) { /* spread over other numbers of blocks */
@@ -266,7 +266,7 @@ static void same_bits(const Pool *pool, int32_t sequences, const int32_t *length
         one.args.rows = 1;
         one.args.table += row * c.args.table_stride;
         one.args.lengths += row;
-        one.args.q = (const uint8_t *)one.args.q + (size_t)row * heads * 576 * 2;
+        one.args.q = (const uint8_t *)one.args.q + (size_t)row * heads * pool->dim * 2;
         CHECK(cudaMemset(c.args.out, 0xff, row_out));
         CHECK(proa_mla_decode_plan(&one.args, 0));
         CHECK(proa_mla_decode(&one.args, 0));
@@ -423,8 +423,9 @@ int main(int argc, char **argv)
     fill<<<4096, 256>>>((__nv_bfloat16 *)pool.cache, (int64_t)pool.blocks * BLOCK * 576, 3, 1.0f);
     CHECK(cudaDeviceSynchronize());
 
-    const int32_t tiny[4] = {65, 1, 1100, 64};
+    const int32_t tiny[4] = {65, 1, 2112, 64}; /* two splits */
     parity(&pool, "1 to 1,100", 4, tiny, 1, 128, 512);
+    same_bits(&pool, 4, tiny, 128, 512);
     if (!small) {
         const int32_t awkward[14] = {1, 63, 64, 65, 0, 1023, 1024, 1025, 4095, 4096, 4097, 8192, 2049, 127};
         int32_t many[150];
@@ -437,8 +438,18 @@ int main(int argc, char **argv)
         parity(&pool, "awkward, 100 heads", 14, awkward, 1, 100, 512);
         parity(&pool, "awkward, two rows", 14, awkward, 2, 128, 512);
         parity(&pool, "awkward, four rows", 14, awkward, 4, 128, 512);
-        same_bits(&pool, 150, many, 128);
-        same_bits(&pool, 14, awkward, 64);
+        Pool other = {pool.cache, 65536, 48}; /* the same memory as narrower rows: for the generic kernel */
+        parity(&other, "generic, 32 + 16", 14, awkward, 1, 4, 32);
+        other.dim = 72;
+        parity(&other, "generic, 64 + 8, two rows", 14, awkward, 2, 3, 64);
+        other.dim = 320;
+        parity(&other, "generic, 256 + 64", 4, tiny, 1, 16, 256);
+        same_bits(&pool, 150, many, 128, 512);
+        same_bits(&pool, 14, awkward, 64, 512);
+        const int32_t deep[5] = {20000, 33333, 4097, 16384, 70};
+        parity(&pool, "long", 5, deep, 1, 128, 512);
+        same_bits(&pool, 5, deep, 128, 512);
+        same_bits(&other, 4, tiny, 16, 256);
         same_bits_rows(&pool);
     }
     if (timing)

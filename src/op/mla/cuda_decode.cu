@@ -1,7 +1,7 @@
 /* cuda_decode.cu - host side of cuda_decode.cuh: workspace, tensor maps, launches. */
 #include "op/mla/cuda_decode.h"
 
-#include "op/mla/cuda_decode.cuh"
+#include "op/mla/cuda_decode_generic.cuh"
 
 using namespace proa;
 
@@ -78,7 +78,7 @@ extern "C" cudaError_t proa_mla_decode_plan(const proa_mla_decode_args *a, cudaS
 {
     int32_t parts = 0;
     const MlaDecode d = described(a);
-    if (!fast(a))
+    if (!fast(a) || a->rows == 0)
         return cudaSuccess;
     if (a->rows > MLA_ROWS_MAX)
         return cudaErrorInvalidValue;
@@ -124,8 +124,16 @@ extern "C" cudaError_t proa_mla_decode(const proa_mla_decode_args *a, cudaStream
     MlaMaps maps;
     int32_t parts = 0;
     const MlaDecode d = described(a);
-    if (!fast(a))
-        return cudaErrorNotSupported;
+    if (a->rows == 0)
+        return cudaSuccess;
+    if (!fast(a)) {
+        const size_t bytes = (size_t)(2 * a->kv_lora_rank + a->rope_dim) * sizeof(float);
+        if (bytes > 47 * 1024)
+            return cudaErrorInvalidValue;
+        mla_decode_generic<<<dim3((unsigned)a->rows, (unsigned)a->heads), MLA_GENERIC_THREADS, bytes, stream>>>(
+            d, (const __nv_bfloat16 *)a->q, (const __nv_bfloat16 *)a->cache, a->kv_lora_rank, a->rope_dim);
+        return cudaGetLastError();
+    }
     cudaError_t error = parts_of(a, &parts);
     if (error == cudaSuccess)
         error = map_all(a, &maps);

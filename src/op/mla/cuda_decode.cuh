@@ -10,17 +10,25 @@
  * has them merged in their order (mla_merge) by a second kernel, one of a single split is written at once. So a row's bits depend on
  * its own q, keys and length (law 2). mla_plan, once a step, cuts the list of all splits into a stretch a block, by cost.
  *
- * A block: one warp copies, three warpgroups compute.
+ * A block: four warps copy, three warpgroups compute.
  *
- *   producer    [Q | K0 | K1 | K2 ... | Q' | ...] into a ring of three slots of 64 x 576
- *   score       Q held in registers (its rotary part in shared memory): S = Q K^T, softmax, P to the slot's rotary part, dead by then
- *   value L, R  O[:, 0..255] and O[:, 256..511], in registers: O = O shrink + P V, V the slot's first 512 columns
+ *   producers   [Q | K0 | K1 | K2 ... | Q' | ...], each 64 x 576, into a ring of 11 units (64 x 128 latent columns, four a block of
+ *               keys, a warp each) and one of three slots (64 x 64 rotary columns)
+ *   score       Q held in registers but for its last three pieces of 64 columns: S = Q K^T, softmax, P to the block's slot, whose
+ *               rotary keys are dead by then
+ *   value L, R  O[:, 0..255] and O[:, 256..511], in registers: O = O shrink + P V, V the block's units
  *
- * Score hands P of block b on once S of block b + 1 is done: the next softmax then runs under the values' products, and the tensor
- * cores stay busy. Shared memory: 3 x 72 KB slots + 8 KB q_pe + shrink factors and barriers = 226 KB: one block a multiprocessor.
+ * Score hands P of block b on when S of block b + 1 is two thirds done: the values' products then fill the tensor cores during the
+ * softmax of b + 1, and their units are free again in time. Held queries spare shared memory (2.75 blocks of keys fit, not two), and
+ * its bandwidth: a product of [64, 16] by [64, 16]^T takes about 54 cycles with both operands from there, 34 with one.
+ * One block a multiprocessor: 226 KB; registers 24 + 168 + 2 x 160 a thread (a product into 128 registers needs 154 at least).
  *
  * Bound: per 64 keys and tile 64 x 64 x (576 + 512) x 2 = 8.9 MFLOP = 2,176 cycles of the tensor cores; bytes 64 x 1,152 a row from
  * device memory. B 128, L 4,096, 128 heads: 146 GFLOP = 148 us at 989 TFLOP/s; 604 MB = 180 us at 3.35 TB/s.
+ * Measured on an H100, kernel and merge: 288 us; in one split of 4,096 251 us. A block of keys takes about 3,000 cycles, of which
+ * the score warpgroup's chain is the longest: S 1,700, softmax 750, handing over 450.
+ *
+ * Lost: copying ahead to the second-level cache (+60 us), evict-first copies (+4 us), handing P on at once (+9 us) or after S (+3 us).
  */
 #ifndef PROA_OP_MLA_CUDA_DECODE_CUH
 #define PROA_OP_MLA_CUDA_DECODE_CUH
@@ -44,13 +52,9 @@ enum {
     MLA_COST_SPLIT = 1, /* in blocks of keys: what a split costs beside its blocks */
     MLA_COST_ROW = 2,   /* and a row's first one in a stretch */
 };
-#ifndef MLA_HAND_ON
-#define MLA_HAND_ON 3
-#endif
-#ifndef MLA_SPLIT_BLOCKS
-#define MLA_SPLIT_BLOCKS 32
-#endif
-enum { MLA_SPLIT = MLA_SPLIT_BLOCKS * MLA_BLOCK };
+/* Keys of a split: a result of fewer (1,024: +50 us at B 128, L 4,096) costs more to write and merge, one of more (4,096: -37 us) leaves
+ * small batches to few multiprocessors (B 1: 127 us for 70). Part of what a row's bits depend on. */
+enum { MLA_SPLIT_BLOCKS = 32, MLA_SPLIT = MLA_SPLIT_BLOCKS * MLA_BLOCK };
 
 /* Splits from (row, split) up to, not including, (row_end, split_end). */
 struct MlaStretch {
@@ -371,9 +375,8 @@ __device__ __forceinline__ void mla_scores(MlaShared &m, MlaUnitRing *unit, cons
     product_pin(s);
 #pragma unroll
     for (int i = 0; i < 5; i++) {
-        if (i == MLA_HAND_ON)
-            mla_hand_on(m, pending, lane);
         if (i == 3) { /* the last unit is the last to arrive */
+            mla_hand_on(m, pending, lane);
             barrier_wait(&m.slot_full[slot.at], slot.phase);
             const uint64_t keys = tile_descriptor(m.slots[slot.at]);
             product_fence();
@@ -395,14 +398,10 @@ __device__ __forceinline__ void mla_scores(MlaShared &m, MlaUnitRing *unit, cons
         unit->advance(1);
     }
     product_commit();
-    if (MLA_HAND_ON == 5)
-        mla_hand_on(m, pending, lane);
     product_wait<0>();
     product_pin(s);
     if (lane == 0)
         barrier_arrive(&m.scored);
-    if (MLA_HAND_ON == 6)
-        mla_hand_on(m, pending, lane);
 }
 
 /* s becomes 2^(scale_log2 (s - top)). top, the row's own reference, follows the largest score once that is 2^8 above it: as exact, and
