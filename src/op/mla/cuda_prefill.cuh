@@ -31,6 +31,7 @@
 #define PROA_OP_MLA_CUDA_PREFILL_CUH
 
 #include "op/cuda/tiles.cuh"
+#include "op/mla/cuda_prefill.h"
 
 namespace proa {
 
@@ -49,16 +50,9 @@ enum {
     PREFILL_THREADS = 384,
 };
 
-/* One segment in one call, in device memory: an int32 [segments, 6]. */
-struct PrefillSegment {
-    int32_t row_first;      /* of q and out */
-    int32_t row_count;      /* 0: none */
-    int32_t position_first; /* of the first row */
-    int32_t key_row;        /* row of kv and k_pe that holds position key_first */
-    int32_t key_first;      /* this call's first key, a multiple of 128; 0: the state starts here */
-    int32_t key_count;      /* key_first + key_count is a multiple of 128, or position_first + row_count; 0: nothing to do */
-};
+using PrefillSegment = proa_mla_prefill_segment;
 
+/* As in proa_mla_prefill_args. */
 struct MlaPrefill {
     const PrefillSegment *segments;
     int32_t segment_count;
@@ -66,16 +60,15 @@ struct MlaPrefill {
     int32_t rows; /* of q; a head's rows of state and lse */
     float scale;
     __nv_bfloat16 *out;
-    int64_t out_stride; /* of a row, a multiple of 8 */
-    float *lse; /* or NULL */
-    float *state_max; /* [heads, rows]; the state may be NULL where each segment's keys come in one call */
-    float *state_sum; /* [heads, rows, 4] */
-    float *state_out; /* [heads, rows, 128] */
-    int32_t *tickets; /* [2], zero before the first launch; a launch leaves them zero. Not shared by launches that overlap */
-    int32_t l2_bytes; /* keys and values that blocks at work at once may span; 0: PREFILL_L2_BYTES */
+    float *lse;
+    float *state_max;
+    float *state_sum;
+    float *state_out;
+    int32_t *tickets;
+    int32_t l2_bytes;
 };
 
-enum { PREFILL_L2_BYTES = 16 << 20 };
+enum { PREFILL_L2_BYTES = 16 << 20 }; /* 8 and 28 MB: 0 to 7 % slower */
 
 /* bf16, two dimensions, 128-byte swizzle, zeros outside. */
 struct PrefillMaps {
@@ -402,7 +395,7 @@ __device__ __forceinline__ void prefill_store(const MlaPrefill &a, int32_t head,
         sum += __shfl_xor_sync(~0u, sum, 2);
         const float inverse = 1.0f / sum;
         const bool has = 8 * r < valid;
-        __nv_bfloat16 *to = a.out + (row + 8 * r) * a.out_stride + head * PREFILL_V + quad * 8;
+        __nv_bfloat16 *to = a.out + ((int64_t)(row + 8 * r) * a.heads + head) * PREFILL_V + quad * 8;
 #pragma unroll
         for (int g = 0; g < 4; g++) { /* 32 columns: 8 a thread */
             uint32_t x[4];
@@ -718,34 +711,10 @@ __global__ void __launch_bounds__(32 * PREFILL_GENERIC_WARPS) mla_prefill_generi
     for (int i = 0; i < PREFILL_GENERIC_V; i++) {
         const int32_t column = 32 * i + lane;
         if (column < g.v_dim && done)
-            a.out[row * a.out_stride + head * g.v_dim + column] = __float2bfloat16_rn(fmaf(o[i], 1.0f / sum, 0.0f));
+            a.out[((int64_t)row * a.heads + head) * g.v_dim + column] = __float2bfloat16_rn(fmaf(o[i], 1.0f / sum, 0.0f));
         else if (column < g.v_dim)
             a.state_out[state * g.v_dim + column] = o[i];
     }
-}
-
-/* ---- launch ---- */
-
-/* Once a device, before the first launch. */
-inline cudaError_t mla_prefill_prepare()
-{
-    return cudaFuncSetAttribute(mla_prefill, cudaFuncAttributeMaxDynamicSharedMemorySize, PrefillMemory::BYTES);
-}
-
-/* `blocks`: the device's multiprocessors, or fewer. */
-inline cudaError_t mla_prefill_launch(cudaStream_t stream, int32_t blocks, const PrefillMaps &maps, MlaPrefill args)
-{
-    if (args.l2_bytes == 0)
-        args.l2_bytes = PREFILL_L2_BYTES;
-    mla_prefill<<<(unsigned)blocks, PREFILL_THREADS, PrefillMemory::BYTES, stream>>>(maps, args);
-    return cudaGetLastError();
-}
-
-inline cudaError_t mla_prefill_generic_launch(cudaStream_t stream, const MlaPrefillGeneric &args)
-{
-    const dim3 grid((unsigned)(args.a.rows + PREFILL_GENERIC_WARPS - 1) / PREFILL_GENERIC_WARPS, (unsigned)args.a.heads);
-    mla_prefill_generic<<<grid, 32 * PREFILL_GENERIC_WARPS, 0, stream>>>(args);
-    return cudaGetLastError();
 }
 
 } // namespace proa
