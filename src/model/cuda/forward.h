@@ -1,0 +1,92 @@
+/* forward.h - one step of the model on a GPU: buffers, the walk over the layers, graphs of it.
+ *
+ * A step is written into pinned memory by the caller's thread, copied up, and computed; nothing is allocated, and with a graph nothing but one
+ * copy and one launch is asked of the driver. Rows that decode (absorbed form) come before those of prompts (expanded form):
+ * the caller orders them, a row's bits do not depend on it (law 2).
+ *
+ * The experts that are here take all rows: where a rank of several would send rows away, `where` says which of the local experts stands
+ * for each expert of the model.
+ *
+ * Owner: the thread of the GPU.
+ */
+#ifndef PROA_MODEL_CUDA_FORWARD_H
+#define PROA_MODEL_CUDA_FORWARD_H
+
+#include "model/cuda/weights.h"
+
+typedef struct proa_cuda_forward proa_cuda_forward;
+
+typedef struct proa_cuda_limits {
+    int32_t rows_max;
+    int32_t decode_rows_max;
+    int32_t segments_max; /* of prompts */
+    int32_t keys_max;     /* of all prompts of a step, those in the cache included, each rounded up to 128 */
+    int32_t logit_rows_max;
+    int32_t positions_max;
+    int32_t kv_blocks;
+} proa_cuda_limits;
+
+/* What a step's time goes into. */
+typedef enum proa_cuda_op {
+    PROA_CUDA_EMBED,
+    PROA_CUDA_NORM,
+    PROA_CUDA_QKV_A,
+    PROA_CUDA_Q_NORM,
+    PROA_CUDA_Q_B,
+    PROA_CUDA_ROPE, /* and the cache's new rows */
+    PROA_CUDA_UK,
+    PROA_CUDA_MLA,
+    PROA_CUDA_UV,
+    PROA_CUDA_GATHER,
+    PROA_CUDA_KV_B,
+    PROA_CUDA_MHA,
+    PROA_CUDA_O_QUANTISE,
+    PROA_CUDA_O,
+    PROA_CUDA_DENSE,
+    PROA_CUDA_ROUTER,
+    PROA_CUDA_SPREAD,
+    PROA_CUDA_EXPERTS_UP,
+    PROA_CUDA_EXPERTS_ACT,
+    PROA_CUDA_EXPERTS_DOWN,
+    PROA_CUDA_SHARED,
+    PROA_CUDA_COMBINE,
+    PROA_CUDA_HEAD,
+    PROA_CUDA_OPS,
+} proa_cuda_op;
+
+const char *proa_cuda_op_name(proa_cuda_op op);
+
+/* `where` [n_routed_experts]: local expert of each; NULL: itself, all are here. Copied. */
+proa_status proa_cuda_forward_create(proa_gpu *gpu, const proa_cuda_weights *weights, const proa_cuda_limits *limits,
+                                     const int32_t *where, proa_cuda_forward **forward, proa_error *err);
+void proa_cuda_forward_free(proa_cuda_forward *forward); /* accepts NULL */
+
+/* Bytes of GPU memory beside the weights: buffers, and the cache. */
+void proa_cuda_forward_bytes(const proa_cuda_forward *forward, uint64_t *buffers, uint64_t *cache);
+
+/* One sequence of a step. */
+typedef struct proa_cuda_sequence {
+    int32_t row_count;      /* decode: 1 */
+    int32_t position_first; /* of its first row */
+    const int32_t *ids;     /* [row_count] */
+    const int32_t *blocks;  /* KV blocks for positions 0 .. position_first + row_count - 1 */
+    bool wants_logits;      /* of its last row */
+} proa_cuda_sequence;
+
+typedef struct proa_cuda_step {
+    const proa_cuda_sequence *decode; /* one row each */
+    int32_t decode_count;
+    int32_t padding; /* rows that compute nothing of use, behind those: a graph has a fixed number */
+    const proa_cuda_sequence *prompts;
+    int32_t prompt_count;
+} proa_cuda_step;
+
+/* Queues the step's description; then its work. Logits [wanted, vocab] float32 on the GPU, in the order of the sequences. */
+proa_status proa_cuda_forward_prepare(proa_cuda_forward *forward, const proa_cuda_step *step, proa_error *err);
+proa_status proa_cuda_forward_run(proa_cuda_forward *forward, proa_error *err);
+const float *proa_cuda_forward_logits(const proa_cuda_forward *forward);
+
+/* For measurements: the ops of this set alone are queued from now on (bit 1 << op). */
+void proa_cuda_forward_only(proa_cuda_forward *forward, uint32_t ops);
+
+#endif
