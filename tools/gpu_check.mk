@@ -3,12 +3,13 @@
 #   gpu-check      parity with the references, then the memory checker over them
 #   gpu-parity     parity alone
 #   gpu-memcheck   compute-sanitizer's memcheck and racecheck
+#   gpu-bench      one rank's share of DeepSeek-R1, op by op (SHAPE=text: those steps alone)
 OUT ?= out
 export LD_LIBRARY_PATH := $(CURDIR)/lib:$(LD_LIBRARY_PATH)
 tests = $(notdir $(wildcard bin/gpu_test_*))
 
-.PHONY: gpu-check gpu-parity gpu-memcheck
-gpu-check: gpu-parity gpu-memcheck
+.PHONY: gpu-check gpu-parity gpu-bench gpu-memcheck
+gpu-check: gpu-parity gpu-bench gpu-memcheck
 
 gpu-parity:
 	@mkdir -p $(OUT); nvidia-smi --query-gpu=name,driver_version --format=csv,noheader | tee $(OUT)/gpu.txt
@@ -21,3 +22,6 @@ gpu-memcheck:
 	    if PROA_TEST_SMALL=1 compute-sanitizer --tool $$tool --error-exitcode 9 bin/$$t >$(OUT)/$$t.$$tool.log 2>&1; then echo "passed $$t under $$tool"; \
 	    else echo "FAILED $$t under $$tool"; tail -5 $(OUT)/$$t.$$tool.log; bad=1; fi; \
 	done; done; exit $$bad
+
+gpu-bench:
+	@mkdir -p $(OUT); bin/proa bench slice --model-path bench/deepseek-r1 $(if $(SHAPE),--shape "$(SHAPE)") --json $(OUT)/slice.json | tee $(OUT)/slice.log

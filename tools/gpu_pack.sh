@@ -7,7 +7,7 @@ root=$(cd "$(dirname "$0")/.." && pwd)
 
 rm -rf "$folder"
 mkdir -p "$folder/bin" "$folder/lib"
-programs=("$build"/tests/gpu/gpu_test_*)
+programs=("$build/proa" "$build"/tests/gpu/gpu_test_*)
 for program in "${programs[@]}"; do
     [ -f "$program" ] && [ -x "$program" ] || continue
     strip -o "$folder/bin/${program##*/}" "$program"
@@ -15,5 +15,7 @@ for program in "${programs[@]}"; do
     ldd "$program" | awk '$3 ~ /^\// { print $3 }' | grep -vE '/(libc|libm|libdl|librt|libpthread|ld-linux[^/]*)\.so' |
         while read -r library; do cp -nL "$library" "$folder/lib/"; done
 done
+mkdir -p "$folder/bench"
+cp -r "$root/bench/deepseek-r1" "$folder/bench/"
 cp "$root/tools/gpu_check.mk" "$folder/Makefile"
 echo "$folder: $(ls "$folder/bin" | wc -l) programs, $(du -sh "$folder" | cut -f1)"

@@ -156,23 +156,24 @@ static proa_status bench_run(bench *b, const proa_options *options, proa_error *
     return status;
 }
 
+static const struct {
+    const char *name;
+    int (*run)(const proa_options *options);
+} others[] = {
+    {"tokenizer", proa_cmd_bench_tokenizer}, {"model", proa_cmd_bench_model}, {"slice", proa_cmd_bench_slice},
+    {"a2a", proa_cmd_bench_a2a},             {"load", proa_cmd_bench_load},   {"transfer", proa_cmd_bench_transfer},
+};
+
 int proa_cmd_bench(const proa_options *options)
 {
     proa_error err = {0};
     const char *what = proa_options_argument(options, 0);
-    if (what != NULL && strcmp(what, "tokenizer") == 0)
-        return proa_cmd_bench_tokenizer(options);
-    if (what != NULL && strcmp(what, "model") == 0)
-        return proa_cmd_bench_model(options);
-    if (what != NULL && strcmp(what, "a2a") == 0)
-        return proa_cmd_bench_a2a(options);
-    if (what != NULL && strcmp(what, "load") == 0)
-        return proa_cmd_bench_load(options);
-    if (what != NULL && strcmp(what, "transfer") == 0)
-        return proa_cmd_bench_transfer(options);
+    for (size_t i = 0; what != NULL && i < sizeof others / sizeof *others; i++)
+        if (strcmp(what, others[i].name) == 0)
+            return others[i].run(options);
     if (what == NULL || strcmp(what, "op") != 0) {
         proa_error_set(&err, PROA_ERR_INVALID,
-                       "bench %s: say what to measure: op, model, tokenizer, transfer, a2a or load",
+                       "bench %s: say what to measure: op, model, slice, tokenizer, transfer, a2a or load",
                        what != NULL ? what : "");
         proa_cmd_fail(&err);
         return PROA_EXIT_USAGE;

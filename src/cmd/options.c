@@ -14,8 +14,8 @@
 
 /* clang-format off */
 static const proa_command commands[] = {
-    {"bench", "op|model|tokenizer|transfer|a2a|load", 1,
-     "Measure ops, the layer graph, transfers of KV rows or all-to-alls beside the bounds of this machine; the tokenizer; a running server", proa_cmd_bench},
+    {"bench", "op|model|slice|tokenizer|transfer|a2a|load", 1,
+     "Measure ops, the layer graph, one rank's share of a model on a GPU, transfers of KV rows or all-to-alls beside the bounds of this machine; the tokenizer; a running server", proa_cmd_bench},
     {"detokenize", NULL, 0, "Turn JSON lines {\"ids\": [...]} into {\"text\": ...}", proa_cmd_detokenize},
     {"doctor", NULL, 0, "Look at this machine, its links and the servers of a cluster, and say what stands in the way", proa_cmd_doctor},
     {"frontend", NULL, 0, "Take requests over HTTP and route them to the workers of a cluster", proa_cmd_frontend},

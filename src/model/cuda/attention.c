@@ -6,7 +6,7 @@
 #include "model/cuda/internal.h"
 
 #include "op/linear/cuda.h"
-#include "op/mla/cuda_decode.h"
+#include "op/mla/cuda.h"
 #include "op/mla/cuda_prefill.h"
 #include "op/quantise/cuda.h"
 #include "op/rmsnorm/cuda.h"
@@ -29,7 +29,8 @@ static int32_t cache_row(const proa_model_config *c)
 
 static void *layer_cache(const proa_cuda_forward *f, int32_t layer)
 {
-    return f->cache + f->cache_bytes / (uint64_t)f->config.num_hidden_layers * (uint64_t)layer;
+    const int32_t layers = f->limits.cache_layers;
+    return f->cache + f->cache_bytes / (uint64_t)layers * (uint64_t)(layer % layers);
 }
 
 static proa_cuda_rope_table table_of(const proa_cuda_forward *f, int32_t row)
@@ -105,13 +106,15 @@ static proa_status decode(proa_cuda_forward *f, const proa_cuda_layer *w, int32_
     if (f->decode_rows == 0)
         return PROA_OK;
     proa_status status = by_head(f, PROA_CUDA_UK, q, q_stride, qk_of(c), w->w_uk, lora, nope, f->b.q_all, (int64_t)heads * all, all, err);
+    const proa_mla_decode_args args = {.rows = f->decode_rows, .heads = heads, .kv_lora_rank = lora, .rope_dim = c->qk_rope_head_dim,
+                                       .rows_per_table = 1, .table_stride = f->table_stride, .table = f->m.tables,
+                                       .lengths = f->m.lengths, .q = f->b.q_all, .cache = layer_cache(f, layer),
+                                       .cache_blocks = f->limits.kv_blocks, .scale = f->softmax_scale, .out = f->b.o_lat,
+                                       .workspace = f->b.mla_workspace, .splits_max = f->splits_max};
+    if (status == PROA_OK && layer == 0 && proa_cuda_wanted(f, PROA_CUDA_MLA))
+        status = proa_cuda_mla_plan(f->gpu, &args, err);
     if (status == PROA_OK && proa_cuda_wanted(f, PROA_CUDA_MLA))
-        status = proa_cuda_mla_decode(
-            f->gpu, &(proa_mla_decode_args){.rows = f->decode_rows, .heads = heads, .kv_lora_rank = lora, .rope_dim = c->qk_rope_head_dim,
-                                            .rows_per_table = 1, .table_stride = f->table_stride, .table = f->m.tables,
-                                            .lengths = f->m.lengths, .q = f->b.q_all, .cache = layer_cache(f, layer),
-                                            .cache_blocks = f->limits.kv_blocks, .scale = f->softmax_scale, .out = f->b.o_lat,
-                                            .workspace = f->b.mla_workspace, .splits_max = f->splits_max}, layer == 0, err);
+        status = proa_cuda_mla_decode(f->gpu, &args, err);
     return status != PROA_OK ? status
                              : by_head(f, PROA_CUDA_UV, f->b.o_lat, (int64_t)heads * lora, lora, w->w_uv, v, lora, f->b.attention,
                                        (int64_t)heads * v, v, err);

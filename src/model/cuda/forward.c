@@ -163,9 +163,9 @@ static void carve_all(carver *c, proa_cuda_forward *f)
     f->b.logits = carve(c, last * m->vocab_size, sizeof(float));
     f->rope_cos = carve(c, pairs, sizeof(float));
     f->rope_sin = carve(c, pairs, sizeof(float));
-    f->where = f->where != NULL ? carve(c, m->n_routed_experts, sizeof(int32_t)) : NULL;
+    f->where = f->placed ? carve(c, m->n_routed_experts, sizeof(int32_t)) : NULL;
     f->buffer_bytes = c->used;
-    f->cache_bytes = (uint64_t)m->num_hidden_layers * (uint64_t)f->limits.kv_blocks * PROA_KV_BLOCK_TOKENS *
+    f->cache_bytes = (uint64_t)f->limits.cache_layers * (uint64_t)f->limits.kv_blocks * PROA_KV_BLOCK_TOKENS *
                      (uint64_t)(m->kv_lora_rank + m->qk_rope_head_dim) * sizeof(uint16_t);
     f->cache = carve(c, (int64_t)f->cache_bytes, 1);
 }
@@ -210,11 +210,13 @@ proa_status proa_cuda_forward_create(proa_gpu *gpu, const proa_cuda_weights *wei
     f->config = *c;
     f->limits = *limits;
     f->only = UINT32_MAX;
+    if (limits->cache_layers == 0)
+        f->limits.cache_layers = c->num_hidden_layers;
     f->softmax_scale = (float)proa_rope_softmax_scale(&c->rope, c->qk_nope_head_dim + c->qk_rope_head_dim);
     f->table_stride = (limits->positions_max + PROA_KV_BLOCK_TOKENS - 1) / PROA_KV_BLOCK_TOKENS;
     f->slots_max = round_up(limits->rows_max * c->num_experts_per_tok + weights->local_experts * (ROW_ALIGN - 1), ROW_ALIGN);
     f->splits_max = limits->decode_rows_max * proa_mla_decode_splits(limits->positions_max);
-    f->where = where != NULL ? (int32_t *)f : NULL; /* any but NULL: carve_all gives it its place */
+    f->placed = where != NULL;
     carve_all(&measure, f);
     proa_status status = proa_gpu_alloc(gpu, measure.used, &f->memory, err);
     if (status == PROA_OK)

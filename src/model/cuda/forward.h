@@ -24,6 +24,7 @@ typedef struct proa_cuda_limits {
     int32_t logit_rows_max;
     int32_t positions_max;
     int32_t kv_blocks;
+    int32_t cache_layers; /* that have a cache of their own; 0: all. For measurements: the others share these, and results mean nothing */
 } proa_cuda_limits;
 
 /* What a step's time goes into. */

@@ -69,6 +69,7 @@ struct proa_cuda_forward {
     int32_t slots_max; /* S */
     int32_t splits_max;
     uint32_t only;
+    bool placed; /* experts: by `where` */
     int32_t *where;
     float *rope_cos, *rope_sin;
     unsigned char *cache; /* [layers][blocks * 64, kv_lora_rank + rope] bf16 */

@@ -6,7 +6,6 @@
 #ifndef PROA_OP_MLA_CUDA_DECODE_H
 #define PROA_OP_MLA_CUDA_DECODE_H
 
-#include <cuda_runtime_api.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -39,10 +38,12 @@ int32_t proa_mla_decode_splits(int32_t length);
 
 size_t proa_mla_decode_workspace_bytes(int32_t rows, int32_t heads, int32_t splits_max);
 
+#ifdef __CUDACC__
 /* Spreads a step's work over the device; before the step's first layer, and again when lengths have changed. */
 cudaError_t proa_mla_decode_plan(const proa_mla_decode_args *args, cudaStream_t stream);
 
 cudaError_t proa_mla_decode(const proa_mla_decode_args *args, cudaStream_t stream);
+#endif
 
 #ifdef __cplusplus
 }

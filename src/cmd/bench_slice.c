@@ -1,0 +1,324 @@
+/* bench_slice.c - `proa bench slice`: one rank's share of a model on one GPU, op by op, beside what the GPU allows.
+ *
+ * The EP32 slice: all layers at real shapes, EXPERTS of the physical experts, and as many tokens for each of them as a rank of 32 gets. What
+ * a rank would send away and get back is packed and unpacked here: no all-to-all is in these figures. Weights are random; expert
+ * e of the model stands for expert e mod EXPERTS. Layers share a few caches, each larger than the second-level cache by far.
+ *
+ * A step is one graph. An op's time is that of a graph of that op alone in all layers, and ops of other kinds between them cost what they
+ * cost: the sum of the ops is printed beside the step.
+ */
+#include "cmd/bench_slice.h"
+
+#include "base/json.h"
+#include "cmd/bench.h"
+#include "cmd/cmd.h"
+#include "cmd/load.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+enum {
+    EXPERTS = 9,
+    CACHES = 3,
+    WARM_RUNS = 3,
+    RUNS = 15,
+    SAMPLE_RUNS = 5,
+};
+
+static const bench_slice_shape shapes[] = {
+    {true, 1, 4096},    {true, 32, 4096},  {true, 64, 4096},  {true, 128, 1024}, {true, 128, 2048},
+    {true, 128, 4096},  {true, 128, 8192}, {true, 256, 2048}, {true, 256, 4096}, {false, 4, 4096},
+};
+
+enum { SHAPES = sizeof shapes / sizeof *shapes };
+
+/* What the GPU can do at most, by its data sheet (dense). */
+typedef struct peaks {
+    double bytes_ns;
+    double fp8_flops_ns;
+    double bf16_flops_ns;
+} peaks;
+
+typedef struct bench {
+    proa_gpu *gpu;
+    proa_model_config config;
+    proa_cuda_weights *weights;
+    proa_cuda_forward *forward;
+    proa_gpu_mark *from, *to;
+    peaks peak;
+    proa_json *results; /* NULL without --json */
+} bench;
+
+static void describe(const bench_slice_shape *s, char text[64])
+{
+    snprintf(text, 64, s->decode ? "decode %d at %d" : "prefill %d x %d", s->sequences, s->context);
+}
+
+static peaks peaks_of(const proa_gpu_facts *facts)
+{
+    const bool h200 = strstr(facts->name, "H200") != NULL;
+    return (peaks){.bytes_ns = h200 ? 4800 : 3350, .fp8_flops_ns = 1979e3, .bf16_flops_ns = 989e3};
+}
+
+/* ---- a step ---- */
+
+static int32_t blocks_of(int32_t keys)
+{
+    return (keys + PROA_KV_BLOCK_TOKENS - 1) / PROA_KV_BLOCK_TOKENS;
+}
+
+static proa_status make_forward(bench *b, const bench_slice_shape *s, proa_error *err)
+{
+    int32_t where[PROA_ROUTER_MAX_EXPERTS];
+    const int32_t rows = s->decode ? s->sequences : s->sequences * s->context;
+    const proa_cuda_limits limits = {
+        .rows_max = rows,
+        .decode_rows_max = s->decode ? rows : 1,
+        .segments_max = s->sequences,
+        .keys_max = s->decode ? 1 : rows,
+        .logit_rows_max = s->sequences,
+        .positions_max = s->context,
+        .kv_blocks = s->sequences * blocks_of(s->context),
+        .cache_layers = CACHES,
+    };
+    for (int32_t e = 0; e < b->config.n_routed_experts; e++)
+        where[e] = e % EXPERTS;
+    return proa_cuda_forward_create(b->gpu, b->weights, &limits, where, &b->forward, err);
+}
+
+/* Sequences whose blocks lie scattered. */
+static proa_status prepare(bench *b, const bench_slice_shape *s, proa_error *err)
+{
+    const int32_t each = blocks_of(s->context), all = s->sequences * each, rows = s->decode ? 1 : s->context;
+    proa_cuda_sequence *sequences = calloc((size_t)s->sequences, sizeof *sequences);
+    int32_t *blocks = malloc(sizeof *blocks * (size_t)all), *ids = malloc(sizeof *ids * (size_t)rows);
+    proa_status status = PROA_OK;
+    if (sequences == NULL || blocks == NULL || ids == NULL)
+        status = proa_error_set(err, PROA_ERR_MEMORY, "no memory for %d sequences", s->sequences);
+    for (int32_t i = 0; i < all && status == PROA_OK; i++)
+        blocks[i] = (int32_t)((int64_t)i * 7919 % all); /* a prime that divides none of these numbers */
+    for (int32_t i = 0; i < rows && status == PROA_OK; i++)
+        ids[i] = (int32_t)((int64_t)i * 31 % b->config.vocab_size);
+    for (int32_t i = 0; i < s->sequences && status == PROA_OK; i++)
+        sequences[i] = (proa_cuda_sequence){.row_count = rows, .position_first = s->decode ? s->context - 1 : 0, .ids = ids,
+                                            .blocks = blocks + i * each, .wants_logits = true};
+    if (status == PROA_OK)
+        status = proa_cuda_forward_prepare(b->forward,
+                                           &(proa_cuda_step){.decode = s->decode ? sequences : NULL,
+                                                             .decode_count = s->decode ? s->sequences : 0,
+                                                             .prompts = s->decode ? NULL : sequences,
+                                                             .prompt_count = s->decode ? 0 : s->sequences},
+                                           err);
+    if (status == PROA_OK)
+        status = proa_gpu_sync(b->gpu, err);
+    free(sequences);
+    free(blocks);
+    free(ids);
+    return status;
+}
+
+static int by_value(const void *a, const void *b)
+{
+    const double x = *(const double *)a, y = *(const double *)b;
+    return (x > y) - (x < y);
+}
+
+static proa_status time_runs(bench *b, proa_gpu_graph *graph, int runs, double *us, proa_error *err)
+{
+    double times[RUNS];
+    proa_status status = PROA_OK;
+    for (int i = -WARM_RUNS; i < runs && status == PROA_OK; i++) {
+        status = proa_gpu_mark_set(b->gpu, b->from, err);
+        if (status == PROA_OK)
+            status = proa_gpu_graph_run(b->gpu, graph, err);
+        if (status == PROA_OK)
+            status = proa_gpu_mark_set(b->gpu, b->to, err);
+        if (status == PROA_OK)
+            status = proa_gpu_sync(b->gpu, err);
+        if (i >= 0)
+            times[i] = proa_gpu_mark_us(b->from, b->to);
+    }
+    qsort(times, (size_t)runs, sizeof *times, by_value);
+    *us = times[runs / 2];
+    return status;
+}
+
+/* The median of a step's ops in this set. */
+static proa_status measure(bench *b, uint32_t ops, int runs, double *us, proa_error *err)
+{
+    proa_gpu_graph *graph = NULL;
+    proa_cuda_forward_only(b->forward, ops);
+    proa_status status = proa_gpu_graph_begin(b->gpu, err);
+    if (status == PROA_OK)
+        status = proa_cuda_forward_run(b->forward, err);
+    if (status == PROA_OK)
+        status = proa_gpu_graph_end(b->gpu, &graph, err);
+    if (status == PROA_OK)
+        status = time_runs(b, graph, runs, us, err);
+    proa_gpu_graph_free(graph);
+    return status;
+}
+
+/* ---- the table ---- */
+
+typedef struct bound {
+    double us;
+    const char *name;
+} bound;
+
+static bound bound_of(const peaks *p, const bench_slice_cost *c)
+{
+    const double memory = c->bytes / p->bytes_ns / 1e3, fp8 = c->fp8_flops / p->fp8_flops_ns / 1e3, bf16 = c->bf16_flops / p->bf16_flops_ns / 1e3;
+    if (memory >= fp8 && memory >= bf16)
+        return (bound){memory, "HBM"};
+    return fp8 >= bf16 ? (bound){fp8, "FP8"} : (bound){bf16, "BF16"};
+}
+
+static void add_result(bench *b, const char *shape, const char *op, double us, const bench_slice_cost *c, bound best)
+{
+    const struct {
+        const char *name;
+        double value;
+    } figures[] = {{"time_us", us}, {"bytes", c->bytes}, {"fp8_flops", c->fp8_flops}, {"bf16_flops", c->bf16_flops}, {"bound_us", best.us}};
+    if (b->results == NULL)
+        return;
+    proa_json *row = proa_json_new_object();
+    proa_json_set(row, "shape", proa_json_new_string(shape, strlen(shape)));
+    proa_json_set(row, "op", proa_json_new_string(op, strlen(op)));
+    for (size_t i = 0; i < sizeof figures / sizeof *figures; i++)
+        proa_json_set(row, figures[i].name, proa_json_new_real(figures[i].value));
+    proa_json_set(row, "bound", proa_json_new_string(best.name, strlen(best.name)));
+    proa_json_append(b->results, row);
+}
+
+static void print_op(const char *name, double us, double step_us, const bench_slice_cost *c, bound best)
+{
+    printf("  %-17s %10.1f %6.1f %% %9.0f %8.0f %10.1f  %-5s %5.0f %%\n", name, us, 100 * us / step_us,
+           (c->fp8_flops + c->bf16_flops) / us / 1e6, c->bytes / us / 1e3, best.us, best.name, 100 * best.us / us);
+}
+
+static proa_status run_ops(bench *b, const bench_slice_shape *s, const char *name, double step_us, proa_error *err)
+{
+    double sum_us = 0, bound_us = 0;
+    printf("  %-17s %10s %8s %9s %8s %10s  %-5s %7s\n", "op, all layers", "us", "share", "TFLOP/s", "GB/s", "bound us", "by", "reached");
+    for (int op = 0; op < PROA_CUDA_OPS; op++) {
+        const bench_slice_cost cost = proa_bench_slice_cost(&b->config, EXPERTS, s, (proa_cuda_op)op);
+        const bound best = bound_of(&b->peak, &cost);
+        double us;
+        if (cost.bytes <= 0)
+            continue;
+        proa_status status = measure(b, 1u << op, SAMPLE_RUNS, &us, err);
+        if (status != PROA_OK)
+            return status;
+        sum_us += us;
+        bound_us += best.us;
+        print_op(proa_cuda_op_name((proa_cuda_op)op), us, step_us, &cost, best);
+        add_result(b, name, proa_cuda_op_name((proa_cuda_op)op), us, &cost, best);
+    }
+    printf("  %-17s %10.1f %6.1f %% %9s %8s %10.1f\n\n", "sum", sum_us, 100 * sum_us / step_us, "", "", bound_us);
+    return PROA_OK;
+}
+
+static proa_status run_shape(bench *b, const bench_slice_shape *s, proa_error *err)
+{
+    char name[64];
+    double us;
+    uint64_t buffers, cache;
+    describe(s, name);
+    proa_status status = make_forward(b, s, err);
+    if (status == PROA_OK)
+        status = prepare(b, s, err);
+    if (status == PROA_OK)
+        status = measure(b, UINT32_MAX, s->decode ? RUNS : SAMPLE_RUNS, &us, err);
+    if (status == PROA_OK) {
+        const double tokens = s->decode ? s->sequences : s->sequences * (double)s->context;
+        const bench_slice_cost none = {0};
+        proa_cuda_forward_bytes(b->forward, &buffers, &cache);
+        printf("%s: %.2f ms a step, %.0f tokens/s a GPU without all-to-all (buffers %.1f GB)\n", name, us / 1e3, tokens / us * 1e6,
+               (double)buffers / 1e9);
+        add_result(b, name, "step", us, &none, (bound){0, ""});
+        status = run_ops(b, s, name, us, err);
+    }
+    proa_cuda_forward_free(b->forward);
+    b->forward = NULL;
+    return status;
+}
+
+/* ---- the whole ---- */
+
+static proa_status open_gpu(bench *b, proa_error *err)
+{
+    proa_status status = proa_gpu_open(0, &b->gpu, err);
+    if (status == PROA_OK)
+        status = proa_gpu_mark_create(b->gpu, &b->from, err);
+    if (status == PROA_OK)
+        status = proa_gpu_mark_create(b->gpu, &b->to, err);
+    return status;
+}
+
+static proa_status read_model(bench *b, const proa_options *o, proa_error *err)
+{
+    char dir[4096], problem_dir[sizeof dir];
+    const char *given = proa_options_string(o, "model-path");
+    if (given == NULL && !proa_bundled_dir("bench/deepseek-r1", dir, sizeof dir))
+        return proa_error_set(err, PROA_ERR_NOT_FOUND,
+                              "no model: give --model-path DIR (bench/deepseek-r1 is not beside this program)");
+    snprintf(problem_dir, sizeof problem_dir, "%s", given != NULL ? given : dir);
+    return proa_model_config_load(problem_dir, &b->config, err);
+}
+
+static proa_status write_results(bench *b, const char *path, proa_error *err)
+{
+    proa_json *whole = proa_json_new_object();
+    const proa_gpu_facts *facts = proa_gpu_facts_of(b->gpu);
+    proa_json_set(whole, "gpu", proa_json_new_string(facts->name, strlen(facts->name)));
+    proa_json_set(whole, "rows", proa_json_ref(b->results));
+    proa_status status = proa_bench_write_file(whole, path, err);
+    proa_json_free(whole);
+    return status;
+}
+
+static proa_status bench_run(bench *b, const proa_options *o, proa_error *err)
+{
+    const char *wanted = proa_options_string(o, "shape"), *json = proa_options_string(o, "json");
+    proa_status status = read_model(b, o, err);
+    if (status == PROA_OK)
+        status = open_gpu(b, err);
+    if (status != PROA_OK)
+        return status;
+    const proa_gpu_facts *facts = proa_gpu_facts_of(b->gpu);
+    b->peak = peaks_of(facts);
+    b->results = json != NULL ? proa_json_new_array() : NULL;
+    status = proa_cuda_weights_make(b->gpu, &b->config, EXPERTS, &b->weights, err);
+    if (status != PROA_OK)
+        return status;
+    printf("EP32 slice: %d layers, %d experts here, %.1f GB of random weights, on %s (%.0f GB/s, %.0f TFLOP/s FP8, %.0f BF16)\n"
+           "no all-to-all: rows are packed and unpacked here\n\n",
+           b->config.num_hidden_layers, EXPERTS, (double)b->weights->bytes / 1e9, facts->name, b->peak.bytes_ns,
+           b->peak.fp8_flops_ns / 1e3, b->peak.bf16_flops_ns / 1e3);
+    for (int i = 0; i < SHAPES && status == PROA_OK; i++) {
+        char name[64];
+        describe(&shapes[i], name);
+        if (wanted == NULL || strstr(name, wanted) != NULL)
+            status = run_shape(b, &shapes[i], err);
+        fflush(stdout);
+    }
+    return status == PROA_OK && json != NULL ? write_results(b, json, err) : status;
+}
+
+int proa_cmd_bench_slice(const proa_options *options)
+{
+    proa_error err = {0};
+    bench b = {0};
+    proa_status status = bench_run(&b, options, &err);
+    if (b.gpu != NULL) {
+        proa_cuda_forward_free(b.forward);
+        proa_cuda_weights_free(b.gpu, b.weights);
+        proa_gpu_mark_free(b.from);
+        proa_gpu_mark_free(b.to);
+        proa_gpu_close(b.gpu);
+    }
+    proa_json_free(b.results);
+    return status == PROA_OK ? PROA_EXIT_OK : proa_cmd_fail(&err);
+}
