@@ -28,7 +28,7 @@ enum {
 
 static const bench_slice_shape shapes[] = {
     {true, 1, 4096},    {true, 32, 4096},  {true, 64, 4096},  {true, 128, 1024}, {true, 128, 2048},
-    {true, 128, 4096},  {true, 128, 8192}, {true, 256, 2048}, {true, 256, 4096}, {false, 4, 4096},
+    {true, 128, 4096},  {true, 128, 8192}, {true, 256, 2048}, {true, 256, 4096}, {false, 1, 1024}, {false, 4, 4096},
 };
 
 enum { SHAPES = sizeof shapes / sizeof *shapes };
@@ -47,6 +47,7 @@ typedef struct bench {
     proa_cuda_forward *forward;
     proa_gpu_mark *from, *to;
     peaks peak;
+    const char *op;     /* these alone, and no whole step; NULL: all */
     proa_json *results; /* NULL without --json */
 } bench;
 
@@ -92,16 +93,16 @@ static proa_status prepare(bench *b, const bench_slice_shape *s, proa_error *err
 {
     const int32_t each = blocks_of(s->context), all = s->sequences * each, rows = s->decode ? 1 : s->context;
     proa_cuda_sequence *sequences = calloc((size_t)s->sequences, sizeof *sequences);
-    int32_t *blocks = malloc(sizeof *blocks * (size_t)all), *ids = malloc(sizeof *ids * (size_t)rows);
+    int32_t *blocks = malloc(sizeof *blocks * (size_t)all), *ids = malloc(sizeof *ids * (size_t)(rows + s->sequences));
     proa_status status = PROA_OK;
     if (sequences == NULL || blocks == NULL || ids == NULL)
         status = proa_error_set(err, PROA_ERR_MEMORY, "no memory for %d sequences", s->sequences);
     for (int32_t i = 0; i < all && status == PROA_OK; i++)
         blocks[i] = (int32_t)((int64_t)i * 7919 % all); /* a prime that divides none of these numbers */
-    for (int32_t i = 0; i < rows && status == PROA_OK; i++)
-        ids[i] = (int32_t)((int64_t)i * 31 % b->config.vocab_size);
+    for (int32_t i = 0; i < rows + s->sequences && status == PROA_OK; i++) /* all sequences different, or all go to the same experts */
+        ids[i] = (int32_t)((int64_t)i * 104729 % b->config.vocab_size);
     for (int32_t i = 0; i < s->sequences && status == PROA_OK; i++)
-        sequences[i] = (proa_cuda_sequence){.row_count = rows, .position_first = s->decode ? s->context - 1 : 0, .ids = ids,
+        sequences[i] = (proa_cuda_sequence){.row_count = rows, .position_first = s->decode ? s->context - 1 : 0, .ids = ids + i,
                                             .blocks = blocks + i * each, .wants_logits = true};
     if (status == PROA_OK)
         status = proa_cuda_forward_prepare(b->forward,
@@ -198,6 +199,13 @@ static void print_op(const char *name, double us, double step_us, const bench_sl
            (c->fp8_flops + c->bf16_flops) / us / 1e6, c->bytes / us / 1e3, best.us, best.name, 100 * best.us / us);
 }
 
+static proa_status run_whole(bench *b, proa_error *err)
+{
+    proa_cuda_forward_only(b->forward, UINT32_MAX);
+    proa_status status = proa_cuda_forward_run(b->forward, err);
+    return status == PROA_OK ? proa_gpu_sync(b->gpu, err) : status;
+}
+
 static proa_status run_ops(bench *b, const bench_slice_shape *s, const char *name, double step_us, proa_error *err)
 {
     double sum_us = 0, bound_us = 0;
@@ -206,9 +214,11 @@ static proa_status run_ops(bench *b, const bench_slice_shape *s, const char *nam
         const bench_slice_cost cost = proa_bench_slice_cost(&b->config, EXPERTS, s, (proa_cuda_op)op);
         const bound best = bound_of(&b->peak, &cost);
         double us;
-        if (cost.bytes <= 0)
+        if (cost.bytes <= 0 || (b->op != NULL && strstr(proa_cuda_op_name((proa_cuda_op)op), b->op) == NULL))
             continue;
-        proa_status status = measure(b, 1u << op, SAMPLE_RUNS, &us, err);
+        proa_status status = b->op == NULL ? run_whole(b, err) : PROA_OK; /* counts and rows as they are in a step */
+        if (status == PROA_OK)
+            status = measure(b, 1u << op, SAMPLE_RUNS, &us, err);
         if (status != PROA_OK)
             return status;
         sum_us += us;
@@ -229,9 +239,13 @@ static proa_status run_shape(bench *b, const bench_slice_shape *s, proa_error *e
     proa_status status = make_forward(b, s, err);
     if (status == PROA_OK)
         status = prepare(b, s, err);
-    if (status == PROA_OK)
+    if (status == PROA_OK && b->op != NULL) {
+        printf("%s\n", name);
+        status = run_ops(b, s, name, 1, err);
+    } else if (status == PROA_OK) {
         status = measure(b, UINT32_MAX, s->decode ? RUNS : SAMPLE_RUNS, &us, err);
-    if (status == PROA_OK) {
+    }
+    if (status == PROA_OK && b->op == NULL) {
         const double tokens = s->decode ? s->sequences : s->sequences * (double)s->context;
         const bench_slice_cost none = {0};
         proa_cuda_forward_bytes(b->forward, &buffers, &cache);
@@ -289,6 +303,7 @@ static proa_status bench_run(bench *b, const proa_options *o, proa_error *err)
         return status;
     const proa_gpu_facts *facts = proa_gpu_facts_of(b->gpu);
     b->peak = peaks_of(facts);
+    b->op = proa_options_string(o, "op");
     b->results = json != NULL ? proa_json_new_array() : NULL;
     status = proa_cuda_weights_make(b->gpu, &b->config, EXPERTS, &b->weights, err);
     if (status != PROA_OK)
