@@ -160,8 +160,9 @@ static const struct {
     const char *name;
     int (*run)(const proa_options *options);
 } others[] = {
-    {"tokenizer", proa_cmd_bench_tokenizer}, {"model", proa_cmd_bench_model}, {"slice", proa_cmd_bench_slice},
-    {"a2a", proa_cmd_bench_a2a},             {"load", proa_cmd_bench_load},   {"transfer", proa_cmd_bench_transfer},
+    {"tokenizer", proa_cmd_bench_tokenizer}, {"model", proa_cmd_bench_model},
+    {"slice", proa_cmd_bench_slice},         {"a2a", proa_cmd_bench_a2a},
+    {"load", proa_cmd_bench_load},           {"transfer", proa_cmd_bench_transfer},
 };
 
 int proa_cmd_bench(const proa_options *options)

@@ -27,8 +27,9 @@ enum {
 };
 
 static const bench_slice_shape shapes[] = {
-    {true, 1, 4096},    {true, 32, 4096},  {true, 64, 4096},  {true, 128, 1024}, {true, 128, 2048},
-    {true, 128, 4096},  {true, 128, 8192}, {true, 256, 2048}, {true, 256, 4096}, {false, 1, 1024}, {false, 4, 4096},
+    {true, 1, 4096},   {true, 32, 4096},  {true, 64, 4096},  {true, 128, 1024},
+    {true, 128, 2048}, {true, 128, 4096}, {true, 128, 8192}, {true, 256, 2048},
+    {true, 256, 4096}, {false, 1, 1024},  {false, 4, 4096},
 };
 
 enum { SHAPES = sizeof shapes / sizeof *shapes };
@@ -93,17 +94,22 @@ static proa_status prepare(bench *b, const bench_slice_shape *s, proa_error *err
 {
     const int32_t each = blocks_of(s->context), all = s->sequences * each, rows = s->decode ? 1 : s->context;
     proa_cuda_sequence *sequences = calloc((size_t)s->sequences, sizeof *sequences);
-    int32_t *blocks = malloc(sizeof *blocks * (size_t)all), *ids = malloc(sizeof *ids * (size_t)(rows + s->sequences));
+    int32_t *blocks = malloc(sizeof *blocks * (size_t)all),
+            *ids = malloc(sizeof *ids * (size_t)(rows + s->sequences));
     proa_status status = PROA_OK;
     if (sequences == NULL || blocks == NULL || ids == NULL)
         status = proa_error_set(err, PROA_ERR_MEMORY, "no memory for %d sequences", s->sequences);
     for (int32_t i = 0; i < all && status == PROA_OK; i++)
         blocks[i] = (int32_t)((int64_t)i * 7919 % all); /* a prime that divides none of these numbers */
-    for (int32_t i = 0; i < rows + s->sequences && status == PROA_OK; i++) /* all sequences different, or all go to the same experts */
+    for (int32_t i = 0; i < rows + s->sequences && status == PROA_OK;
+         i++) /* all sequences different, or all go to the same experts */
         ids[i] = (int32_t)((int64_t)i * 104729 % b->config.vocab_size);
     for (int32_t i = 0; i < s->sequences && status == PROA_OK; i++)
-        sequences[i] = (proa_cuda_sequence){.row_count = rows, .position_first = s->decode ? s->context - 1 : 0, .ids = ids + i,
-                                            .blocks = blocks + i * each, .wants_logits = true};
+        sequences[i] = (proa_cuda_sequence){.row_count = rows,
+                                            .position_first = s->decode ? s->context - 1 : 0,
+                                            .ids = ids + i,
+                                            .blocks = blocks + i * each,
+                                            .wants_logits = true};
     if (status == PROA_OK)
         status = proa_cuda_forward_prepare(b->forward,
                                            &(proa_cuda_step){.decode = s->decode ? sequences : NULL,
@@ -170,18 +176,24 @@ typedef struct bound {
 
 static bound bound_of(const peaks *p, const bench_slice_cost *c)
 {
-    const double memory = c->bytes / p->bytes_ns / 1e3, fp8 = c->fp8_flops / p->fp8_flops_ns / 1e3, bf16 = c->bf16_flops / p->bf16_flops_ns / 1e3;
+    const double memory = c->bytes / p->bytes_ns / 1e3, fp8 = c->fp8_flops / p->fp8_flops_ns / 1e3,
+                 bf16 = c->bf16_flops / p->bf16_flops_ns / 1e3;
     if (memory >= fp8 && memory >= bf16)
         return (bound){memory, "HBM"};
     return fp8 >= bf16 ? (bound){fp8, "FP8"} : (bound){bf16, "BF16"};
 }
 
-static void add_result(bench *b, const char *shape, const char *op, double us, const bench_slice_cost *c, bound best)
+static void add_result(bench *b, const char *shape, const char *op, double us, const bench_slice_cost *c,
+                       bound best)
 {
     const struct {
         const char *name;
         double value;
-    } figures[] = {{"time_us", us}, {"bytes", c->bytes}, {"fp8_flops", c->fp8_flops}, {"bf16_flops", c->bf16_flops}, {"bound_us", best.us}};
+    } figures[] = {{"time_us", us},
+                   {"bytes", c->bytes},
+                   {"fp8_flops", c->fp8_flops},
+                   {"bf16_flops", c->bf16_flops},
+                   {"bound_us", best.us}};
     if (b->results == NULL)
         return;
     proa_json *row = proa_json_new_object();
@@ -196,7 +208,8 @@ static void add_result(bench *b, const char *shape, const char *op, double us, c
 static void print_op(const char *name, double us, double step_us, const bench_slice_cost *c, bound best)
 {
     printf("  %-17s %10.1f %6.1f %% %9.0f %8.0f %10.1f  %-5s %5.0f %%\n", name, us, 100 * us / step_us,
-           (c->fp8_flops + c->bf16_flops) / us / 1e6, c->bytes / us / 1e3, best.us, best.name, 100 * best.us / us);
+           (c->fp8_flops + c->bf16_flops) / us / 1e6, c->bytes / us / 1e3, best.us, best.name,
+           100 * best.us / us);
 }
 
 static proa_status run_whole(bench *b, proa_error *err)
@@ -206,17 +219,20 @@ static proa_status run_whole(bench *b, proa_error *err)
     return status == PROA_OK ? proa_gpu_sync(b->gpu, err) : status;
 }
 
-static proa_status run_ops(bench *b, const bench_slice_shape *s, const char *name, double step_us, proa_error *err)
+static proa_status run_ops(bench *b, const bench_slice_shape *s, const char *name, double step_us,
+                           proa_error *err)
 {
     double sum_us = 0, bound_us = 0;
-    printf("  %-17s %10s %8s %9s %8s %10s  %-5s %7s\n", "op, all layers", "us", "share", "TFLOP/s", "GB/s", "bound us", "by", "reached");
+    printf("  %-17s %10s %8s %9s %8s %10s  %-5s %7s\n", "op, all layers", "us", "share", "TFLOP/s", "GB/s",
+           "bound us", "by", "reached");
     for (int op = 0; op < PROA_CUDA_OPS; op++) {
         const bench_slice_cost cost = proa_bench_slice_cost(&b->config, EXPERTS, s, (proa_cuda_op)op);
         const bound best = bound_of(&b->peak, &cost);
         double us;
         if (cost.bytes <= 0 || (b->op != NULL && strstr(proa_cuda_op_name((proa_cuda_op)op), b->op) == NULL))
             continue;
-        proa_status status = b->op == NULL ? run_whole(b, err) : PROA_OK; /* counts and rows as they are in a step */
+        proa_status status =
+            b->op == NULL ? run_whole(b, err) : PROA_OK; /* counts and rows as they are in a step */
         if (status == PROA_OK)
             status = measure(b, 1u << op, SAMPLE_RUNS, &us, err);
         if (status != PROA_OK)
@@ -226,7 +242,8 @@ static proa_status run_ops(bench *b, const bench_slice_shape *s, const char *nam
         print_op(proa_cuda_op_name((proa_cuda_op)op), us, step_us, &cost, best);
         add_result(b, name, proa_cuda_op_name((proa_cuda_op)op), us, &cost, best);
     }
-    printf("  %-17s %10.1f %6.1f %% %9s %8s %10.1f\n\n", "sum", sum_us, 100 * sum_us / step_us, "", "", bound_us);
+    printf("  %-17s %10.1f %6.1f %% %9s %8s %10.1f\n\n", "sum", sum_us, 100 * sum_us / step_us, "", "",
+           bound_us);
     return PROA_OK;
 }
 
@@ -249,8 +266,8 @@ static proa_status run_shape(bench *b, const bench_slice_shape *s, proa_error *e
         const double tokens = s->decode ? s->sequences : s->sequences * (double)s->context;
         const bench_slice_cost none = {0};
         proa_cuda_forward_bytes(b->forward, &buffers, &cache);
-        printf("%s: %.2f ms a step, %.0f tokens/s a GPU without all-to-all (buffers %.1f GB)\n", name, us / 1e3, tokens / us * 1e6,
-               (double)buffers / 1e9);
+        printf("%s: %.2f ms a step, %.0f tokens/s a GPU without all-to-all (buffers %.1f GB)\n", name,
+               us / 1e3, tokens / us * 1e6, (double)buffers / 1e9);
         add_result(b, name, "step", us, &none, (bound){0, ""});
         status = run_ops(b, s, name, us, err);
     }
@@ -276,8 +293,9 @@ static proa_status read_model(bench *b, const proa_options *o, proa_error *err)
     char dir[4096], problem_dir[sizeof dir];
     const char *given = proa_options_string(o, "model-path");
     if (given == NULL && !proa_bundled_dir("bench/deepseek-r1", dir, sizeof dir))
-        return proa_error_set(err, PROA_ERR_NOT_FOUND,
-                              "no model: give --model-path DIR (bench/deepseek-r1 is not beside this program)");
+        return proa_error_set(
+            err, PROA_ERR_NOT_FOUND,
+            "no model: give --model-path DIR (bench/deepseek-r1 is not beside this program)");
     snprintf(problem_dir, sizeof problem_dir, "%s", given != NULL ? given : dir);
     return proa_model_config_load(problem_dir, &b->config, err);
 }
@@ -308,10 +326,11 @@ static proa_status bench_run(bench *b, const proa_options *o, proa_error *err)
     status = proa_cuda_weights_make(b->gpu, &b->config, EXPERTS, &b->weights, err);
     if (status != PROA_OK)
         return status;
-    printf("EP32 slice: %d layers, %d experts here, %.1f GB of random weights, on %s (%.0f GB/s, %.0f TFLOP/s FP8, %.0f BF16)\n"
+    printf("EP32 slice: %d layers, %d experts here, %.1f GB of random weights, on %s (%.0f GB/s, %.0f "
+           "TFLOP/s FP8, %.0f BF16)\n"
            "no all-to-all: rows are packed and unpacked here\n\n",
-           b->config.num_hidden_layers, EXPERTS, (double)b->weights->bytes / 1e9, facts->name, b->peak.bytes_ns,
-           b->peak.fp8_flops_ns / 1e3, b->peak.bf16_flops_ns / 1e3);
+           b->config.num_hidden_layers, EXPERTS, (double)b->weights->bytes / 1e9, facts->name,
+           b->peak.bytes_ns, b->peak.fp8_flops_ns / 1e3, b->peak.bf16_flops_ns / 1e3);
     for (int i = 0; i < SHAPES && status == PROA_OK; i++) {
         char name[64];
         describe(&shapes[i], name);

@@ -16,7 +16,7 @@ typedef struct bench_slice_cost {
     double bf16_flops;
 } bench_slice_cost;
 
-bench_slice_cost proa_bench_slice_cost(const proa_model_config *config, int32_t local_experts, const bench_slice_shape *shape,
-                                       proa_cuda_op op);
+bench_slice_cost proa_bench_slice_cost(const proa_model_config *config, int32_t local_experts,
+                                       const bench_slice_shape *shape, proa_cuda_op op);
 
 #endif

@@ -5,7 +5,8 @@ int proa_cmd_bench_slice(const proa_options *options)
 {
     proa_error err = {0};
     (void)options;
-    proa_error_set(&err, PROA_ERR_UNSUPPORTED,
-                   "this proa was built without CUDA: build it where nvcc 13 or later is in PATH or /usr/local/cuda");
+    proa_error_set(
+        &err, PROA_ERR_UNSUPPORTED,
+        "this proa was built without CUDA: build it where nvcc 13 or later is in PATH or /usr/local/cuda");
     return proa_cmd_fail(&err);
 }

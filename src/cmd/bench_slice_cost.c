@@ -6,7 +6,8 @@ static const double fp8 = 1 + 4.0 / 128, bf16 = 2; /* bytes of a value */
 /* y [rows, n] = x [rows, k] W^T, `count` times */
 static bench_slice_cost fp8_product(double count, double rows, double n, double k)
 {
-    return (bench_slice_cost){.bytes = count * (n * k + rows * k * fp8 + rows * n * bf16), .fp8_flops = count * 2 * rows * n * k};
+    return (bench_slice_cost){.bytes = count * (n * k + rows * k * fp8 + rows * n * bf16),
+                              .fp8_flops = count * 2 * rows * n * k};
 }
 
 static bench_slice_cost bf16_product(double count, double rows, double n, double k, double out_bytes)
@@ -26,10 +27,13 @@ static bench_slice_cost sum(bench_slice_cost a, bench_slice_cost b)
 }
 
 /* Of all layers, for rows that decode at `context` keys each, or `context` rows a prompt. */
-static bench_slice_cost attention_cost(const proa_model_config *c, const bench_slice_shape *s, double rows, proa_cuda_op op)
+static bench_slice_cost attention_cost(const proa_model_config *c, const bench_slice_shape *s, double rows,
+                                       proa_cuda_op op)
 {
-    const double layers = c->num_hidden_layers, heads = c->num_attention_heads, lora = c->kv_lora_rank, rope = c->qk_rope_head_dim;
-    const double nope = c->qk_nope_head_dim, v = c->v_head_dim, qk = nope + rope, hidden = c->hidden_size, rank = c->q_lora_rank;
+    const double layers = c->num_hidden_layers, heads = c->num_attention_heads, lora = c->kv_lora_rank,
+                 rope = c->qk_rope_head_dim;
+    const double nope = c->qk_nope_head_dim, v = c->v_head_dim, qk = nope + rope, hidden = c->hidden_size,
+                 rank = c->q_lora_rank;
     const double pairs = s->sequences * (double)s->context * (s->decode ? 1 : (s->context + 1) / 2.0);
     const double keys = s->sequences * (double)s->context;
     switch (op) {
@@ -40,14 +44,18 @@ static bench_slice_cost attention_cost(const proa_model_config *c, const bench_s
     case PROA_CUDA_UK: return s->decode ? bf16_product(layers * heads, rows, lora, nope, bf16) : move(0);
     case PROA_CUDA_UV: return s->decode ? bf16_product(layers * heads, rows, v, lora, bf16) : move(0);
     case PROA_CUDA_MLA:
-        return s->decode ? (bench_slice_cost){.bytes = layers * bf16 * (keys * (lora + rope) + rows * heads * (2 * lora + rope)),
-                                              .bf16_flops = layers * 2 * heads * pairs * (2 * lora + rope)}
-                         : move(0);
-    case PROA_CUDA_GATHER: return s->decode ? move(0) : move(layers * keys * (lora * (bf16 + fp8) + rope * 2 * bf16));
+        return s->decode
+                   ? (bench_slice_cost){.bytes = layers * bf16 *
+                                                 (keys * (lora + rope) + rows * heads * (2 * lora + rope)),
+                                        .bf16_flops = layers * 2 * heads * pairs * (2 * lora + rope)}
+                   : move(0);
+    case PROA_CUDA_GATHER:
+        return s->decode ? move(0) : move(layers * keys * (lora * (bf16 + fp8) + rope * 2 * bf16));
     case PROA_CUDA_KV_B: return s->decode ? move(0) : fp8_product(layers, keys, heads * (nope + v), lora);
     case PROA_CUDA_MHA:
         return s->decode ? move(0)
-                         : (bench_slice_cost){.bytes = layers * bf16 * heads * (rows * (qk + v) + keys * (nope + v)),
+                         : (bench_slice_cost){.bytes = layers * bf16 * heads *
+                                                       (rows * (qk + v) + keys * (nope + v)),
                                               .bf16_flops = layers * 2 * heads * pairs * (qk + v)};
     case PROA_CUDA_O_QUANTISE: return move(layers * rows * heads * v * (bf16 + fp8));
     case PROA_CUDA_O: return fp8_product(layers, rows, hidden, heads * v);
@@ -57,8 +65,10 @@ static bench_slice_cost attention_cost(const proa_model_config *c, const bench_s
 
 static bench_slice_cost moe_cost(const proa_model_config *c, double local, double rows, proa_cuda_op op)
 {
-    const double dense = c->first_k_dense_replace, layers = c->num_hidden_layers - dense, hidden = c->hidden_size;
-    const double width = c->moe_intermediate_size, slots = rows * c->num_experts_per_tok, top_k = c->num_experts_per_tok;
+    const double dense = c->first_k_dense_replace, layers = c->num_hidden_layers - dense,
+                 hidden = c->hidden_size;
+    const double width = c->moe_intermediate_size, slots = rows * c->num_experts_per_tok,
+                 top_k = c->num_experts_per_tok;
     const double shared = width * c->n_shared_experts, wide = c->intermediate_size;
     const bench_slice_cost none = {0};
     bench_slice_cost experts;
@@ -83,7 +93,8 @@ static bench_slice_cost moe_cost(const proa_model_config *c, double local, doubl
     }
 }
 
-bench_slice_cost proa_bench_slice_cost(const proa_model_config *c, int32_t local_experts, const bench_slice_shape *s, proa_cuda_op op)
+bench_slice_cost proa_bench_slice_cost(const proa_model_config *c, int32_t local_experts,
+                                       const bench_slice_shape *s, proa_cuda_op op)
 {
     const double rows = s->decode ? s->sequences : s->sequences * (double)s->context, hidden = c->hidden_size;
     const double moe_layers = c->num_hidden_layers - c->first_k_dense_replace, layers = c->num_hidden_layers;

@@ -7,18 +7,27 @@
 enum { VOCAB = 320, BLOCKS = 64, ROWS = 640, LENGTH = 150, STEPS = 4, OTHERS = 3, CONTEXT = 512 };
 
 static const char *const config_text =
-    "{\"model_type\": \"deepseek_v3\", \"vocab_size\": 320, \"hidden_size\": 512, \"intermediate_size\": 768, \"moe_intermediate_size\": 256,"
-    " \"num_hidden_layers\": 4, \"num_nextn_predict_layers\": 0, \"num_attention_heads\": 4, \"num_key_value_heads\": 4,"
-    " \"n_shared_experts\": 1, \"n_routed_experts\": 16, \"routed_scaling_factor\": 2.5, \"kv_lora_rank\": 512, \"q_lora_rank\": 256,"
-    " \"qk_rope_head_dim\": 64, \"v_head_dim\": 128, \"qk_nope_head_dim\": 128, \"n_group\": 4, \"topk_group\": 2,"
-    " \"num_experts_per_tok\": 4, \"moe_layer_freq\": 1, \"first_k_dense_replace\": 1, \"norm_topk_prob\": true,"
-    " \"scoring_func\": \"sigmoid\", \"topk_method\": \"noaux_tc\", \"hidden_act\": \"silu\", \"max_position_embeddings\": 512,"
-    " \"rms_norm_eps\": 1e-6, \"rope_theta\": 10000.0, \"rope_scaling\": {\"type\": \"yarn\", \"factor\": 4.0,"
-    " \"original_max_position_embeddings\": 128, \"beta_fast\": 32, \"beta_slow\": 1, \"mscale\": 1.0, \"mscale_all_dim\": 1.0},"
+    "{\"model_type\": \"deepseek_v3\", \"vocab_size\": 320, \"hidden_size\": 512, \"intermediate_size\": "
+    "768, \"moe_intermediate_size\": 256,"
+    " \"num_hidden_layers\": 4, \"num_nextn_predict_layers\": 0, \"num_attention_heads\": 4, "
+    "\"num_key_value_heads\": 4,"
+    " \"n_shared_experts\": 1, \"n_routed_experts\": 16, \"routed_scaling_factor\": 2.5, \"kv_lora_rank\": "
+    "512, \"q_lora_rank\": 256,"
+    " \"qk_rope_head_dim\": 64, \"v_head_dim\": 128, \"qk_nope_head_dim\": 128, \"n_group\": 4, "
+    "\"topk_group\": 2,"
+    " \"num_experts_per_tok\": 4, \"moe_layer_freq\": 1, \"first_k_dense_replace\": 1, \"norm_topk_prob\": "
+    "true,"
+    " \"scoring_func\": \"sigmoid\", \"topk_method\": \"noaux_tc\", \"hidden_act\": \"silu\", "
+    "\"max_position_embeddings\": 512,"
+    " \"rms_norm_eps\": 1e-6, \"rope_theta\": 10000.0, \"rope_scaling\": {\"type\": \"yarn\", \"factor\": "
+    "4.0,"
+    " \"original_max_position_embeddings\": 128, \"beta_fast\": 32, \"beta_slow\": 1, \"mscale\": 1.0, "
+    "\"mscale_all_dim\": 1.0},"
     " \"attention_bias\": false, \"tie_word_embeddings\": false, \"bos_token_id\": 0, \"eos_token_id\": 1%s}";
 
-static const char *const fp8_text = ", \"quantization_config\": {\"activation_scheme\": \"dynamic\", \"fmt\": \"e4m3\","
-                                    " \"quant_method\": \"fp8\", \"weight_block_size\": [128, 128]}";
+static const char *const fp8_text =
+    ", \"quantization_config\": {\"activation_scheme\": \"dynamic\", \"fmt\": \"e4m3\","
+    " \"quant_method\": \"fp8\", \"weight_block_size\": [128, 128]}";
 
 typedef struct fixture {
     proa_gpu *gpu;
@@ -41,11 +50,19 @@ static void open_fixture(fixture *f, proa_gpu *gpu, bool fp8)
     gpu_good(proa_model_config_parse(json, "test", &f->config, &err), &err);
     proa_json_free(json);
     gpu_good(proa_device_create("cpu", 4, PROA_PRECISION_DEFAULT, &f->cpu, &err), &err);
-    gpu_good(proa_checkpoint_load("test", PROA_LOAD_DUMMY, &f->config, PROA_PRECISION_DEFAULT, f->cpu->host.pool, &f->checkpoint, &err),
+    gpu_good(proa_checkpoint_load("test", PROA_LOAD_DUMMY, &f->config, PROA_PRECISION_DEFAULT,
+                                  f->cpu->host.pool, &f->checkpoint, &err),
              &err);
-    gpu_good(proa_cuda_weights_load(gpu, &f->config, proa_checkpoint_weights(f->checkpoint), &f->weights, &err), &err);
-    const proa_cuda_limits limits = {.rows_max = ROWS, .decode_rows_max = 16, .segments_max = 8, .keys_max = 4 * CONTEXT,
-                                     .logit_rows_max = 16, .positions_max = CONTEXT, .kv_blocks = BLOCKS};
+    gpu_good(
+        proa_cuda_weights_load(gpu, &f->config, proa_checkpoint_weights(f->checkpoint), &f->weights, &err),
+        &err);
+    const proa_cuda_limits limits = {.rows_max = ROWS,
+                                     .decode_rows_max = 16,
+                                     .segments_max = 8,
+                                     .keys_max = 4 * CONTEXT,
+                                     .logit_rows_max = 16,
+                                     .positions_max = CONTEXT,
+                                     .kv_blocks = BLOCKS};
     gpu_good(proa_cuda_forward_create(gpu, f->weights, &limits, NULL, &f->forward, &err), &err);
     for (int32_t s = 0; s < 1 + OTHERS; s++)
         for (int32_t i = 0; i < CONTEXT / PROA_KV_BLOCK_TOKENS; i++)
@@ -79,15 +96,24 @@ static void run_cpu(fixture *f, float logits[1 + STEPS][VOCAB])
     proa_forward *forward;
     int32_t ids[CONTEXT];
     float *out;
-    const proa_forward_limits limits = {.rows_max = ROWS, .logit_rows_max = 4, .positions_max = CONTEXT, .kv_blocks = BLOCKS};
-    gpu_good(proa_forward_create(&f->config, proa_checkpoint_weights(f->checkpoint), f->cpu, &limits, &forward, &err), &err);
+    const proa_forward_limits limits = {
+        .rows_max = ROWS, .logit_rows_max = 4, .positions_max = CONTEXT, .kv_blocks = BLOCKS};
+    gpu_good(proa_forward_create(&f->config, proa_checkpoint_weights(f->checkpoint), f->cpu, &limits,
+                                 &forward, &err),
+             &err);
     fill_ids(0, ids);
     for (int32_t step = 0; step <= STEPS; step++) {
-        const int32_t first = step == 0 ? 0 : LENGTH + step - 1, rows = step == 0 ? LENGTH : 1, last = rows - 1;
-        const proa_segment segment = {.row_count = rows, .position_first = first, .blocks = f->blocks[0], .absorbed = step > 0};
+        const int32_t first = step == 0 ? 0 : LENGTH + step - 1, rows = step == 0 ? LENGTH : 1,
+                      last = rows - 1;
+        const proa_segment segment = {
+            .row_count = rows, .position_first = first, .blocks = f->blocks[0], .absorbed = step > 0};
         gpu_good(proa_forward_step(forward,
-                                   &(proa_step){.row_count = rows, .token_ids = ids + first, .segments = &segment, .segment_count = 1,
-                                                .logit_rows = &last, .logit_count = 1},
+                                   &(proa_step){.row_count = rows,
+                                                .token_ids = ids + first,
+                                                .segments = &segment,
+                                                .segment_count = 1,
+                                                .logit_rows = &last,
+                                                .logit_count = 1},
                                    &out, &err),
                  &err);
         memcpy(logits[step], out, sizeof logits[step]);
@@ -114,11 +140,17 @@ static void run_step(fixture *f, const way *w, bool decode, int32_t first, int32
     int32_t count = 0;
     for (int32_t i = w->others; i >= 0; i--) {
         fill_ids(i, ids[i]);
-        all[count++] = (proa_cuda_sequence){.row_count = rows, .position_first = first, .ids = ids[i] + first, .blocks = f->blocks[i],
+        all[count++] = (proa_cuda_sequence){.row_count = rows,
+                                            .position_first = first,
+                                            .ids = ids[i] + first,
+                                            .blocks = f->blocks[i],
                                             .wants_logits = true};
     }
-    const proa_cuda_step step = {.decode = decode ? all : NULL, .decode_count = decode ? count : 0, .padding = decode ? w->padding : 0,
-                                 .prompts = decode ? NULL : all, .prompt_count = decode ? 0 : count};
+    const proa_cuda_step step = {.decode = decode ? all : NULL,
+                                 .decode_count = decode ? count : 0,
+                                 .padding = decode ? w->padding : 0,
+                                 .prompts = decode ? NULL : all,
+                                 .prompt_count = decode ? 0 : count};
     gpu_good(proa_cuda_forward_prepare(f->forward, &step, &err), &err);
     if (decode && w->graph) {
         gpu_good(proa_gpu_sync(f->gpu, &err), &err);
@@ -129,7 +161,8 @@ static void run_step(fixture *f, const way *w, bool decode, int32_t first, int32
     } else {
         gpu_good(proa_cuda_forward_run(f->forward, &err), &err);
     }
-    gpu_read(f->gpu, logits, proa_cuda_forward_logits(f->forward) + (int64_t)(count - 1) * VOCAB, sizeof(float) * VOCAB);
+    gpu_read(f->gpu, logits, proa_cuda_forward_logits(f->forward) + (int64_t)(count - 1) * VOCAB,
+             sizeof(float) * VOCAB);
     proa_gpu_graph_free(graph);
 }
 
@@ -143,7 +176,11 @@ static void run_gpu(fixture *f, const way *w, float logits[1 + STEPS][VOCAB])
 
 static void compare(void **state, bool fp8, double most)
 {
-    static const way ways[] = {{LENGTH, 0, 0, false}, {64, 0, 3, false}, {37, OTHERS, 0, false}, {LENGTH, OTHERS, 9, true}, {1, 1, 0, true}};
+    static const way ways[] = {{LENGTH, 0, 0, false},
+                               {64, 0, 3, false},
+                               {37, OTHERS, 0, false},
+                               {LENGTH, OTHERS, 9, true},
+                               {1, 1, 0, true}};
     static float want[1 + STEPS][VOCAB], first[1 + STEPS][VOCAB], got[1 + STEPS][VOCAB];
     fixture f;
     open_fixture(&f, gpu_of(state), fp8);
@@ -155,8 +192,8 @@ static void compare(void **state, bool fp8, double most)
         run_gpu(&f, &ways[i], got);
         for (int32_t step = 0; step <= STEPS; step++)
             if (memcmp(first[step], got[step], sizeof got[step]) != 0)
-                fail_msg("chunks of %d, %d others, %d rows of padding, graph %d: other bits at step %d", ways[i].chunk, ways[i].others,
-                         ways[i].padding, ways[i].graph, step);
+                fail_msg("chunks of %d, %d others, %d rows of padding, graph %d: other bits at step %d",
+                         ways[i].chunk, ways[i].others, ways[i].padding, ways[i].graph, step);
     }
     close_fixture(&f);
 }

@@ -12,19 +12,19 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define CHECK(call)                                                                                                    \
-    do {                                                                                                               \
-        cudaError_t e_ = (call);                                                                                       \
-        if (e_ != cudaSuccess) {                                                                                       \
-            printf("FAIL %s:%d: %s: %s\n", __FILE__, __LINE__, #call, cudaGetErrorString(e_));                         \
-            exit(1);                                                                                                   \
-        }                                                                                                              \
+#define CHECK(call)                                                                                          \
+    do {                                                                                                     \
+        cudaError_t e_ = (call);                                                                             \
+        if (e_ != cudaSuccess) {                                                                             \
+            printf("FAIL %s:%d: %s: %s\n", __FILE__, __LINE__, #call, cudaGetErrorString(e_));               \
+            exit(1);                                                                                         \
+        }                                                                                                    \
     } while (0)
 
 #ifdef PEER
 extern "C" void peer_meta(int b, int heads, int sms, int *len, cudaStream_t s);
-extern "C" void peer_run(int b, int heads, int sms, const void *q, const void *k, void *o, const int *table, int max_blocks,
-                         const int *len, int num_blocks, float scale, cudaStream_t s);
+extern "C" void peer_run(int b, int heads, int sms, const void *q, const void *k, void *o, const int *table,
+                         int max_blocks, const int *len, int num_blocks, float scale, cudaStream_t s);
 #endif
 
 enum { BLOCK = 64 };
@@ -41,9 +41,11 @@ static __device__ __host__ uint64_t mixed(uint64_t x)
 /* About normal: the sum of four uniform numbers. */
 static __global__ void fill(__nv_bfloat16 *to, int64_t count, uint64_t seed, float size)
 {
-    for (int64_t i = blockIdx.x * (int64_t)blockDim.x + threadIdx.x; i < count; i += (int64_t)gridDim.x * blockDim.x) {
+    for (int64_t i = blockIdx.x * (int64_t)blockDim.x + threadIdx.x; i < count;
+         i += (int64_t)gridDim.x * blockDim.x) {
         const uint64_t r = mixed(seed ^ (uint64_t)i);
-        const float u = (float)(r & 0xffff) + (float)(r >> 16 & 0xffff) + (float)(r >> 32 & 0xffff) + (float)(r >> 48);
+        const float u =
+            (float)(r & 0xffff) + (float)(r >> 16 & 0xffff) + (float)(r >> 32 & 0xffff) + (float)(r >> 48);
         to[i] = __float2bfloat16((u / 65536 - 2) * 1.7320508f * size);
     }
 }
@@ -78,8 +80,8 @@ static void *device_bytes(size_t bytes)
 }
 
 /* Sequences of these lengths over blocks of the pool in a random order that starts at `salt`. */
-static Case make_case(const Pool *pool, int32_t sequences, const int32_t *lengths, int32_t s_q, int32_t heads, int32_t lora,
-                      uint64_t salt)
+static Case make_case(const Pool *pool, int32_t sequences, const int32_t *lengths, int32_t s_q, int32_t heads,
+                      int32_t lora, uint64_t salt)
 {
     Case c;
     memset(&c, 0, sizeof c);
@@ -97,7 +99,8 @@ static Case make_case(const Pool *pool, int32_t sequences, const int32_t *length
     for (int32_t i = 0; i < sequences; i++)
         for (int32_t j = 0; j < stride; j++) {
             const bool used = j < (lengths[i] + BLOCK - 1) / BLOCK;
-            c.table[i * stride + j] = used ? (int32_t)(at * 40503 % (uint64_t)pool->blocks) : -1 - j; /* odd: a permutation of 2^n */
+            c.table[i * stride + j] = used ? (int32_t)(at * 40503 % (uint64_t)pool->blocks)
+                                           : -1 - j; /* odd: a permutation of 2^n */
             at += used;
         }
     proa_mla_decode_args *a = &c.args;
@@ -111,7 +114,8 @@ static Case make_case(const Pool *pool, int32_t sequences, const int32_t *length
     a->cache_blocks = pool->blocks;
     a->scale = SCALE;
     a->splits_max = splits;
-    int32_t *table = (int32_t *)device_bytes((size_t)sequences * stride * 4), *device_lengths = (int32_t *)device_bytes((size_t)sequences * 4);
+    int32_t *table = (int32_t *)device_bytes((size_t)sequences * stride * 4),
+            *device_lengths = (int32_t *)device_bytes((size_t)sequences * 4);
     CHECK(cudaMemcpy(table, c.table, (size_t)sequences * stride * 4, cudaMemcpyHostToDevice));
     CHECK(cudaMemcpy(device_lengths, lengths, (size_t)sequences * 4, cudaMemcpyHostToDevice));
     a->table = table;
@@ -132,7 +136,8 @@ static Case make_case(const Pool *pool, int32_t sequences, const int32_t *length
 
 static void drop_case(Case *c)
 {
-    void *all[] = {(void *)c->args.table, (void *)c->args.lengths, (void *)c->args.q, c->args.out, c->args.lse, c->args.workspace};
+    void *all[] = {(void *)c->args.table, (void *)c->args.lengths, (void *)c->args.q, c->args.out,
+                   c->args.lse,           c->args.workspace};
     for (void *p : all)
         CHECK(cudaFree(p));
     free(c->lengths);
@@ -176,13 +181,18 @@ static int32_t row_length(const Case *c, int32_t row)
 static double error_of(const Case *c, const Result *r, int32_t row, int32_t head, double *lse_error)
 {
     const proa_mla_decode_args *a = &c->args;
-    const int32_t dim = a->kv_lora_rank + a->rope_dim, length = row_length(c, row), blocks = (length + BLOCK - 1) / BLOCK;
-    uint16_t *q = (uint16_t *)malloc((size_t)dim * 2), *keys = (uint16_t *)malloc((size_t)(blocks + 1) * BLOCK * dim * 2);
-    double *score = (double *)malloc((size_t)(length + 1) * sizeof(double)), *o = (double *)calloc((size_t)a->kv_lora_rank, sizeof(double));
-    CHECK(cudaMemcpy(q, (const uint16_t *)a->q + ((size_t)row * a->heads + head) * dim, (size_t)dim * 2, cudaMemcpyDeviceToHost));
+    const int32_t dim = a->kv_lora_rank + a->rope_dim, length = row_length(c, row),
+                  blocks = (length + BLOCK - 1) / BLOCK;
+    uint16_t *q = (uint16_t *)malloc((size_t)dim * 2),
+             *keys = (uint16_t *)malloc((size_t)(blocks + 1) * BLOCK * dim * 2);
+    double *score = (double *)malloc((size_t)(length + 1) * sizeof(double)),
+           *o = (double *)calloc((size_t)a->kv_lora_rank, sizeof(double));
+    CHECK(cudaMemcpy(q, (const uint16_t *)a->q + ((size_t)row * a->heads + head) * dim, (size_t)dim * 2,
+                     cudaMemcpyDeviceToHost));
     for (int32_t j = 0; j < blocks; j++)
         CHECK(cudaMemcpy(keys + (size_t)j * BLOCK * dim,
-                         (const uint16_t *)a->cache + (size_t)c->table[row / a->rows_per_table * a->table_stride + j] * BLOCK * dim,
+                         (const uint16_t *)a->cache +
+                             (size_t)c->table[row / a->rows_per_table * a->table_stride + j] * BLOCK * dim,
                          (size_t)BLOCK * dim * 2, cudaMemcpyDeviceToHost));
     double top = -INFINITY, sum = 0, wrong = 0, norm = 0;
     for (int32_t t = 0; t < length; t++) {
@@ -215,8 +225,8 @@ static double error_of(const Case *c, const Result *r, int32_t row, int32_t head
 
 static int failures;
 
-static void parity(const Pool *pool, const char *name, int32_t sequences, const int32_t *lengths, int32_t s_q, int32_t heads,
-                   int32_t lora)
+static void parity(const Pool *pool, const char *name, int32_t sequences, const int32_t *lengths, int32_t s_q,
+                   int32_t heads, int32_t lora)
 {
     Case c = make_case(pool, sequences, lengths, s_q, heads, lora, 11);
     run_case(&c);
@@ -226,7 +236,8 @@ static void parity(const Pool *pool, const char *name, int32_t sequences, const 
     for (int32_t row = 0; row < c.args.rows; row++)
         for (int32_t k = 0; k < 2; k++) {
             double lse = 0;
-            const double e = error_of(&c, &r, row, (int32_t)(mixed((uint64_t)row * 2 + k) % (uint64_t)heads), &lse);
+            const double e =
+                error_of(&c, &r, row, (int32_t)(mixed((uint64_t)row * 2 + k) % (uint64_t)heads), &lse);
             if (!(e <= worst)) {
                 worst = e;
                 at = row;
@@ -234,8 +245,8 @@ static void parity(const Pool *pool, const char *name, int32_t sequences, const 
             worst_lse = lse <= worst_lse ? worst_lse : lse;
         }
     const bool good = worst < 6e-3 && worst_lse < 2e-4;
-    printf("%s parity %-26s rows %3d s_q %d heads %3d: error %.5f (length %d), lse %.2e\n", good ? "ok  " : "FAIL", name, c.args.rows,
-           s_q, heads, worst, row_length(&c, at), worst_lse);
+    printf("%s parity %-26s rows %3d s_q %d heads %3d: error %.5f (length %d), lse %.2e\n",
+           good ? "ok  " : "FAIL", name, c.args.rows, s_q, heads, worst, row_length(&c, at), worst_lse);
     failures += !good;
     drop(&r);
     drop_case(&c);
@@ -275,7 +286,8 @@ static void same_bits(const Pool *pool, int32_t sequences, const int32_t *length
         other += memcmp(got, want.out + row * row_out / 2, row_out) != 0;
         free(got);
     }
-    printf("%s bits   %d rows under other spreads, and alone: %d of %d differ\n", other == 0 ? "ok  " : "FAIL", sequences, other, checked);
+    printf("%s bits   %d rows under other spreads, and alone: %d of %d differ\n",
+           other == 0 ? "ok  " : "FAIL", sequences, other, checked);
     failures += other != 0;
     Result held = want;
     drop(&held);
@@ -286,20 +298,24 @@ static void same_bits(const Pool *pool, int32_t sequences, const int32_t *length
 static void same_bits_rows(const Pool *pool)
 {
     const int32_t lengths[3] = {1025, 700, 4097}, before[3] = {1024, 699, 4096};
-    Case two = make_case(pool, 3, lengths, 2, 128, 512, 11), first = make_case(pool, 3, before, 1, 128, 512, 11);
+    Case two = make_case(pool, 3, lengths, 2, 128, 512, 11),
+         first = make_case(pool, 3, before, 1, 128, 512, 11);
     const size_t row = 128 * 576 * 2, out = 128 * 512;
     /* the tables of `first` are not those of `two`: a block less each */
-    CHECK(cudaMemcpy2D((void *)first.args.table, (size_t)first.args.table_stride * 4, two.args.table, (size_t)two.args.table_stride * 4,
-                       (size_t)first.args.table_stride * 4, 3, cudaMemcpyDeviceToDevice));
+    CHECK(cudaMemcpy2D((void *)first.args.table, (size_t)first.args.table_stride * 4, two.args.table,
+                       (size_t)two.args.table_stride * 4, (size_t)first.args.table_stride * 4, 3,
+                       cudaMemcpyDeviceToDevice));
     for (int32_t i = 0; i < 3; i++)
-        CHECK(cudaMemcpy((uint8_t *)first.args.q + i * row, (const uint8_t *)two.args.q + 2 * i * row, row, cudaMemcpyDeviceToDevice));
+        CHECK(cudaMemcpy((uint8_t *)first.args.q + i * row, (const uint8_t *)two.args.q + 2 * i * row, row,
+                         cudaMemcpyDeviceToDevice));
     run_case(&two);
     run_case(&first);
     Result a = take(&two), b = take(&first);
     int32_t other = 0;
     for (int32_t i = 0; i < 3; i++)
         other += memcmp(a.out + 2 * i * out, b.out + i * out, out * 2) != 0;
-    printf("%s bits   first of two new rows against it alone: %d of 3 differ\n", other == 0 ? "ok  " : "FAIL", other);
+    printf("%s bits   first of two new rows against it alone: %d of 3 differ\n", other == 0 ? "ok  " : "FAIL",
+           other);
     failures += other != 0;
     drop(&a);
     drop(&b);
@@ -346,7 +362,8 @@ template <typename RUN> static float timed(int32_t layers, RUN run)
     return us[5] * 1000 / (float)layers;
 }
 
-static void bench(const Pool *pool, const char *name, int32_t sequences, const int32_t *lengths, int32_t s_q, int32_t heads)
+static void bench(const Pool *pool, const char *name, int32_t sequences, const int32_t *lengths, int32_t s_q,
+                  int32_t heads)
 {
     enum { LAYERS = 8 };
     Case layer[LAYERS];
@@ -361,19 +378,25 @@ static void bench(const Pool *pool, const char *name, int32_t sequences, const i
         layer[i] = make_case(pool, sequences, lengths, s_q, heads, 512, 11 + (uint64_t)i * blocks);
         CHECK(proa_mla_decode_plan(&layer[i].args, 0));
     }
-    const float us = timed(LAYERS, [&](int32_t i, cudaStream_t s) { CHECK(proa_mla_decode(&layer[i].args, s)); });
-    const float plan = timed(LAYERS, [&](int32_t i, cudaStream_t s) { CHECK(proa_mla_decode_plan(&layer[i].args, s)); });
-    const double flop = 2.0 * heads * keys * (576 + 512), bytes = 1152.0 * read + (double)sequences * s_q * heads * (576 + 512) * 2;
+    const float us =
+        timed(LAYERS, [&](int32_t i, cudaStream_t s) { CHECK(proa_mla_decode(&layer[i].args, s)); });
+    const float plan =
+        timed(LAYERS, [&](int32_t i, cudaStream_t s) { CHECK(proa_mla_decode_plan(&layer[i].args, s)); });
+    const double flop = 2.0 * heads * keys * (576 + 512),
+                 bytes = 1152.0 * read + (double)sequences * s_q * heads * (576 + 512) * 2;
     const double bound_compute = flop / 989e12 * 1e6, bound_memory = bytes / 3.35e12 * 1e6;
-    printf("%-12s B %3d s_q %d heads %3d: %8.1f us %6.1f TFLOP/s %6.0f GB/s | bound %6.1f compute %6.1f memory | plan %5.1f us", name,
-           sequences, s_q, heads, us, flop / us * 1e-6, bytes / us * 1e-3, bound_compute, bound_memory, plan);
+    printf("%-12s B %3d s_q %d heads %3d: %8.1f us %6.1f TFLOP/s %6.0f GB/s | bound %6.1f compute %6.1f "
+           "memory | plan %5.1f us",
+           name, sequences, s_q, heads, us, flop / us * 1e-6, bytes / us * 1e-3, bound_compute, bound_memory,
+           plan);
 #ifdef PEER
     if (s_q == 1) {
         peer_meta(sequences, heads, 132, (int *)layer[0].args.lengths, 0);
         CHECK(cudaDeviceSynchronize());
         const float peer = timed(LAYERS, [&](int32_t i, cudaStream_t s) {
             const proa_mla_decode_args *a = &layer[i].args;
-            peer_run(sequences, heads, 132, a->q, a->cache, a->out, a->table, a->table_stride, a->lengths, a->cache_blocks, SCALE, s);
+            peer_run(sequences, heads, 132, a->q, a->cache, a->out, a->table, a->table_stride, a->lengths,
+                     a->cache_blocks, SCALE, s);
         });
         printf(" | peer %8.1f us %6.1f TFLOP/s: ratio %.3f", peer, flop / peer * 1e-6, peer / us);
     }
@@ -397,8 +420,8 @@ static void bench_even(const Pool *pool, int32_t sequences, int32_t length, int3
 
 static void bench_all(const Pool *pool)
 {
-    const int32_t shapes[][2] = {{128, 4096}, {128, 1024}, {128, 8192}, {1, 4096}, {32, 4096}, {64, 4096}, {256, 4096}, {1, 8192},
-                                 {128, 4096}};
+    const int32_t shapes[][2] = {{128, 4096}, {128, 1024}, {128, 8192}, {1, 4096},  {32, 4096},
+                                 {64, 4096},  {256, 4096}, {1, 8192},   {128, 4096}};
     for (const auto &s : shapes)
         bench_even(pool, s[0], s[1], 1, 128);
     bench_even(pool, 128, 4096, 2, 128);
@@ -414,7 +437,8 @@ static void bench_all(const Pool *pool)
 
 int main(int argc, char **argv)
 {
-    const bool small = argc > 1 && strcmp(argv[1], "small") == 0, timing = argc > 1 && strcmp(argv[1], "bench") == 0;
+    const bool small = argc > 1 && strcmp(argv[1], "small") == 0,
+               timing = argc > 1 && strcmp(argv[1], "bench") == 0;
     Pool pool = {NULL, small ? 256 : 65536, 576};
     cudaDeviceProp device;
     CHECK(cudaGetDeviceProperties(&device, 0));

@@ -23,6 +23,8 @@ for line in run.stdout.splitlines():
     if len(columns) != 7:
         continue
     name, section, exported = columns[0], columns[6], columns[2].isupper()
+    if name.startswith("_Z"):
+        continue  # of CUDA files: kernels in their namespace, and what nvcc makes for each to be started by
     place = place.replace(f"{root()}/", "") + ":1"
     if exported and not name.startswith("proa_") and name != "main":
         problems.append(f"{place}: {name} is public and does not begin with proa_: make it static or rename it")

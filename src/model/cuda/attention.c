@@ -35,7 +35,8 @@ static void *layer_cache(const proa_cuda_forward *f, int32_t layer)
 
 static proa_cuda_rope_table table_of(const proa_cuda_forward *f, int32_t row)
 {
-    return (proa_cuda_rope_table){.positions = f->m.positions + row, .cos_table = f->rope_cos, .sin_table = f->rope_sin};
+    return (proa_cuda_rope_table){
+        .positions = f->m.positions + row, .cos_table = f->rope_cos, .sin_table = f->rope_sin};
 }
 
 /* b.q of all rows; kv_a stays in b.qkv_a, whose columns from *kv_at on it has. */
@@ -45,106 +46,184 @@ static proa_status project(proa_cuda_forward *f, const proa_cuda_layer *w, int32
     const int32_t rank = c->q_lora_rank, width = w->qkv_a.n, q_width = c->num_attention_heads * qk_of(c);
     const cuda_input x = {f->b.normed, c->hidden_size, &f->b.q8, f->limits.rows_max};
     *kv_at = width - cache_row(c);
-    proa_status status = proa_cuda_product(f, PROA_CUDA_QKV_A, &x, f->rows, NULL, &w->qkv_a, f->b.qkv_a, width, err);
+    proa_status status =
+        proa_cuda_product(f, PROA_CUDA_QKV_A, &x, f->rows, NULL, &w->qkv_a, f->b.qkv_a, width, err);
     if (rank == 0 || status != PROA_OK)
         return status;
     bool fp8 = w->q_b.dtype == PROA_DTYPE_E4M3;
     if (proa_cuda_wanted(f, PROA_CUDA_Q_NORM))
-        status = proa_cuda_rmsnorm(f->gpu, &(proa_cuda_rmsnorm_args){.rows = f->rows, .cols = rank, .x = f->b.qkv_a, .x_stride = width,
-                                                                     .w = w->q_a_layernorm, .eps = (float)c->lora_norm_eps,
-                                                                     .y = fp8 ? NULL : f->b.q_a, .y_stride = rank,
-                                                                     .q = fp8 ? f->b.q8 : (proa_cuda_fp8_rows){0}}, err);
+        status = proa_cuda_rmsnorm(f->gpu,
+                                   &(proa_cuda_rmsnorm_args){.rows = f->rows,
+                                                             .cols = rank,
+                                                             .x = f->b.qkv_a,
+                                                             .x_stride = width,
+                                                             .w = w->q_a_layernorm,
+                                                             .eps = (float)c->lora_norm_eps,
+                                                             .y = fp8 ? NULL : f->b.q_a,
+                                                             .y_stride = rank,
+                                                             .q = fp8 ? f->b.q8 : (proa_cuda_fp8_rows){0}},
+                                   err);
     const cuda_input q_a = {f->b.q_a, rank, &f->b.q8, f->limits.rows_max};
-    return status == PROA_OK ? proa_cuda_product_of(f, PROA_CUDA_Q_B, &q_a, f->rows, NULL, &w->q_b, f->b.q, q_width, err) : status;
+    return status == PROA_OK
+               ? proa_cuda_product_of(f, PROA_CUDA_Q_B, &q_a, f->rows, NULL, &w->q_b, f->b.q, q_width, err)
+               : status;
 }
 
 /* Positions into q_pe and k_pe; the new rows of the cache. */
-static proa_status place_keys(proa_cuda_forward *f, const proa_cuda_layer *w, int32_t layer, int32_t kv_at, uint16_t *q, int64_t q_stride,
-                              proa_error *err)
+static proa_status place_keys(proa_cuda_forward *f, const proa_cuda_layer *w, int32_t layer, int32_t kv_at,
+                              uint16_t *q, int64_t q_stride, proa_error *err)
 {
     const proa_model_config *c = &f->config;
-    const int32_t heads = c->num_attention_heads, nope = c->qk_nope_head_dim, qk = qk_of(c), all = cache_row(c), decode = f->decode_rows;
+    const int32_t heads = c->num_attention_heads, nope = c->qk_nope_head_dim, qk = qk_of(c),
+                  all = cache_row(c), decode = f->decode_rows;
     if (!proa_cuda_wanted(f, PROA_CUDA_ROPE))
         return PROA_OK;
-    proa_status status = proa_cuda_kv_append(
-        f->gpu, &(proa_cuda_kv_append_args){.table = table_of(f, 0), .rows = f->rows, .kv_lora_rank = c->kv_lora_rank,
-                                            .rope_dim = c->qk_rope_head_dim, .kv_a = at(f->b.qkv_a, kv_at), .stride = w->qkv_a.n,
-                                            .w = w->kv_a_layernorm, .eps = (float)c->lora_norm_eps, .slots = f->m.slots,
-                                            .cache = layer_cache(f, layer)}, err);
+    proa_status status = proa_cuda_kv_append(f->gpu,
+                                             &(proa_cuda_kv_append_args){.table = table_of(f, 0),
+                                                                         .rows = f->rows,
+                                                                         .kv_lora_rank = c->kv_lora_rank,
+                                                                         .rope_dim = c->qk_rope_head_dim,
+                                                                         .kv_a = at(f->b.qkv_a, kv_at),
+                                                                         .stride = w->qkv_a.n,
+                                                                         .w = w->kv_a_layernorm,
+                                                                         .eps = (float)c->lora_norm_eps,
+                                                                         .slots = f->m.slots,
+                                                                         .cache = layer_cache(f, layer)},
+                                             err);
     if (status == PROA_OK) /* decode rows: beside q_lat */
-        status = proa_cuda_rope(f->gpu, &(proa_cuda_rope_args){.table = table_of(f, 0), .rows = decode, .heads = heads,
-                                                               .dim = c->qk_rope_head_dim, .x = q + nope, .row_stride = q_stride,
-                                                               .head_stride = qk, .y = at(f->b.q_all, c->kv_lora_rank),
-                                                               .y_row_stride = (int64_t)heads * all, .y_head_stride = all}, err);
+        status = proa_cuda_rope(f->gpu,
+                                &(proa_cuda_rope_args){.table = table_of(f, 0),
+                                                       .rows = decode,
+                                                       .heads = heads,
+                                                       .dim = c->qk_rope_head_dim,
+                                                       .x = q + nope,
+                                                       .row_stride = q_stride,
+                                                       .head_stride = qk,
+                                                       .y = at(f->b.q_all, c->kv_lora_rank),
+                                                       .y_row_stride = (int64_t)heads * all,
+                                                       .y_head_stride = all},
+                                err);
     uint16_t *rest = q + decode * q_stride + nope;
     if (status == PROA_OK) /* prompt rows: in place */
-        status = proa_cuda_rope(f->gpu, &(proa_cuda_rope_args){.table = table_of(f, decode), .rows = f->rows - decode, .heads = heads,
-                                                               .dim = c->qk_rope_head_dim, .x = rest, .row_stride = q_stride,
-                                                               .head_stride = qk, .y = rest, .y_row_stride = q_stride,
-                                                               .y_head_stride = qk}, err);
+        status = proa_cuda_rope(f->gpu,
+                                &(proa_cuda_rope_args){.table = table_of(f, decode),
+                                                       .rows = f->rows - decode,
+                                                       .heads = heads,
+                                                       .dim = c->qk_rope_head_dim,
+                                                       .x = rest,
+                                                       .row_stride = q_stride,
+                                                       .head_stride = qk,
+                                                       .y = rest,
+                                                       .y_row_stride = q_stride,
+                                                       .y_head_stride = qk},
+                                err);
     return status;
 }
 
 /* y of head h, row r at y + r * y_stride + h * y_head */
-static proa_status by_head(proa_cuda_forward *f, proa_cuda_op op, const void *x, int64_t x_stride, int64_t x_head, const void *w,
-                           int32_t n, int32_t k, void *y, int64_t y_stride, int64_t y_head, proa_error *err)
+static proa_status by_head(proa_cuda_forward *f, proa_cuda_op op, const void *x, int64_t x_stride,
+                           int64_t x_head, const void *w, int32_t n, int32_t k, void *y, int64_t y_stride,
+                           int64_t y_head, proa_error *err)
 {
     if (!proa_cuda_wanted(f, op))
         return PROA_OK;
-    return proa_cuda_bf16_linear(f->gpu, &(proa_cuda_bf16_linear_args){.rows = {.groups = f->config.num_attention_heads, .rows = f->decode_rows},
-                                                                       .groups = PROA_CUDA_GROUPS_HEADS, .rows_max = f->decode_rows,
-                                                                       .n = n, .k = k, .x = x, .x_stride = x_stride,
-                                                                       .x_head_stride = x_head, .w = w, .y = y, .y_stride = y_stride,
-                                                                       .y_group_stride = y_head}, err);
+    return proa_cuda_bf16_linear(
+        f->gpu,
+        &(proa_cuda_bf16_linear_args){
+            .rows = {.groups = f->config.num_attention_heads, .rows = f->decode_rows},
+            .groups = PROA_CUDA_GROUPS_HEADS,
+            .rows_max = f->decode_rows,
+            .n = n,
+            .k = k,
+            .x = x,
+            .x_stride = x_stride,
+            .x_head_stride = x_head,
+            .w = w,
+            .y = y,
+            .y_stride = y_stride,
+            .y_group_stride = y_head},
+        err);
 }
 
-static proa_status decode(proa_cuda_forward *f, const proa_cuda_layer *w, int32_t layer, const uint16_t *q, int64_t q_stride,
-                          proa_error *err)
+static proa_status decode(proa_cuda_forward *f, const proa_cuda_layer *w, int32_t layer, const uint16_t *q,
+                          int64_t q_stride, proa_error *err)
 {
     const proa_model_config *c = &f->config;
-    const int32_t heads = c->num_attention_heads, nope = c->qk_nope_head_dim, lora = c->kv_lora_rank, v = c->v_head_dim, all = cache_row(c);
+    const int32_t heads = c->num_attention_heads, nope = c->qk_nope_head_dim, lora = c->kv_lora_rank,
+                  v = c->v_head_dim, all = cache_row(c);
     if (f->decode_rows == 0)
         return PROA_OK;
-    proa_status status = by_head(f, PROA_CUDA_UK, q, q_stride, qk_of(c), w->w_uk, lora, nope, f->b.q_all, (int64_t)heads * all, all, err);
-    const proa_mla_decode_args args = {.rows = f->decode_rows, .heads = heads, .kv_lora_rank = lora, .rope_dim = c->qk_rope_head_dim,
-                                       .rows_per_table = 1, .table_stride = f->table_stride, .table = f->m.tables,
-                                       .lengths = f->m.lengths, .q = f->b.q_all, .cache = layer_cache(f, layer),
-                                       .cache_blocks = f->limits.kv_blocks, .scale = f->softmax_scale, .out = f->b.o_lat,
-                                       .workspace = f->b.mla_workspace, .splits_max = f->splits_max};
+    proa_status status = by_head(f, PROA_CUDA_UK, q, q_stride, qk_of(c), w->w_uk, lora, nope, f->b.q_all,
+                                 (int64_t)heads * all, all, err);
+    const proa_mla_decode_args args = {.rows = f->decode_rows,
+                                       .heads = heads,
+                                       .kv_lora_rank = lora,
+                                       .rope_dim = c->qk_rope_head_dim,
+                                       .rows_per_table = 1,
+                                       .table_stride = f->table_stride,
+                                       .table = f->m.tables,
+                                       .lengths = f->m.lengths,
+                                       .q = f->b.q_all,
+                                       .cache = layer_cache(f, layer),
+                                       .cache_blocks = f->limits.kv_blocks,
+                                       .scale = f->softmax_scale,
+                                       .out = f->b.o_lat,
+                                       .workspace = f->b.mla_workspace,
+                                       .splits_max = f->splits_max};
     if (status == PROA_OK && layer == 0 && proa_cuda_wanted(f, PROA_CUDA_MLA))
         status = proa_cuda_mla_plan(f->gpu, &args, err);
     if (status == PROA_OK && proa_cuda_wanted(f, PROA_CUDA_MLA))
         status = proa_cuda_mla_decode(f->gpu, &args, err);
     return status != PROA_OK ? status
-                             : by_head(f, PROA_CUDA_UV, f->b.o_lat, (int64_t)heads * lora, lora, w->w_uv, v, lora, f->b.attention,
-                                       (int64_t)heads * v, v, err);
+                             : by_head(f, PROA_CUDA_UV, f->b.o_lat, (int64_t)heads * lora, lora, w->w_uv, v,
+                                       lora, f->b.attention, (int64_t)heads * v, v, err);
 }
 
-static proa_status prompts(proa_cuda_forward *f, const proa_cuda_layer *w, int32_t layer, uint16_t *q, int64_t q_stride, proa_error *err)
+static proa_status prompts(proa_cuda_forward *f, const proa_cuda_layer *w, int32_t layer, uint16_t *q,
+                           int64_t q_stride, proa_error *err)
 {
     const proa_model_config *c = &f->config;
-    const int32_t heads = c->num_attention_heads, lora = c->kv_lora_rank, v = c->v_head_dim, kv_width = heads * (c->qk_nope_head_dim + v);
+    const int32_t heads = c->num_attention_heads, lora = c->kv_lora_rank, v = c->v_head_dim,
+                  kv_width = heads * (c->qk_nope_head_dim + v);
     const bool fp8 = w->kv_b.dtype == PROA_DTYPE_E4M3;
     const cuda_input x = {f->b.kv_lora, lora, &f->b.kv_q8, f->limits.keys_max};
     proa_status status = PROA_OK;
     if (f->segments == 0)
         return PROA_OK;
     if (proa_cuda_wanted(f, PROA_CUDA_GATHER))
-        status = proa_cuda_kv_gather(f->gpu, &(proa_cuda_kv_gather_args){.rows = f->keys, .kv_lora_rank = lora, .rope_dim = c->qk_rope_head_dim,
-                                                                         .slots = f->m.key_slots, .cache = layer_cache(f, layer),
-                                                                         .kv_lora = fp8 ? NULL : f->b.kv_lora,
-                                                                         .q = fp8 ? f->b.kv_q8 : (proa_cuda_fp8_rows){0}, .k_pe = f->b.k_pe}, err);
+        status =
+            proa_cuda_kv_gather(f->gpu,
+                                &(proa_cuda_kv_gather_args){.rows = f->keys,
+                                                            .kv_lora_rank = lora,
+                                                            .rope_dim = c->qk_rope_head_dim,
+                                                            .slots = f->m.key_slots,
+                                                            .cache = layer_cache(f, layer),
+                                                            .kv_lora = fp8 ? NULL : f->b.kv_lora,
+                                                            .q = fp8 ? f->b.kv_q8 : (proa_cuda_fp8_rows){0},
+                                                            .k_pe = f->b.k_pe},
+                                err);
     if (status == PROA_OK)
         status = proa_cuda_product_of(f, PROA_CUDA_KV_B, &x, f->keys, NULL, &w->kv_b, f->b.kv, kv_width, err);
     if (status != PROA_OK || !proa_cuda_wanted(f, PROA_CUDA_MHA))
         return status;
     return proa_cuda_mla_prefill(
-        f->gpu, &(proa_cuda_mla_prefill_args){.segments = f->m.segments, .segment_count = f->segments, .heads = heads,
-                                         .nope_dim = c->qk_nope_head_dim, .rope_dim = c->qk_rope_head_dim, .v_dim = v,
-                                         .rows = f->rows - f->decode_rows, .keys = f->keys, .scale = f->softmax_scale,
-                                         .q = q + f->decode_rows * q_stride, .kv = f->b.kv, .k_pe = f->b.k_pe,
-                                         .out = at(f->b.attention, (int64_t)f->decode_rows * heads * v), .out_stride = (int64_t)heads * v,
-                                         .tickets = f->b.tickets}, err);
+        f->gpu,
+        &(proa_cuda_mla_prefill_args){.segments = f->m.segments,
+                                      .segment_count = f->segments,
+                                      .heads = heads,
+                                      .nope_dim = c->qk_nope_head_dim,
+                                      .rope_dim = c->qk_rope_head_dim,
+                                      .v_dim = v,
+                                      .rows = f->rows - f->decode_rows,
+                                      .keys = f->keys,
+                                      .scale = f->softmax_scale,
+                                      .q = q + f->decode_rows * q_stride,
+                                      .kv = f->b.kv,
+                                      .k_pe = f->b.k_pe,
+                                      .out = at(f->b.attention, (int64_t)f->decode_rows * heads * v),
+                                      .out_stride = (int64_t)heads * v,
+                                      .tickets = f->b.tickets},
+        err);
 }
 
 proa_status proa_cuda_attention(proa_cuda_forward *f, int32_t layer, proa_error *err)
@@ -164,10 +243,13 @@ proa_status proa_cuda_attention(proa_cuda_forward *f, int32_t layer, proa_error 
     if (status == PROA_OK)
         status = prompts(f, w, layer, q, q_stride, err);
     if (status == PROA_OK && w->o.dtype == PROA_DTYPE_E4M3 && proa_cuda_wanted(f, PROA_CUDA_O_QUANTISE))
-        status = proa_cuda_quantise(f->gpu, &(proa_cuda_quantise_args){.rows = f->rows, .cols = width, .x = f->b.attention,
-                                                                       .x_stride = width, .q = f->b.q8}, err);
+        status = proa_cuda_quantise(
+            f->gpu,
+            &(proa_cuda_quantise_args){
+                .rows = f->rows, .cols = width, .x = f->b.attention, .x_stride = width, .q = f->b.q8},
+            err);
     const cuda_input x = {f->b.attention, width, &f->b.q8, f->limits.rows_max};
-    return status == PROA_OK
-               ? proa_cuda_product_of(f, PROA_CUDA_O, &x, f->rows, NULL, &w->o, f->b.delta, c->hidden_size, err)
-               : status;
+    return status == PROA_OK ? proa_cuda_product_of(f, PROA_CUDA_O, &x, f->rows, NULL, &w->o, f->b.delta,
+                                                    c->hidden_size, err)
+                             : status;
 }

@@ -100,9 +100,11 @@ static void carve_attention(carver *c, proa_cuda_forward *f)
 {
     const proa_model_config *m = &f->config;
     const int64_t rows = f->limits.rows_max, decode = f->limits.decode_rows_max, keys = f->limits.keys_max;
-    const int64_t heads = m->num_attention_heads, qk = m->qk_nope_head_dim + m->qk_rope_head_dim, lora = m->kv_lora_rank;
+    const int64_t heads = m->num_attention_heads, qk = m->qk_nope_head_dim + m->qk_rope_head_dim,
+                  lora = m->kv_lora_rank;
     cuda_buffers *b = &f->b;
-    b->qkv_a = carve_bf16(c, rows, (m->q_lora_rank > 0 ? m->q_lora_rank : heads * qk) + lora + m->qk_rope_head_dim);
+    b->qkv_a =
+        carve_bf16(c, rows, (m->q_lora_rank > 0 ? m->q_lora_rank : heads * qk) + lora + m->qk_rope_head_dim);
     b->q_a = carve_bf16(c, rows, m->q_lora_rank);
     b->q = carve_bf16(c, rows, heads * qk);
     b->q_all = carve_bf16(c, decode, heads * (lora + m->qk_rope_head_dim));
@@ -113,14 +115,17 @@ static void carve_attention(carver *c, proa_cuda_forward *f)
     b->kv = carve_bf16(c, keys, heads * (m->qk_nope_head_dim + m->v_head_dim));
     b->k_pe = carve_bf16(c, keys, m->qk_rope_head_dim);
     b->tickets = carve(c, 2, sizeof(int32_t));
-    b->mla_workspace = carve(c, (int64_t)proa_mla_decode_workspace_bytes((int32_t)decode, (int32_t)heads, f->splits_max), 1);
+    b->mla_workspace =
+        carve(c, (int64_t)proa_mla_decode_workspace_bytes((int32_t)decode, (int32_t)heads, f->splits_max), 1);
 }
 
 static void carve_moe(carver *c, proa_cuda_forward *f)
 {
     const proa_model_config *m = &f->config;
-    const int64_t rows = f->limits.rows_max, hidden = m->hidden_size, slots = f->slots_max, local = f->weights->local_experts;
-    const int64_t width = max_i64(m->intermediate_size, (int64_t)m->moe_intermediate_size * m->n_shared_experts);
+    const int64_t rows = f->limits.rows_max, hidden = m->hidden_size, slots = f->slots_max,
+                  local = f->weights->local_experts;
+    const int64_t width =
+        max_i64(m->intermediate_size, (int64_t)m->moe_intermediate_size * m->n_shared_experts);
     const int64_t moe = m->moe_intermediate_size, choices = rows * m->num_experts_per_tok;
     cuda_buffers *b = &f->b;
     b->gate_up = carve_bf16(c, rows, 2 * width);
@@ -148,7 +153,8 @@ static void carve_all(carver *c, proa_cuda_forward *f)
 {
     const proa_model_config *m = &f->config;
     const int64_t rows = f->limits.rows_max, hidden = m->hidden_size, last = f->limits.logit_rows_max;
-    const int64_t widest = max_i64(max_i64(hidden, m->q_lora_rank), (int64_t)m->num_attention_heads * m->v_head_dim);
+    const int64_t widest =
+        max_i64(max_i64(hidden, m->q_lora_rank), (int64_t)m->num_attention_heads * m->v_head_dim);
     const int64_t pairs = (int64_t)f->limits.positions_max * m->qk_rope_head_dim / 2;
     f->m = carve_metadata(c, f);
     f->metadata_bytes = c->used;
@@ -179,7 +185,8 @@ static proa_status upload_tables(proa_cuda_forward *f, const int32_t *where, pro
     const size_t bytes = (size_t)f->limits.positions_max * (size_t)half * sizeof(float);
     float *tables = malloc(2 * bytes);
     if (tables == NULL)
-        return proa_error_set(err, PROA_ERR_MEMORY, "no memory for RoPE's table of %d positions", f->limits.positions_max);
+        return proa_error_set(err, PROA_ERR_MEMORY, "no memory for RoPE's table of %d positions",
+                              f->limits.positions_max);
     proa_rope_table(&c->rope, 0, f->limits.positions_max, tables, tables + bytes / sizeof(float));
     proa_status status = proa_gpu_upload(f->gpu, f->rope_cos, tables, bytes, err);
     if (status == PROA_OK)
@@ -196,8 +203,9 @@ static proa_status upload_tables(proa_cuda_forward *f, const int32_t *where, pro
     return status;
 }
 
-proa_status proa_cuda_forward_create(proa_gpu *gpu, const proa_cuda_weights *weights, const proa_cuda_limits *limits,
-                                     const int32_t *where, proa_cuda_forward **out, proa_error *err)
+proa_status proa_cuda_forward_create(proa_gpu *gpu, const proa_cuda_weights *weights,
+                                     const proa_cuda_limits *limits, const int32_t *where,
+                                     proa_cuda_forward **out, proa_error *err)
 {
     const proa_model_config *c = &weights->config;
     proa_cuda_forward *f = calloc(1, sizeof *f);
@@ -214,7 +222,8 @@ proa_status proa_cuda_forward_create(proa_gpu *gpu, const proa_cuda_weights *wei
         f->limits.cache_layers = c->num_hidden_layers;
     f->softmax_scale = (float)proa_rope_softmax_scale(&c->rope, c->qk_nope_head_dim + c->qk_rope_head_dim);
     f->table_stride = (limits->positions_max + PROA_KV_BLOCK_TOKENS - 1) / PROA_KV_BLOCK_TOKENS;
-    f->slots_max = round_up(limits->rows_max * c->num_experts_per_tok + weights->local_experts * (ROW_ALIGN - 1), ROW_ALIGN);
+    f->slots_max = round_up(
+        limits->rows_max * c->num_experts_per_tok + weights->local_experts * (ROW_ALIGN - 1), ROW_ALIGN);
     f->splits_max = limits->decode_rows_max * proa_mla_decode_splits(limits->positions_max);
     f->placed = where != NULL;
     carve_all(&measure, f);
@@ -300,7 +309,8 @@ static void add_padding(proa_cuda_forward *f)
 static void add_prompt(proa_cuda_forward *f, const proa_cuda_sequence *s)
 {
     const int32_t keys = s->position_first + s->row_count, room = round_up(keys, PROA_CUDA_KEY_TILE);
-    const int32_t segment[PROA_CUDA_SEGMENT_INTS] = {f->rows - f->decode_rows, s->row_count, s->position_first, f->keys, 0, keys};
+    const int32_t segment[PROA_CUDA_SEGMENT_INTS] = {
+        f->rows - f->decode_rows, s->row_count, s->position_first, f->keys, 0, keys};
     memcpy(f->host.segments + f->segments++ * PROA_CUDA_SEGMENT_INTS, segment, sizeof segment);
     for (int32_t i = 0; i < room; i++)
         f->host.key_slots[f->keys + i] = i < keys ? slot_of(s->blocks, i) : -1;
@@ -329,48 +339,75 @@ proa_status proa_cuda_forward_prepare(proa_cuda_forward *f, const proa_cuda_step
 /* ---- products and norms ---- */
 
 /* y [rows, w->n], at y_stride */
-static proa_status product(proa_cuda_forward *f, const cuda_input *x, const proa_cuda_groups *rows, const proa_cuda_matrix *w,
-                           uint16_t *y, int64_t y_stride, proa_error *err)
+static proa_status product(proa_cuda_forward *f, const cuda_input *x, const proa_cuda_groups *rows,
+                           const proa_cuda_matrix *w, uint16_t *y, int64_t y_stride, proa_error *err)
 {
     if (w->dtype == PROA_DTYPE_E4M3)
-        return proa_cuda_fp8_linear(f->gpu, &(proa_cuda_fp8_linear_args){.rows = *rows, .rows_max = x->rows_max, .n = w->n, .k = w->k,
-                                                                         .x = *x->q8, .w = w->data, .w_scale = w->scale, .y = y,
-                                                                         .y_stride = y_stride}, err);
-    return proa_cuda_bf16_linear(f->gpu, &(proa_cuda_bf16_linear_args){.rows = *rows, .rows_max = x->rows_max, .n = w->n, .k = w->k,
-                                                                       .x = x->x, .x_stride = x->x_stride, .w = w->data, .y = y,
-                                                                       .y_stride = y_stride}, err);
+        return proa_cuda_fp8_linear(f->gpu,
+                                    &(proa_cuda_fp8_linear_args){.rows = *rows,
+                                                                 .rows_max = x->rows_max,
+                                                                 .n = w->n,
+                                                                 .k = w->k,
+                                                                 .x = *x->q8,
+                                                                 .w = w->data,
+                                                                 .w_scale = w->scale,
+                                                                 .y = y,
+                                                                 .y_stride = y_stride},
+                                    err);
+    return proa_cuda_bf16_linear(f->gpu,
+                                 &(proa_cuda_bf16_linear_args){.rows = *rows,
+                                                               .rows_max = x->rows_max,
+                                                               .n = w->n,
+                                                               .k = w->k,
+                                                               .x = x->x,
+                                                               .x_stride = x->x_stride,
+                                                               .w = w->data,
+                                                               .y = y,
+                                                               .y_stride = y_stride},
+                                 err);
 }
 
 proa_status proa_cuda_product(proa_cuda_forward *f, proa_cuda_op op, const cuda_input *x, int32_t rows,
-                              const proa_cuda_groups *groups, const proa_cuda_stack *w, void *y, int64_t y_stride, proa_error *err)
+                              const proa_cuda_groups *groups, const proa_cuda_stack *w, void *y,
+                              int64_t y_stride, proa_error *err)
 {
     const proa_cuda_groups all = {.groups = 1, .rows = rows};
     proa_status status = PROA_OK;
     int32_t column = 0;
     for (int32_t i = 0; i < w->parts && status == PROA_OK && proa_cuda_wanted(f, op); i++) {
-        status = product(f, x, groups != NULL ? groups : &all, &w->part[i], (uint16_t *)y + column, y_stride, err);
+        status =
+            product(f, x, groups != NULL ? groups : &all, &w->part[i], (uint16_t *)y + column, y_stride, err);
         column += w->part[i].n;
     }
     return status;
 }
 
 proa_status proa_cuda_product_of(proa_cuda_forward *f, proa_cuda_op op, const cuda_input *x, int32_t rows,
-                                 const proa_cuda_groups *groups, const proa_cuda_matrix *w, void *y, int64_t y_stride,
-                                 proa_error *err)
+                                 const proa_cuda_groups *groups, const proa_cuda_matrix *w, void *y,
+                                 int64_t y_stride, proa_error *err)
 {
     const proa_cuda_stack one = {.part = {*w}, .parts = 1, .n = w->n};
     return proa_cuda_product(f, op, x, rows, groups, &one, y, y_stride, err);
 }
 
-proa_status proa_cuda_norm(proa_cuda_forward *f, const void *delta, const void *w, bool keep, bool quantise, proa_error *err)
+proa_status proa_cuda_norm(proa_cuda_forward *f, const void *delta, const void *w, bool keep, bool quantise,
+                           proa_error *err)
 {
     const int32_t hidden = f->config.hidden_size;
     if (!proa_cuda_wanted(f, PROA_CUDA_NORM))
         return PROA_OK;
-    return proa_cuda_rmsnorm(f->gpu, &(proa_cuda_rmsnorm_args){.rows = f->rows, .cols = hidden, .x = f->b.hidden, .x_stride = hidden,
-                                                               .delta = delta, .w = w, .eps = (float)f->config.rms_norm_eps,
-                                                               .y = keep ? f->b.normed : NULL, .y_stride = hidden,
-                                                               .q = quantise ? f->b.q8 : (proa_cuda_fp8_rows){0}}, err);
+    return proa_cuda_rmsnorm(f->gpu,
+                             &(proa_cuda_rmsnorm_args){.rows = f->rows,
+                                                       .cols = hidden,
+                                                       .x = f->b.hidden,
+                                                       .x_stride = hidden,
+                                                       .delta = delta,
+                                                       .w = w,
+                                                       .eps = (float)f->config.rms_norm_eps,
+                                                       .y = keep ? f->b.normed : NULL,
+                                                       .y_stride = hidden,
+                                                       .q = quantise ? f->b.q8 : (proa_cuda_fp8_rows){0}},
+                             err);
 }
 
 /* ---- the walk ---- */
@@ -383,22 +420,44 @@ static proa_status finish(proa_cuda_forward *f, proa_error *err)
     if (rows == 0 || !proa_cuda_wanted(f, PROA_CUDA_HEAD))
         return PROA_OK;
     proa_status status = proa_cuda_embed(
-        f->gpu, &(proa_cuda_embed_args){.rows = rows, .cols = hidden, .ids = f->m.logit_rows, .table = f->b.hidden, .y = f->b.last}, err);
+        f->gpu,
+        &(proa_cuda_embed_args){
+            .rows = rows, .cols = hidden, .ids = f->m.logit_rows, .table = f->b.hidden, .y = f->b.last},
+        err);
     if (status == PROA_OK)
-        status = proa_cuda_embed(
-            f->gpu, &(proa_cuda_embed_args){.rows = rows, .cols = hidden, .ids = f->m.logit_rows, .table = f->b.delta, .y = f->b.last_delta},
-            err);
+        status = proa_cuda_embed(f->gpu,
+                                 &(proa_cuda_embed_args){.rows = rows,
+                                                         .cols = hidden,
+                                                         .ids = f->m.logit_rows,
+                                                         .table = f->b.delta,
+                                                         .y = f->b.last_delta},
+                                 err);
     if (status == PROA_OK)
-        status = proa_cuda_rmsnorm(f->gpu, &(proa_cuda_rmsnorm_args){.rows = rows, .cols = hidden, .x = f->b.last, .x_stride = hidden,
-                                                                     .delta = f->b.last_delta, .w = f->weights->norm,
-                                                                     .eps = (float)c->rms_norm_eps, .y = f->b.normed,
-                                                                     .y_stride = hidden}, err);
+        status = proa_cuda_rmsnorm(f->gpu,
+                                   &(proa_cuda_rmsnorm_args){.rows = rows,
+                                                             .cols = hidden,
+                                                             .x = f->b.last,
+                                                             .x_stride = hidden,
+                                                             .delta = f->b.last_delta,
+                                                             .w = f->weights->norm,
+                                                             .eps = (float)c->rms_norm_eps,
+                                                             .y = f->b.normed,
+                                                             .y_stride = hidden},
+                                   err);
     if (status != PROA_OK)
         return status;
-    return proa_cuda_bf16_linear(f->gpu, &(proa_cuda_bf16_linear_args){.rows = {.groups = 1, .rows = rows}, .rows_max = f->limits.rows_max,
-                                                                       .n = c->vocab_size, .k = hidden, .x = f->b.normed,
-                                                                       .x_stride = hidden, .w = f->weights->lm_head, .y = f->b.logits,
-                                                                       .y_float = true, .y_stride = c->vocab_size}, err);
+    return proa_cuda_bf16_linear(f->gpu,
+                                 &(proa_cuda_bf16_linear_args){.rows = {.groups = 1, .rows = rows},
+                                                               .rows_max = f->limits.rows_max,
+                                                               .n = c->vocab_size,
+                                                               .k = hidden,
+                                                               .x = f->b.normed,
+                                                               .x_stride = hidden,
+                                                               .w = f->weights->lm_head,
+                                                               .y = f->b.logits,
+                                                               .y_float = true,
+                                                               .y_stride = c->vocab_size},
+                                 err);
 }
 
 static proa_status run_layer(proa_cuda_forward *f, int32_t layer, proa_error *err)
@@ -418,10 +477,16 @@ proa_status proa_cuda_forward_run(proa_cuda_forward *f, proa_error *err)
     const proa_model_config *c = &f->config;
     proa_status status = PROA_OK;
     if (proa_cuda_wanted(f, PROA_CUDA_EMBED))
-        status = proa_cuda_embed(f->gpu, &(proa_cuda_embed_args){.rows = f->rows, .cols = c->hidden_size, .ids = f->m.ids,
-                                                                 .table = f->weights->embed_tokens, .y = f->b.hidden}, err);
+        status = proa_cuda_embed(f->gpu,
+                                 &(proa_cuda_embed_args){.rows = f->rows,
+                                                         .cols = c->hidden_size,
+                                                         .ids = f->m.ids,
+                                                         .table = f->weights->embed_tokens,
+                                                         .y = f->b.hidden},
+                                 err);
     if (status == PROA_OK && c->n_routed_experts > 0 && proa_cuda_wanted(f, PROA_CUDA_ROUTER))
-        status = proa_gpu_set(f->gpu, f->b.counts, 0, 4 * (size_t)f->weights->local_experts * sizeof(int32_t), err);
+        status = proa_gpu_set(f->gpu, f->b.counts, 0, 4 * (size_t)f->weights->local_experts * sizeof(int32_t),
+                              err);
     for (int32_t i = 0; i < c->num_hidden_layers && status == PROA_OK; i++)
         status = run_layer(f, i, err);
     return status == PROA_OK ? finish(f, err) : status;

@@ -24,7 +24,8 @@ typedef struct proa_cuda_limits {
     int32_t logit_rows_max;
     int32_t positions_max;
     int32_t kv_blocks;
-    int32_t cache_layers; /* that have a cache of their own; 0: all. For measurements: the others share these, and results mean nothing */
+    int32_t
+        cache_layers; /* that have a cache of their own; 0: all. For measurements: the others share these, and results mean nothing */
 } proa_cuda_limits;
 
 /* What a step's time goes into. */
@@ -58,8 +59,9 @@ typedef enum proa_cuda_op {
 const char *proa_cuda_op_name(proa_cuda_op op);
 
 /* `where` [n_routed_experts]: local expert of each; NULL: itself, all are here. Copied. */
-proa_status proa_cuda_forward_create(proa_gpu *gpu, const proa_cuda_weights *weights, const proa_cuda_limits *limits,
-                                     const int32_t *where, proa_cuda_forward **forward, proa_error *err);
+proa_status proa_cuda_forward_create(proa_gpu *gpu, const proa_cuda_weights *weights,
+                                     const proa_cuda_limits *limits, const int32_t *where,
+                                     proa_cuda_forward **forward, proa_error *err);
 void proa_cuda_forward_free(proa_cuda_forward *forward); /* accepts NULL */
 
 /* Bytes of GPU memory beside the weights: buffers, and the cache. */
@@ -83,7 +85,8 @@ typedef struct proa_cuda_step {
 } proa_cuda_step;
 
 /* Queues the step's description; then its work. Logits [wanted, vocab] float32 on the GPU, in the order of the sequences. */
-proa_status proa_cuda_forward_prepare(proa_cuda_forward *forward, const proa_cuda_step *step, proa_error *err);
+proa_status proa_cuda_forward_prepare(proa_cuda_forward *forward, const proa_cuda_step *step,
+                                      proa_error *err);
 proa_status proa_cuda_forward_run(proa_cuda_forward *forward, proa_error *err);
 const float *proa_cuda_forward_logits(const proa_cuda_forward *forward);
 

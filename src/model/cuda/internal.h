@@ -25,38 +25,38 @@ typedef struct cuda_metadata {
 
 /* Shapes: R rows_max, A decode_rows_max, T keys_max, H hidden, S slots: R * top_k and up to 127 of padding an expert. bf16 unless said. */
 typedef struct cuda_buffers {
-    void *hidden, *normed, *delta;  /* [R, H] */
-    proa_cuda_fp8_rows q8;          /* [R, widest input] */
-    void *qkv_a;                    /* [R, q_lora_rank + kv_lora_rank + rope] */
-    void *q_a;                      /* [R, q_lora_rank], where q_b is bf16 */
-    void *q;                        /* [R, heads, nope + rope] */
-    void *q_all;                    /* [A, heads, kv_lora_rank + rope] */
-    void *o_lat;                    /* [A, heads, kv_lora_rank] */
-    void *attention;                /* [R, heads, v] */
-    void *kv_lora;                  /* [T, kv_lora_rank], where kv_b is bf16 */
-    proa_cuda_fp8_rows kv_q8;       /* [T, kv_lora_rank] */
-    void *kv;                       /* [T, heads, nope + v] */
-    void *k_pe;                     /* [T, rope] */
-    int32_t *tickets;               /* [2] of the prefill kernel */
+    void *hidden, *normed, *delta; /* [R, H] */
+    proa_cuda_fp8_rows q8;         /* [R, widest input] */
+    void *qkv_a;                   /* [R, q_lora_rank + kv_lora_rank + rope] */
+    void *q_a;                     /* [R, q_lora_rank], where q_b is bf16 */
+    void *q;                       /* [R, heads, nope + rope] */
+    void *q_all;                   /* [A, heads, kv_lora_rank + rope] */
+    void *o_lat;                   /* [A, heads, kv_lora_rank] */
+    void *attention;               /* [R, heads, v] */
+    void *kv_lora;                 /* [T, kv_lora_rank], where kv_b is bf16 */
+    proa_cuda_fp8_rows kv_q8;      /* [T, kv_lora_rank] */
+    void *kv;                      /* [T, heads, nope + v] */
+    void *k_pe;                    /* [T, rope] */
+    int32_t *tickets;              /* [2] of the prefill kernel */
     void *mla_workspace;
-    void *gate_up;                  /* [R, 2 * width] dense or shared */
-    void *activated;                /* [R, width] */
+    void *gate_up;   /* [R, 2 * width] dense or shared */
+    void *activated; /* [R, width] */
     proa_cuda_fp8_rows activated_q8;
-    void *shared_out;               /* [R, H] */
-    float *router_logits;           /* [slices, R, experts] float32 */
-    int32_t *expert_ids, *place;    /* [R, top_k] */
-    float *expert_weights;          /* [R, top_k] */
-    int32_t *counts;                /* [2][2 * local experts]: counts and filled, of this layer and the next */
-    int32_t *first, *count;         /* [local experts] */
-    void *spread;                   /* [S, H] */
+    void *shared_out;            /* [R, H] */
+    float *router_logits;        /* [slices, R, experts] float32 */
+    int32_t *expert_ids, *place; /* [R, top_k] */
+    float *expert_weights;       /* [R, top_k] */
+    int32_t *counts;             /* [2][2 * local experts]: counts and filled, of this layer and the next */
+    int32_t *first, *count;      /* [local experts] */
+    void *spread;                /* [S, H] */
     proa_cuda_fp8_rows spread_q8;
-    void *slot_gate_up;             /* [S, 2 * moe width] */
-    void *slot_activated;           /* [S, moe width] */
+    void *slot_gate_up;   /* [S, 2 * moe width] */
+    void *slot_activated; /* [S, moe width] */
     proa_cuda_fp8_rows slot_q8;
-    void *slot_out;                 /* [S, H] */
-    void *last;                     /* [logit_rows_max, H] */
+    void *slot_out; /* [S, H] */
+    void *last;     /* [logit_rows_max, H] */
     void *last_delta;
-    float *logits;                  /* [logit_rows_max, vocab] float32 */
+    float *logits; /* [logit_rows_max, vocab] float32 */
 } cuda_buffers;
 
 struct proa_cuda_forward {
@@ -98,13 +98,15 @@ static inline bool proa_cuda_wanted(const proa_cuda_forward *f, proa_cuda_op op)
 
 /* y [rows, stack.n] at y_stride (elements). `groups` NULL: all rows with one matrix. */
 proa_status proa_cuda_product(proa_cuda_forward *f, proa_cuda_op op, const cuda_input *x, int32_t rows,
-                              const proa_cuda_groups *groups, const proa_cuda_stack *w, void *y, int64_t y_stride, proa_error *err);
+                              const proa_cuda_groups *groups, const proa_cuda_stack *w, void *y,
+                              int64_t y_stride, proa_error *err);
 proa_status proa_cuda_product_of(proa_cuda_forward *f, proa_cuda_op op, const cuda_input *x, int32_t rows,
-                                 const proa_cuda_groups *groups, const proa_cuda_matrix *w, void *y, int64_t y_stride,
-                                 proa_error *err);
+                                 const proa_cuda_groups *groups, const proa_cuda_matrix *w, void *y,
+                                 int64_t y_stride, proa_error *err);
 
 /* b.hidden (+= delta) to b.normed (where `keep`) and, where a matrix is FP8, b.q8. */
-proa_status proa_cuda_norm(proa_cuda_forward *f, const void *delta, const void *w, bool keep, bool quantise, proa_error *err);
+proa_status proa_cuda_norm(proa_cuda_forward *f, const void *delta, const void *w, bool keep, bool quantise,
+                           proa_error *err);
 
 proa_status proa_cuda_attention(proa_cuda_forward *f, int32_t layer, proa_error *err);
 proa_status proa_cuda_mlp_of(proa_cuda_forward *f, int32_t layer, proa_error *err);

@@ -6,7 +6,6 @@
 #include <math.h>
 #include <stdlib.h>
 
-
 enum { ALIGNMENT = 256, BLOCK = 128 };
 
 typedef struct walk {
@@ -50,8 +49,9 @@ static void fill_bf16(walk *w, void *to, const proa_weight *from, uint64_t count
     else if (from->dtype == PROA_DTYPE_BF16)
         note(w, proa_gpu_upload(w->gpu, to, from->data, count * sizeof(uint16_t), w->err));
     else
-        note(w, proa_error_set(w->err, PROA_ERR_UNSUPPORTED,
-                               "a norm, embedding or router of another type than bf16: the GPU takes that alone"));
+        note(w, proa_error_set(
+                    w->err, PROA_ERR_UNSUPPORTED,
+                    "a norm, embedding or router of another type than bf16: the GPU takes that alone"));
 }
 
 static void *vector(walk *w, const proa_weight *from, int32_t count)
@@ -83,10 +83,12 @@ static bool fits(const proa_weight *w)
 }
 
 /* Group `group` of the matrix, from rows `row` on. */
-static void fill_matrix(walk *w, const proa_cuda_matrix *to, int32_t group, int32_t row, int32_t rows, const proa_weight *from)
+static void fill_matrix(walk *w, const proa_cuda_matrix *to, int32_t group, int32_t row, int32_t rows,
+                        const proa_weight *from)
 {
     bool fp8 = to->dtype == PROA_DTYPE_E4M3;
-    uint64_t width = (uint64_t)to->k * proa_dtype_bytes(to->dtype), at = ((uint64_t)group * (uint64_t)to->n + (uint64_t)row) * width;
+    uint64_t width = (uint64_t)to->k * proa_dtype_bytes(to->dtype),
+             at = ((uint64_t)group * (uint64_t)to->n + (uint64_t)row) * width;
     int64_t columns = blocks_of(to->k), scale_at = (group * blocks_of(to->n) + row / BLOCK) * columns;
     const float spread = 1.7f / sqrtf((float)to->k); /* a standard deviation of 1 / sqrt(k) */
     w->key++;
@@ -98,13 +100,14 @@ static void fill_matrix(walk *w, const proa_cuda_matrix *to, int32_t group, int3
         note(w, fp8 ? proa_cuda_fill_e4m3(w->gpu, data, count, w->key, w->err)
                     : proa_cuda_fill_bf16(w->gpu, data, count, w->key, 0, spread, w->err));
         if (fp8)
-            note(w, proa_cuda_fill_float(w->gpu, to->scale + scale_at, (uint64_t)(blocks_of(rows) * columns), w->key,
-                                         spread / 448, 0.2f * spread / 448, w->err));
+            note(w, proa_cuda_fill_float(w->gpu, to->scale + scale_at, (uint64_t)(blocks_of(rows) * columns),
+                                         w->key, spread / 448, 0.2f * spread / 448, w->err));
         return;
     }
     if (!fits(from) || from->dtype != to->dtype) {
         note(w, proa_error_set(w->err, PROA_ERR_UNSUPPORTED,
-                               "a weight of [%d, %d] is neither bf16 nor FP8 with scales of 128 x 128 blocks: the GPU takes these",
+                               "a weight of [%d, %d] is neither bf16 nor FP8 with scales of 128 x 128 "
+                               "blocks: the GPU takes these",
                                from->n, from->k));
         return;
     }
@@ -148,8 +151,8 @@ static proa_cuda_stack stack(walk *w, proa_dtype dtype, int32_t groups, const pr
     return s;
 }
 
-static proa_cuda_mlp mlp(walk *w, proa_dtype dtype, int32_t groups, const proa_weight *gate, const proa_weight *up,
-                         const proa_weight *down, int32_t width, int32_t hidden)
+static proa_cuda_mlp mlp(walk *w, proa_dtype dtype, int32_t groups, const proa_weight *gate,
+                         const proa_weight *up, const proa_weight *down, int32_t width, int32_t hidden)
 {
     proa_cuda_mlp m = {.width = width, .gate_up = stack(w, dtype, groups, gate, width, up, width, hidden)};
     m.down = make_matrix(w, dtype, groups, hidden, width);
@@ -160,7 +163,8 @@ static proa_cuda_mlp mlp(walk *w, proa_dtype dtype, int32_t groups, const proa_w
 
 /* ---- the model ---- */
 
-static void attention(walk *w, const proa_model_config *c, proa_dtype dtype, const proa_layer_weights *from, proa_cuda_layer *to)
+static void attention(walk *w, const proa_model_config *c, proa_dtype dtype, const proa_layer_weights *from,
+                      proa_cuda_layer *to)
 {
     int32_t hidden = c->hidden_size, all = c->num_attention_heads, lora = c->kv_lora_rank;
     int32_t nope = c->qk_nope_head_dim, v = c->v_head_dim, qk = nope + c->qk_rope_head_dim;
@@ -171,28 +175,31 @@ static void attention(walk *w, const proa_model_config *c, proa_dtype dtype, con
     to->kv_a_layernorm = vector(w, from != NULL ? &from->kv_a_layernorm : NULL, lora);
     if (latent)
         to->q_a_layernorm = vector(w, from != NULL ? &from->q_a_layernorm : NULL, c->q_lora_rank);
-    to->qkv_a = stack(w, dtype, 1, first, latent ? c->q_lora_rank : all * qk, from != NULL ? &from->kv_a_proj : NULL,
-                      lora + c->qk_rope_head_dim, hidden);
+    to->qkv_a = stack(w, dtype, 1, first, latent ? c->q_lora_rank : all * qk,
+                      from != NULL ? &from->kv_a_proj : NULL, lora + c->qk_rope_head_dim, hidden);
     if (latent)
         to->q_b = matrix(w, dtype, from != NULL ? &from->q_b_proj : NULL, all * qk, c->q_lora_rank);
     to->kv_b = matrix(w, dtype, from != NULL ? &from->kv_b_proj : NULL, all * (nope + v), lora);
     to->o = matrix(w, dtype, from != NULL ? &from->o_proj : NULL, hidden, all * v);
-    to->w_uk = heads(w, from != NULL ? from->w_uk : NULL, (int64_t)all * lora * nope, 1.7f / sqrtf((float)nope));
+    to->w_uk =
+        heads(w, from != NULL ? from->w_uk : NULL, (int64_t)all * lora * nope, 1.7f / sqrtf((float)nope));
     to->w_uv = heads(w, from != NULL ? from->w_uv : NULL, (int64_t)all * v * lora, 1.7f / sqrtf((float)lora));
 }
 
-static void experts(walk *w, const proa_model_config *c, proa_dtype dtype, int32_t local, const proa_layer_weights *from,
-                    proa_cuda_layer *to)
+static void experts(walk *w, const proa_model_config *c, proa_dtype dtype, int32_t local,
+                    const proa_layer_weights *from, proa_cuda_layer *to)
 {
     bool biased = from == NULL || from->router_bias != NULL;
     uint64_t bias_bytes = (uint64_t)c->n_routed_experts * sizeof(float);
-    to->router = table(w, from != NULL ? &from->router : NULL, c->n_routed_experts, c->hidden_size, 1.7f / sqrtf((float)c->hidden_size));
+    to->router = table(w, from != NULL ? &from->router : NULL, c->n_routed_experts, c->hidden_size,
+                       1.7f / sqrtf((float)c->hidden_size));
     to->router_bias = biased ? place(w, bias_bytes) : NULL;
     if (biased && w->base != NULL && w->status == PROA_OK)
         note(w, from != NULL ? proa_gpu_upload(w->gpu, to->router_bias, from->router_bias, bias_bytes, w->err)
                              : proa_gpu_set(w->gpu, to->router_bias, 0, bias_bytes, w->err));
-    to->experts = mlp(w, dtype, local, from != NULL ? from->expert_gate : NULL, from != NULL ? from->expert_up : NULL,
-                      from != NULL ? from->expert_down : NULL, c->moe_intermediate_size, c->hidden_size);
+    to->experts =
+        mlp(w, dtype, local, from != NULL ? from->expert_gate : NULL, from != NULL ? from->expert_up : NULL,
+            from != NULL ? from->expert_down : NULL, c->moe_intermediate_size, c->hidden_size);
 }
 
 /* The type of a checkpoint's matrices. */
@@ -207,7 +214,8 @@ static void walk_model(walk *w, proa_cuda_weights *to)
     const proa_weights *from = w->from;
     proa_dtype dtype = matrix_dtype(c);
     float head_spread = 1.7f / sqrtf((float)c->hidden_size);
-    to->embed_tokens = table(w, from != NULL ? &from->embed_tokens : NULL, c->vocab_size, c->hidden_size, 1.7f);
+    to->embed_tokens =
+        table(w, from != NULL ? &from->embed_tokens : NULL, c->vocab_size, c->hidden_size, 1.7f);
     to->norm = vector(w, from != NULL ? &from->norm : NULL, c->hidden_size);
     to->lm_head = table(w, from != NULL ? &from->lm_head : NULL, c->vocab_size, c->hidden_size, head_spread);
     for (int32_t i = 0; i < c->num_hidden_layers; i++) {
@@ -218,8 +226,9 @@ static void walk_model(walk *w, proa_cuda_weights *to)
         l->has_shared = l->moe && c->n_shared_experts > 0;
         int32_t width = l->moe ? c->moe_intermediate_size * c->n_shared_experts : c->intermediate_size;
         if (!l->moe || l->has_shared)
-            l->mlp = mlp(w, dtype, 1, layer != NULL ? &layer->mlp.gate : NULL, layer != NULL ? &layer->mlp.up : NULL,
-                         layer != NULL ? &layer->mlp.down : NULL, width, c->hidden_size);
+            l->mlp = mlp(w, dtype, 1, layer != NULL ? &layer->mlp.gate : NULL,
+                         layer != NULL ? &layer->mlp.up : NULL, layer != NULL ? &layer->mlp.down : NULL,
+                         width, c->hidden_size);
         if (l->moe)
             experts(w, c, dtype, to->local_experts, layer, l);
     }
@@ -252,8 +261,8 @@ uint64_t proa_cuda_weights_bytes(const proa_model_config *config, int32_t local_
     return w.used;
 }
 
-static proa_status make(proa_gpu *gpu, const proa_model_config *config, int32_t local_experts, const proa_weights *from,
-                        proa_cuda_weights **out, proa_error *err)
+static proa_status make(proa_gpu *gpu, const proa_model_config *config, int32_t local_experts,
+                        const proa_weights *from, proa_cuda_weights **out, proa_error *err)
 {
     proa_cuda_weights *to = make_table(config, local_experts);
     *out = NULL;

@@ -24,8 +24,9 @@ typedef struct proa_cuda_matrix {
 
 typedef struct proa_cuda_stack {
     proa_cuda_matrix part[2];
-    int32_t parts; /* 1: the product of one matrix gives all columns; 2: of each its own, one behind the other */
-    int32_t n;     /* columns of all */
+    int32_t
+        parts; /* 1: the product of one matrix gives all columns; 2: of each its own, one behind the other */
+    int32_t n; /* columns of all */
 } proa_cuda_stack;
 
 typedef struct proa_cuda_mlp {
@@ -47,8 +48,8 @@ typedef struct proa_cuda_layer {
     void *w_uv; /* bf16 [heads, v, kv_lora_rank] */
     bool moe;
     bool has_shared;
-    proa_cuda_mlp mlp; /* dense, or the shared expert */
-    void *router;      /* bf16 [experts, hidden] */
+    proa_cuda_mlp mlp;  /* dense, or the shared expert */
+    void *router;       /* bf16 [experts, hidden] */
     float *router_bias; /* [experts], or NULL */
     proa_cuda_mlp experts;
 } proa_cuda_layer;

@@ -6,7 +6,8 @@
 #include <cuda_bf16.h>
 #include <cuda_fp8.h>
 
-namespace {
+namespace
+{
 
 enum { THREADS = 256, BLOCKS = 2048 };
 
@@ -34,14 +35,18 @@ __device__ void store(__nv_fp8_e4m3 *to, float value)
     *to = __nv_fp8_e4m3(value);
 }
 
-template <typename T> __global__ void __launch_bounds__(THREADS) fill(T *to, uint64_t count, uint64_t key, float middle, float spread)
+template <typename T>
+__global__ void __launch_bounds__(THREADS)
+    fill(T *to, uint64_t count, uint64_t key, float middle, float spread)
 {
-    for (uint64_t i = (uint64_t)blockIdx.x * THREADS + threadIdx.x; i < count; i += (uint64_t)gridDim.x * THREADS)
+    for (uint64_t i = (uint64_t)blockIdx.x * THREADS + threadIdx.x; i < count;
+         i += (uint64_t)gridDim.x * THREADS)
         store(to + i, middle + spread * uniform(key, i));
 }
 
 template <typename T>
-proa_status launch(proa_gpu *gpu, void *to, uint64_t count, uint64_t key, float middle, float spread, proa_error *err)
+proa_status launch(proa_gpu *gpu, void *to, uint64_t count, uint64_t key, float middle, float spread,
+                   proa_error *err)
 {
     fill<<<BLOCKS, THREADS, 0, proa_cuda_stream(gpu)>>>((T *)to, count, key, middle, spread);
     return proa_cuda_launched("filling with random values", err);
@@ -49,12 +54,14 @@ proa_status launch(proa_gpu *gpu, void *to, uint64_t count, uint64_t key, float 
 
 } // namespace
 
-proa_status proa_cuda_fill_bf16(proa_gpu *gpu, void *to, uint64_t count, uint64_t key, float middle, float spread, proa_error *err)
+proa_status proa_cuda_fill_bf16(proa_gpu *gpu, void *to, uint64_t count, uint64_t key, float middle,
+                                float spread, proa_error *err)
 {
     return launch<__nv_bfloat16>(gpu, to, count, key, middle, spread, err);
 }
 
-proa_status proa_cuda_fill_float(proa_gpu *gpu, float *to, uint64_t count, uint64_t key, float middle, float spread, proa_error *err)
+proa_status proa_cuda_fill_float(proa_gpu *gpu, float *to, uint64_t count, uint64_t key, float middle,
+                                 float spread, proa_error *err)
 {
     return launch<float>(gpu, to, count, key, middle, spread, err);
 }

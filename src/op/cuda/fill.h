@@ -9,8 +9,10 @@ extern "C" {
 #endif
 
 /* middle + spread * u, u uniform in (-1, 1) */
-proa_status proa_cuda_fill_bf16(proa_gpu *gpu, void *to, uint64_t count, uint64_t key, float middle, float spread, proa_error *err);
-proa_status proa_cuda_fill_float(proa_gpu *gpu, float *to, uint64_t count, uint64_t key, float middle, float spread, proa_error *err);
+proa_status proa_cuda_fill_bf16(proa_gpu *gpu, void *to, uint64_t count, uint64_t key, float middle,
+                                float spread, proa_error *err);
+proa_status proa_cuda_fill_float(proa_gpu *gpu, float *to, uint64_t count, uint64_t key, float middle,
+                                 float spread, proa_error *err);
 /* e4m3, uniform in (-448, 448); no NaN */
 proa_status proa_cuda_fill_e4m3(proa_gpu *gpu, void *to, uint64_t count, uint64_t key, proa_error *err);
 

@@ -13,7 +13,8 @@
 #include <cuda_runtime.h>
 #include <stdint.h>
 
-namespace proa {
+namespace proa
+{
 
 __device__ __forceinline__ uint32_t shared_address(const void *p)
 {
@@ -42,7 +43,8 @@ __device__ __forceinline__ void barrier_arrive(uint64_t *barrier)
 /* Arrives, and so many bytes are still to come. */
 __device__ __forceinline__ void barrier_expect(uint64_t *barrier, uint32_t bytes)
 {
-    asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(shared_address(barrier)), "r"(bytes)
+    asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(shared_address(barrier)),
+                 "r"(bytes)
                  : "memory");
 }
 
@@ -65,18 +67,20 @@ __device__ __forceinline__ void prefetch_map(const CUtensorMap *map)
 }
 
 /* The box at (x, y), x the contiguous one. */
-__device__ __forceinline__ void copy_tile(void *to, const CUtensorMap *map, int32_t x, int32_t y, uint64_t *barrier)
+__device__ __forceinline__ void copy_tile(void *to, const CUtensorMap *map, int32_t x, int32_t y,
+                                          uint64_t *barrier)
 {
-    asm volatile(
-        "cp.async.bulk.tensor.2d.shared::cluster.global.tile.mbarrier::complete_tx::bytes [%0], [%1, {%2, %3}], [%4];" ::"r"(
-            shared_address(to)),
-        "l"(map), "r"(x), "r"(y), "r"(shared_address(barrier))
-        : "memory");
+    asm volatile("cp.async.bulk.tensor.2d.shared::cluster.global.tile.mbarrier::complete_tx::bytes [%0], "
+                 "[%1, {%2, %3}], [%4];" ::"r"(shared_address(to)),
+                 "l"(map), "r"(x), "r"(y), "r"(shared_address(barrier))
+                 : "memory");
 }
 
-__device__ __forceinline__ void copy_tile(void *to, const CUtensorMap *map, int32_t x, int32_t y, int32_t z, uint64_t *barrier)
+__device__ __forceinline__ void copy_tile(void *to, const CUtensorMap *map, int32_t x, int32_t y, int32_t z,
+                                          uint64_t *barrier)
 {
-    asm volatile("cp.async.bulk.tensor.3d.shared::cluster.global.tile.mbarrier::complete_tx::bytes [%0], [%1, {%2, %3, %4}], "
+    asm volatile("cp.async.bulk.tensor.3d.shared::cluster.global.tile.mbarrier::complete_tx::bytes [%0], "
+                 "[%1, {%2, %3, %4}], "
                  "[%5];" ::"r"(shared_address(to)),
                  "l"(map), "r"(x), "r"(y), "r"(z), "r"(shared_address(barrier))
                  : "memory");
@@ -91,16 +95,18 @@ __device__ __forceinline__ void copy_fence()
 /* The same box on its way to the second-level cache alone. */
 __device__ __forceinline__ void prefetch_tile(const CUtensorMap *map, int32_t x, int32_t y)
 {
-    asm volatile("cp.async.bulk.prefetch.tensor.2d.L2.global.tile [%0, {%1, %2}];" ::"l"(map), "r"(x), "r"(y) : "memory");
+    asm volatile("cp.async.bulk.prefetch.tensor.2d.L2.global.tile [%0, {%1, %2}];" ::"l"(map), "r"(x), "r"(y)
+                 : "memory");
 }
 
 /* Contiguous bytes, a multiple of 16, both ends aligned to 16. */
 __device__ __forceinline__ void copy_bytes(void *to, const void *from, uint32_t bytes, uint64_t *barrier)
 {
-    asm volatile("cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];" ::"r"(
-                     shared_address(to)),
-                 "l"(from), "r"(bytes), "r"(shared_address(barrier))
-                 : "memory");
+    asm volatile(
+        "cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];" ::"r"(
+            shared_address(to)),
+        "l"(from), "r"(bytes), "r"(shared_address(barrier))
+        : "memory");
 }
 
 /* ---- warpgroup products ---- */
@@ -109,7 +115,8 @@ __device__ __forceinline__ void copy_bytes(void *to, const void *from, uint32_t 
 __device__ __forceinline__ uint64_t tile_descriptor(const void *tile)
 {
     const uint64_t atom = 1024 >> 4, swizzle_128 = 1;
-    return (uint64_t)((shared_address(tile) & 0x3ffff) >> 4) | (uint64_t)1 << 16 | atom << 32 | swizzle_128 << 62;
+    return (uint64_t)((shared_address(tile) & 0x3ffff) >> 4) | (uint64_t)1 << 16 | atom << 32 |
+           swizzle_128 << 62;
 }
 
 /* The same tile as an N-major operand b, rows of K: blocks of 64 columns of N stand `block` bytes apart, eight rows are an atom; add
@@ -117,7 +124,8 @@ __device__ __forceinline__ uint64_t tile_descriptor(const void *tile)
 __device__ __forceinline__ uint64_t values_descriptor(const void *tile, uint32_t block)
 {
     const uint64_t atom = 1024 >> 4, swizzle_128 = 1;
-    return (uint64_t)((shared_address(tile) & 0x3ffff) >> 4) | (uint64_t)(block >> 4) << 16 | atom << 32 | swizzle_128 << 62;
+    return (uint64_t)((shared_address(tile) & 0x3ffff) >> 4) | (uint64_t)(block >> 4) << 16 | atom << 32 |
+           swizzle_128 << 62;
 }
 
 /* So many units of 16 bytes further: an address has no carry into the descriptor's upper half, and half the arithmetic is saved. */
@@ -161,9 +169,10 @@ __device__ __forceinline__ void load_matrices(uint32_t *d, const void *row)
 /* The other way round. */
 __device__ __forceinline__ void store_matrices(void *row, const uint32_t *d)
 {
-    asm volatile("stmatrix.sync.aligned.m8n8.x4.shared.b16 [%0], {%1, %2, %3, %4};" ::"r"(shared_address(row)), "r"(d[0]), "r"(d[1]),
-                 "r"(d[2]), "r"(d[3])
-                 : "memory");
+    asm volatile(
+        "stmatrix.sync.aligned.m8n8.x4.shared.b16 [%0], {%1, %2, %3, %4};" ::"r"(shared_address(row)),
+        "r"(d[0]), "r"(d[1]), "r"(d[2]), "r"(d[3])
+        : "memory");
 }
 
 /* Some of a block's threads, a multiple of 32, meet. */

@@ -7,6 +7,10 @@
 #include <cuda.h>
 #include <cuda_runtime.h>
 
+#ifdef __cplusplus
+extern "C" {
+#endif
+
 /* `what` was asked of CUDA. */
 proa_status proa_cuda_status(cudaError_t result, const char *what, proa_error *err);
 
@@ -22,6 +26,10 @@ typedef struct proa_tensor_map {
 } proa_tensor_map;
 
 proa_status proa_tensor_map_make(const proa_tensor_map *what, CUtensorMap *map, proa_error *err);
+
+#ifdef __cplusplus
+}
+#endif
 
 static inline cudaStream_t proa_cuda_stream(const proa_gpu *gpu)
 {

@@ -8,7 +8,8 @@
 #include "op/cuda/products.cuh"
 #include "op/cuda/rows.h"
 
-namespace proa {
+namespace proa
+{
 
 struct Tile {
     int32_t group;
@@ -24,7 +25,9 @@ template <int BM, int BN> struct TileWalk {
     int32_t group, before; /* tiles of the groups before */
     int32_t next;
 
-    __device__ TileWalk() : group(0), before(0), next((int32_t)blockIdx.x) {}
+    __device__ TileWalk() : group(0), before(0), next((int32_t)blockIdx.x)
+    {
+    }
 
     __device__ bool step(const proa_cuda_groups &g, int32_t n, Tile *tile)
     {
@@ -72,8 +75,8 @@ template <int BN> struct StagingPitch {
 /* This warpgroup's [64, BN] as bf16 through shared memory to y, which has whole pieces of 16 bytes then. y is that of the tile's
  * group; row_stride in elements, a multiple of 8, as n is. */
 template <int BN>
-__device__ __forceinline__ void store_tile(__nv_bfloat16 *y, int64_t row_stride, int32_t n, const Tile &tile, int32_t group_row,
-                                           const float (&total)[BN / 2], uint8_t *staging)
+__device__ __forceinline__ void store_tile(__nv_bfloat16 *y, int64_t row_stride, int32_t n, const Tile &tile,
+                                           int32_t group_row, const float (&total)[BN / 2], uint8_t *staging)
 {
     constexpr int PITCH = StagingPitch<BN>::BYTES, PIECES = BN / 8;
     const int32_t thread = (int32_t)threadIdx.x % 128, id = 1 + (int32_t)threadIdx.x / 128;
@@ -98,8 +101,8 @@ __device__ __forceinline__ void store_tile(__nv_bfloat16 *y, int64_t row_stride,
 
 /* The same as float32, straight from the registers: a thread has two neighbours of a row. */
 template <int BN>
-__device__ __forceinline__ void store_tile(float *y, int64_t row_stride, int32_t n, const Tile &tile, int32_t group_row,
-                                           const float (&total)[BN / 2], uint8_t *)
+__device__ __forceinline__ void store_tile(float *y, int64_t row_stride, int32_t n, const Tile &tile,
+                                           int32_t group_row, const float (&total)[BN / 2], uint8_t *)
 {
     const int32_t thread = (int32_t)threadIdx.x % 128;
     const int32_t row = thread / 32 * 16 + thread % 32 / 4, column = thread % 4 * 2;

@@ -13,7 +13,8 @@
 #include <cuda_runtime.h>
 #include <stdint.h>
 
-namespace proa {
+namespace proa
+{
 
 constexpr int32_t VECTOR = 8, ROW_THREADS = 256, GROUP_THREADS = 16;
 constexpr float FP8_MAX = 448;
@@ -48,7 +49,8 @@ __device__ __forceinline__ float round_bf16(float value)
 /* The sum of all threads' values, at all of them, in the same order however many rows there are. `scratch` [33] */
 __device__ __forceinline__ float block_sum(float value, float *scratch)
 {
-    const int32_t lane = (int32_t)threadIdx.x % 32, warp = (int32_t)threadIdx.x / 32, warps = (int32_t)blockDim.x / 32;
+    const int32_t lane = (int32_t)threadIdx.x % 32, warp = (int32_t)threadIdx.x / 32,
+                  warps = (int32_t)blockDim.x / 32;
 #pragma unroll
     for (int i = 16; i > 0; i /= 2)
         value += __shfl_xor_sync(~0u, value, i);
@@ -91,8 +93,8 @@ __device__ __forceinline__ uint2 quantise(const float (&x)[VECTOR], float scale)
 }
 
 /* Vector `at` of a row; all 16 threads of a group are here, those beyond the row with zeros. */
-__device__ __forceinline__ void store_quantised(const proa_cuda_fp8_rows &to, int64_t row, int32_t cols, int32_t at, bool inside,
-                                                const float (&x)[VECTOR])
+__device__ __forceinline__ void store_quantised(const proa_cuda_fp8_rows &to, int64_t row, int32_t cols,
+                                                int32_t at, bool inside, const float (&x)[VECTOR])
 {
     const float scale = group_scale(x, to.ue8m0);
     if (!inside)

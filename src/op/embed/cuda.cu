@@ -4,7 +4,8 @@
 #include "op/cuda/launch.cuh"
 #include "op/cuda/vectors.cuh"
 
-namespace proa {
+namespace proa
+{
 
 __global__ void __launch_bounds__(ROW_THREADS) embed(const proa_cuda_embed_args g)
 {
@@ -19,8 +20,8 @@ __global__ void __launch_bounds__(ROW_THREADS) embed(const proa_cuda_embed_args 
 proa_status proa_cuda_embed(proa_gpu *gpu, const proa_cuda_embed_args *a, proa_error *err)
 {
     if (a->cols % proa::VECTOR != 0)
-        return proa_error_set(err, PROA_ERR_UNSUPPORTED, "rows of %d values: the GPU copies multiples of %d", a->cols,
-                              proa::VECTOR);
+        return proa_error_set(err, PROA_ERR_UNSUPPORTED, "rows of %d values: the GPU copies multiples of %d",
+                              a->cols, proa::VECTOR);
     if (a->rows == 0)
         return PROA_OK;
     proa::embed<<<a->rows, proa::ROW_THREADS, 0, proa_cuda_stream(gpu)>>>(*a);

@@ -45,6 +45,27 @@ template <int BM, int BN, typename OUT> struct Bf16Layout {
     static constexpr int BYTES = STAGES * STAGE_BYTES + Y_BYTES + 1024 + 256;
 };
 
+/* One thread: a tile's stages, as they become free. */
+template <typename LAYOUT, typename OUT>
+__device__ __forceinline__ void
+bf16_fill(const CUtensorMap &x_map, const CUtensorMap &w_map, const Bf16Gemm<OUT> &g, uint8_t *x_tiles,
+          uint8_t *w_tiles, uint64_t *full, uint64_t *empty, const Tile &tile, int32_t steps, Ring &ring)
+{
+    const bool slices = g.groups == BF16_GROUPS_SLICES;
+    const int32_t k_first = slices ? tile.group * g.k : 0;
+    const int32_t w_row = slices ? tile.column : tile.group * g.n + tile.column;
+    const int32_t head = g.groups == BF16_GROUPS_HEADS ? tile.group : 0;
+    for (int32_t i = 0; i < steps; i++) {
+        uint64_t *arrived = full + ring.stage;
+        barrier_wait(empty + ring.stage, ring.phase ^ 1);
+        barrier_expect(arrived, LAYOUT::STAGE_BYTES);
+        copy_tile(w_tiles + ring.stage * LAYOUT::W_BYTES, &w_map, k_first + i * BF16_K, w_row, arrived);
+        copy_tile(x_tiles + ring.stage * LAYOUT::X_BYTES, &x_map, k_first + i * BF16_K, head, tile.row,
+                  arrived);
+        ring.template advance<LAYOUT::STAGES>();
+    }
+}
+
 template <int BM, int BN, typename OUT>
 __global__ void __launch_bounds__(BM * 2 + 128, 1)
     bf16_gemm(const __grid_constant__ CUtensorMap x_map, const __grid_constant__ CUtensorMap w_map,
@@ -76,22 +97,8 @@ __global__ void __launch_bounds__(BM * 2 + 128, 1)
     Tile tile;
     Ring ring = {0, 0};
     if (warpgroup == WORKERS) {
-        while (threadIdx.x == WORKERS * 128 && walk.step(g.rows, g.n, &tile)) {
-            const int32_t k_first = g.groups == BF16_GROUPS_SLICES ? tile.group * g.k : 0;
-            const int32_t w_row =
-                g.groups == BF16_GROUPS_SLICES ? tile.column : tile.group * g.n + tile.column;
-            const int32_t head = g.groups == BF16_GROUPS_HEADS ? tile.group : 0;
-            for (int32_t i = 0; i < steps; i++) {
-                uint64_t *arrived = full + ring.stage;
-                barrier_wait(empty + ring.stage, ring.phase ^ 1);
-                barrier_expect(arrived, Layout::STAGE_BYTES);
-                copy_tile(w_tiles + ring.stage * Layout::W_BYTES, &w_map, k_first + i * BF16_K, w_row,
-                          arrived);
-                copy_tile(x_tiles + ring.stage * Layout::X_BYTES, &x_map, k_first + i * BF16_K, head,
-                          tile.row, arrived);
-                ring.advance<STAGES>();
-            }
-        }
+        while (threadIdx.x == WORKERS * 128 && walk.step(g.rows, g.n, &tile))
+            bf16_fill<Layout>(x_map, w_map, g, x_tiles, w_tiles, full, empty, tile, steps, ring);
         return;
     }
     const int32_t group_row = warpgroup * 64;

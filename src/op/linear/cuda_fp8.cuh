@@ -106,6 +106,102 @@ __device__ __forceinline__ void fp8_take(float (&total)[BN / 2], Fp8Part<BN> &pa
     fp8_promote<BN>(total, part.sum, part.x0, part.x1, part.w0, part.w1, border);
 }
 
+/* A block's shared memory. */
+template <int BM, int BN> struct Fp8Memory {
+    using Layout = Fp8Layout<BM, BN>;
+    uint8_t *x_tiles, *w_tiles, *staging;
+    float *scales;
+    uint64_t *full, *empty;
+
+    __device__ __forceinline__ Fp8Memory(uint8_t *raw)
+    {
+        x_tiles = (uint8_t *)(((uintptr_t)raw + 1023) / 1024 * 1024);
+        w_tiles = x_tiles + Layout::STAGES * Layout::X_BYTES;
+        staging = w_tiles + Layout::STAGES * Layout::W_BYTES;
+        scales = (float *)(staging + Layout::Y_BYTES);
+        full = (uint64_t *)(scales + Layout::STAGES * BM);
+        empty = full + Layout::STAGES;
+    }
+};
+
+/* One thread: a tile's stages, as they become free. */
+template <int BM, int BN>
+__device__ __forceinline__ void fp8_fill(const CUtensorMap &x_map, const CUtensorMap &w_map, const Fp8Gemm &g,
+                                         const Fp8Memory<BM, BN> &m, const Tile &tile, int32_t steps,
+                                         Ring &ring)
+{
+    using Layout = Fp8Layout<BM, BN>;
+    for (int32_t i = 0; i < steps; i++) {
+        uint64_t *arrived = m.full + ring.stage;
+        barrier_wait(m.empty + ring.stage, ring.phase ^ 1);
+        barrier_expect(arrived, Layout::STAGE_BYTES);
+        copy_tile(m.w_tiles + ring.stage * Layout::W_BYTES, &w_map, i * FP8_K, tile.group * g.n + tile.column,
+                  arrived);
+        copy_tile(m.x_tiles + ring.stage * Layout::X_BYTES, &x_map, i * FP8_K, tile.row, arrived);
+        copy_bytes(m.scales + ring.stage * BM, g.x_scale + i * g.scale_stride + tile.row, Layout::SCALE_BYTES,
+                   arrived);
+        ring.template advance<Layout::STAGES>();
+    }
+}
+
+/* A warpgroup: its 64 rows of a tile, from row group_row of it on. */
+template <int BM, int BN>
+__device__ __forceinline__ void fp8_sum(const Fp8Gemm &g, const Fp8Memory<BM, BN> &m, const Tile &tile,
+                                        int32_t group_row, int32_t steps, Ring &ring, float (&total)[BN / 2])
+{
+    using Layout = Fp8Layout<BM, BN>;
+    const int32_t row = group_row + (int32_t)threadIdx.x % 128 / 32 * 16 + (int32_t)threadIdx.x % 32 / 4;
+    const int32_t scale_rows = (g.n + FP8_SCALE_N - 1) / FP8_SCALE_N;
+    const int32_t scale_row = tile.column / FP8_SCALE_N;
+    const float *w0 = g.w_scale + (int64_t)(tile.group * scale_rows + scale_row) * steps;
+    const float *w1 = scale_row + 1 < scale_rows ? w0 + steps : w0;
+    const int32_t border = (scale_row + 1) * FP8_SCALE_N - tile.column;
+#pragma unroll
+    for (int i = 0; i < BN / 2; i++)
+        total[i] = 0;
+    const auto begin = [&](Fp8Part<BN> &part, int32_t step) {
+        part.w0 = __ldg(w0 + step);
+        part.w1 = __ldg(w1 + step);
+        barrier_wait(m.full + ring.stage, ring.phase);
+        part.x0 = m.scales[ring.stage * BM + row];
+        part.x1 = m.scales[ring.stage * BM + row + 8];
+        part.stage = ring.stage;
+        fp8_product<BN>(part.sum, m.x_tiles + ring.stage * Layout::X_BYTES + group_row * FP8_K,
+                        m.w_tiles + ring.stage * Layout::W_BYTES);
+        ring.template advance<Layout::STAGES>();
+    };
+    if (!Layout::TWO_PARTS) {
+        Fp8Part<BN> part;
+        for (int32_t step = 0; step < steps; step++) {
+            begin(part, step);
+            product_wait<0>();
+            fp8_take<BN>(total, part, m.empty, border);
+        }
+        return;
+    }
+    Fp8Part<BN> even, odd;
+    int32_t step = 1;
+    begin(even, 0);
+    for (; step + 1 < steps; step += 2) {
+        begin(odd, step);
+        product_wait<1>();
+        fp8_take<BN>(total, even, m.empty, border);
+        begin(even, step + 1);
+        product_wait<1>();
+        fp8_take<BN>(total, odd, m.empty, border);
+    }
+    if (step < steps) {
+        begin(odd, step);
+        product_wait<1>();
+        fp8_take<BN>(total, even, m.empty, border);
+        product_wait<0>();
+        fp8_take<BN>(total, odd, m.empty, border);
+    } else {
+        product_wait<0>();
+        fp8_take<BN>(total, even, m.empty, border);
+    }
+}
+
 template <int BM, int BN>
 __global__ void __launch_bounds__(BM * 2 + 128, 1)
     fp8_gemm(const __grid_constant__ CUtensorMap x_map, const __grid_constant__ CUtensorMap w_map,
@@ -113,22 +209,17 @@ __global__ void __launch_bounds__(BM * 2 + 128, 1)
 {
     using Layout = Fp8Layout<BM, BN>;
     constexpr int WORKERS = BM / 64; /* warpgroups that multiply */
-    constexpr int STAGES = Layout::STAGES;
     extern __shared__ uint8_t raw[];
-    uint8_t *memory = (uint8_t *)(((uintptr_t)raw + 1023) / 1024 * 1024);
-    uint8_t *x_tiles = memory, *w_tiles = x_tiles + STAGES * Layout::X_BYTES;
-    uint8_t *staging = w_tiles + STAGES * Layout::W_BYTES;
-    float *scales = (float *)(staging + Layout::Y_BYTES);
-    uint64_t *full = (uint64_t *)(scales + STAGES * BM), *empty = full + STAGES;
+    const Fp8Memory<BM, BN> m(raw);
     const int32_t warpgroup = __shfl_sync(~0u, (int32_t)threadIdx.x / 128, 0);
     const int32_t steps = (g.k + FP8_K - 1) / FP8_K;
 
     if (threadIdx.x == 0) {
         prefetch_map(&x_map);
         prefetch_map(&w_map);
-        for (int i = 0; i < STAGES; i++) {
-            barrier_init(full + i, 1);
-            barrier_init(empty + i, WORKERS * 4);
+        for (int i = 0; i < Layout::STAGES; i++) {
+            barrier_init(m.full + i, 1);
+            barrier_init(m.empty + i, WORKERS * 4);
         }
         barrier_init_fence();
     }
@@ -140,78 +231,17 @@ __global__ void __launch_bounds__(BM * 2 + 128, 1)
     if (warpgroup == WORKERS) {
         if (WORKERS > 1)
             registers_fewer<40>();
-        while (threadIdx.x == WORKERS * 128 && walk.step(g.rows, g.n, &tile)) {
-            for (int32_t i = 0; i < steps; i++) {
-                uint64_t *arrived = full + ring.stage;
-                uint8_t *x_tile = x_tiles + ring.stage * Layout::X_BYTES;
-                barrier_wait(empty + ring.stage, ring.phase ^ 1);
-                barrier_expect(arrived, Layout::STAGE_BYTES);
-                copy_tile(w_tiles + ring.stage * Layout::W_BYTES, &w_map, i * FP8_K,
-                          tile.group * g.n + tile.column, arrived);
-                copy_tile(x_tile, &x_map, i * FP8_K, tile.row, arrived);
-                copy_bytes(scales + ring.stage * BM, g.x_scale + i * g.scale_stride + tile.row,
-                           Layout::SCALE_BYTES, arrived);
-                ring.advance<STAGES>();
-            }
-        }
+        while (threadIdx.x == WORKERS * 128 && walk.step(g.rows, g.n, &tile))
+            fp8_fill<BM, BN>(x_map, w_map, g, m, tile, steps, ring);
         return;
     }
     if (WORKERS > 1)
         registers_more<232>();
     const int32_t group_row = warpgroup * 64;
-    const int32_t row = group_row + (int32_t)threadIdx.x % 128 / 32 * 16 + (int32_t)threadIdx.x % 32 / 4;
-    const int32_t scale_rows = (g.n + FP8_SCALE_N - 1) / FP8_SCALE_N;
     while (walk.step(g.rows, g.n, &tile)) {
-        const int32_t scale_row = tile.column / FP8_SCALE_N;
-        const float *w0 = g.w_scale + (int64_t)(tile.group * scale_rows + scale_row) * steps;
-        const float *w1 = scale_row + 1 < scale_rows ? w0 + steps : w0;
-        const int32_t border = (scale_row + 1) * FP8_SCALE_N - tile.column;
         float total[BN / 2];
-#pragma unroll
-        for (int i = 0; i < BN / 2; i++)
-            total[i] = 0;
-        const auto begin = [&](Fp8Part<BN> &part, int32_t step) {
-            part.w0 = __ldg(w0 + step);
-            part.w1 = __ldg(w1 + step);
-            barrier_wait(full + ring.stage, ring.phase);
-            part.x0 = scales[ring.stage * BM + row];
-            part.x1 = scales[ring.stage * BM + row + 8];
-            part.stage = ring.stage;
-            fp8_product<BN>(part.sum, x_tiles + ring.stage * Layout::X_BYTES + group_row * FP8_K,
-                            w_tiles + ring.stage * Layout::W_BYTES);
-            ring.advance<STAGES>();
-        };
-        if (!Layout::TWO_PARTS) {
-            Fp8Part<BN> part;
-            for (int32_t step = 0; step < steps; step++) {
-                begin(part, step);
-                product_wait<0>();
-                fp8_take<BN>(total, part, empty, border);
-            }
-        } else {
-            Fp8Part<BN> even, odd;
-            int32_t step = 1;
-            begin(even, 0);
-            for (; step + 1 < steps; step += 2) {
-                begin(odd, step);
-                product_wait<1>();
-                fp8_take<BN>(total, even, empty, border);
-                begin(even, step + 1);
-                product_wait<1>();
-                fp8_take<BN>(total, odd, empty, border);
-            }
-            if (step < steps) {
-                begin(odd, step);
-                product_wait<1>();
-                fp8_take<BN>(total, even, empty, border);
-                product_wait<0>();
-                fp8_take<BN>(total, odd, empty, border);
-            } else {
-                product_wait<0>();
-                fp8_take<BN>(total, even, empty, border);
-            }
-        }
-        store_tile<BN>(g.y, g.y_stride, g.n, tile, group_row, total, staging + group_row * Layout::Y_PITCH);
+        fp8_sum<BM, BN>(g, m, tile, group_row, steps, ring, total);
+        store_tile<BN>(g.y, g.y_stride, g.n, tile, group_row, total, m.staging + group_row * Layout::Y_PITCH);
     }
 }
 

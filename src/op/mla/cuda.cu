@@ -5,7 +5,8 @@
 
 proa_status proa_cuda_mla_plan(proa_gpu *gpu, const proa_mla_decode_args *args, proa_error *err)
 {
-    return proa_cuda_status(proa_mla_decode_plan(args, proa_cuda_stream(gpu)), "planning decode attention", err);
+    return proa_cuda_status(proa_mla_decode_plan(args, proa_cuda_stream(gpu)), "planning decode attention",
+                            err);
 }
 
 proa_status proa_cuda_mla_decode(proa_gpu *gpu, const proa_mla_decode_args *args, proa_error *err)

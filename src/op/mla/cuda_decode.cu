@@ -35,7 +35,8 @@ extern "C" int32_t proa_mla_decode_splits(int32_t length)
 
 extern "C" size_t proa_mla_decode_workspace_bytes(int32_t rows, int32_t heads, int32_t splits_max)
 {
-    return parts_at(rows, heads, splits_max) + (size_t)splits_max * tiles_of(heads) * MLA_HEADS * MLA_LATENT * sizeof(float);
+    return parts_at(rows, heads, splits_max) +
+           (size_t)splits_max * tiles_of(heads) * MLA_HEADS * MLA_LATENT * sizeof(float);
 }
 
 static MlaDecode described(const proa_mla_decode_args *a)
@@ -85,22 +86,25 @@ extern "C" cudaError_t proa_mla_decode_plan(const proa_mla_decode_args *a, cudaS
     cudaError_t error = parts_of(a, &parts);
     if (error != cudaSuccess)
         return error;
-    mla_plan<<<1, MLA_LIMITS, (size_t)a->rows * sizeof(int32_t), stream>>>(d, parts, (MlaStretch *)d.stretches, (int32_t *)d.first_split);
+    mla_plan<<<1, MLA_LIMITS, (size_t)a->rows * sizeof(int32_t), stream>>>(
+        d, parts, (MlaStretch *)d.stretches, (int32_t *)d.first_split);
     return cudaGetLastError();
 }
 
-typedef CUresult (*MapEncode)(CUtensorMap *, CUtensorMapDataType, cuuint32_t, void *, const cuuint64_t *, const cuuint64_t *,
-                              const cuuint32_t *, const cuuint32_t *, CUtensorMapInterleave, CUtensorMapSwizzle,
-                              CUtensorMapL2promotion, CUtensorMapFloatOOBfill);
+typedef CUresult (*MapEncode)(CUtensorMap *, CUtensorMapDataType, cuuint32_t, void *, const cuuint64_t *,
+                              const cuuint64_t *, const cuuint32_t *, const cuuint32_t *,
+                              CUtensorMapInterleave, CUtensorMapSwizzle, CUtensorMapL2promotion,
+                              CUtensorMapFloatOOBfill);
 
 /* [9, rows, 64] over rows of 576: what a tile's shared memory looks like, piece by piece. */
-static cudaError_t map_rows(MapEncode encode, CUtensorMap *map, const void *base, uint64_t rows, uint32_t pieces)
+static cudaError_t map_rows(MapEncode encode, CUtensorMap *map, const void *base, uint64_t rows,
+                            uint32_t pieces)
 {
     const cuuint64_t shape[3] = {64, rows, MLA_PIECES}, bytes[2] = {1152, 128};
     const cuuint32_t box[3] = {64, 64, pieces}, steps[3] = {1, 1, 1};
-    const CUresult result = encode(map, CU_TENSOR_MAP_DATA_TYPE_BFLOAT16, 3, (void *)base, shape, bytes, box, steps,
-                                   CU_TENSOR_MAP_INTERLEAVE_NONE, CU_TENSOR_MAP_SWIZZLE_128B, CU_TENSOR_MAP_L2_PROMOTION_L2_256B,
-                                   CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
+    const CUresult result = encode(map, CU_TENSOR_MAP_DATA_TYPE_BFLOAT16, 3, (void *)base, shape, bytes, box,
+                                   steps, CU_TENSOR_MAP_INTERLEAVE_NONE, CU_TENSOR_MAP_SWIZZLE_128B,
+                                   CU_TENSOR_MAP_L2_PROMOTION_L2_256B, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
     return result == CUDA_SUCCESS ? cudaSuccess : cudaErrorInvalidValue;
 }
 
@@ -108,13 +112,15 @@ static cudaError_t map_all(const proa_mla_decode_args *a, MlaMaps *maps)
 {
     void *entry = NULL;
     cudaDriverEntryPointQueryResult found;
-    cudaError_t error = cudaGetDriverEntryPointByVersion("cuTensorMapEncodeTiled", &entry, 12000, cudaEnableDefault, &found);
+    cudaError_t error =
+        cudaGetDriverEntryPointByVersion("cuTensorMapEncodeTiled", &entry, 12000, cudaEnableDefault, &found);
     if (error != cudaSuccess || found != cudaDriverEntryPointSuccess)
         return error != cudaSuccess ? error : cudaErrorNotSupported;
     for (uint32_t i = 0; i < 2 && error == cudaSuccess; i++) {
         error = map_rows((MapEncode)entry, &maps->q[i], a->q, (uint64_t)a->rows * a->heads, 2 - i);
         if (error == cudaSuccess)
-            error = map_rows((MapEncode)entry, &maps->cache[i], a->cache, (uint64_t)a->cache_blocks * MLA_BLOCK, 2 - i);
+            error = map_rows((MapEncode)entry, &maps->cache[i], a->cache,
+                             (uint64_t)a->cache_blocks * MLA_BLOCK, 2 - i);
     }
     return error;
 }
@@ -138,7 +144,8 @@ extern "C" cudaError_t proa_mla_decode(const proa_mla_decode_args *a, cudaStream
     if (error == cudaSuccess)
         error = map_all(a, &maps);
     if (error == cudaSuccess)
-        error = cudaFuncSetAttribute(mla_decode, cudaFuncAttributeMaxDynamicSharedMemorySize, sizeof(MlaShared));
+        error =
+            cudaFuncSetAttribute(mla_decode, cudaFuncAttributeMaxDynamicSharedMemorySize, sizeof(MlaShared));
     if (error != cudaSuccess)
         return error;
     const unsigned tiles = (unsigned)tiles_of(a->heads);

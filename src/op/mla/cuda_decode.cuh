@@ -35,13 +35,14 @@
 
 #include "op/cuda/products.cuh"
 
-namespace proa {
+namespace proa
+{
 
 enum {
-    MLA_BLOCK = 64,    /* keys of a cache block */
-    MLA_HEADS = 64,    /* of a tile */
+    MLA_BLOCK = 64, /* keys of a cache block */
+    MLA_HEADS = 64, /* of a tile */
     MLA_LATENT = 512,
-    MLA_PIECES = 9,    /* of 64 columns in a row of the cache: eight latent, one rotary */
+    MLA_PIECES = 9, /* of 64 columns in a row of the cache: eight latent, one rotary */
     MLA_PIECE_BYTES = MLA_BLOCK * 128,
     MLA_UNIT_BYTES = 2 * MLA_PIECE_BYTES, /* 128 columns */
     MLA_UNITS = 11,
@@ -67,12 +68,14 @@ struct MlaStretch {
 struct MlaDecode {
     int32_t rows;
     int32_t heads;
-    int32_t rows_per_table; /* new rows of a sequence, neighbours: row r is number r % rows_per_table of them */
+    int32_t
+        rows_per_table; /* new rows of a sequence, neighbours: row r is number r % rows_per_table of them */
     int32_t table_stride;
-    const int32_t *table;       /* [rows / rows_per_table, table_stride] */
-    const int32_t *lengths;     /* [rows / rows_per_table]: keys of the sequence, the new rows' own among them; 0: none */
+    const int32_t *table; /* [rows / rows_per_table, table_stride] */
+    const int32_t
+        *lengths; /* [rows / rows_per_table]: keys of the sequence, the new rows' own among them; 0: none */
     const MlaStretch *stretches; /* [grid / tiles] */
-    const int32_t *first_split; /* [rows]: splits of the rows before */
+    const int32_t *first_split;  /* [rows]: splits of the rows before */
     float scale;
     __nv_bfloat16 *out;
     float *lse;
@@ -97,7 +100,8 @@ __device__ __forceinline__ int32_t mla_splits(int32_t length)
 }
 
 /* (m, l) of the splits so far takes in those of the next one; what is weighed alike shrinks by `old` and the next one's by `added`. */
-__device__ __forceinline__ void mla_merge(float2 *total, float2 next, float scale_log2, float *old, float *added)
+__device__ __forceinline__ void mla_merge(float2 *total, float2 next, float scale_log2, float *old,
+                                          float *added)
 {
     const float top = fmaxf(total->x, next.x);
     *old = exp2_fast((total->x - top) * scale_log2);
@@ -109,7 +113,8 @@ __device__ __forceinline__ void mla_merge(float2 *total, float2 next, float scal
 /* ---- the plan ---- */
 
 /* Cuts the list into stretches that cost at most `limit`; true if `parts` are enough. */
-__device__ inline bool mla_cut(const int32_t *length, int32_t rows, int32_t parts, int32_t limit, MlaStretch *stretches)
+__device__ inline bool mla_cut(const int32_t *length, int32_t rows, int32_t parts, int32_t limit,
+                               MlaStretch *stretches)
 {
     int32_t part = 0, left = limit;
     MlaStretch now = {0, 0, 0, 0};
@@ -118,7 +123,8 @@ __device__ inline bool mla_cut(const int32_t *length, int32_t rows, int32_t part
         if (splits == 0)
             continue;
         const int32_t whole = MLA_SPLIT_BLOCKS + MLA_COST_SPLIT;
-        const int32_t tail = (length[row] - (splits - 1) * MLA_SPLIT + MLA_BLOCK - 1) / MLA_BLOCK + MLA_COST_SPLIT;
+        const int32_t tail =
+            (length[row] - (splits - 1) * MLA_SPLIT + MLA_BLOCK - 1) / MLA_BLOCK + MLA_COST_SPLIT;
         int32_t split = 0;
         for (;;) {
             const int32_t room = left - MLA_COST_ROW;
@@ -157,7 +163,8 @@ enum { MLA_LIMITS = (MLA_SPLIT_BLOCKS + MLA_COST_SPLIT + 3 * MLA_COST_ROW + 2 + 
 
 /* One block, each thread of which tries a limit: the smallest one that fits wins. A stretch is left at most a split and two rows' worth
  * unfilled, so this many limits are enough. Dynamic shared memory: 4 bytes a row. */
-__global__ void __launch_bounds__(MLA_LIMITS) mla_plan(const MlaDecode d, int32_t parts, MlaStretch *stretches, int32_t *first_split)
+__global__ void __launch_bounds__(MLA_LIMITS)
+    mla_plan(const MlaDecode d, int32_t parts, MlaStretch *stretches, int32_t *first_split)
 {
     extern __shared__ int32_t length[];
     __shared__ int32_t total, best;
@@ -170,7 +177,8 @@ __global__ void __launch_bounds__(MLA_LIMITS) mla_plan(const MlaDecode d, int32_
         length[r] = mla_length(d, r);
         const int32_t splits = mla_splits(length[r]);
         if (splits > 0)
-            atomicAdd(&total, (length[r] + MLA_BLOCK - 1) / MLA_BLOCK + splits * MLA_COST_SPLIT + MLA_COST_ROW);
+            atomicAdd(&total,
+                      (length[r] + MLA_BLOCK - 1) / MLA_BLOCK + splits * MLA_COST_SPLIT + MLA_COST_ROW);
     }
     __syncthreads();
     const int32_t limit = total / parts + 1 + (int32_t)threadIdx.x;
@@ -224,7 +232,8 @@ struct MlaWalk {
                 break;
             at.row++;
         }
-        const int32_t splits = mla_splits(length), first = at.split * MLA_SPLIT, keys = min(MLA_SPLIT, length - first);
+        const int32_t splits = mla_splits(length), first = at.split * MLA_SPLIT,
+                      keys = min(MLA_SPLIT, length - first);
         run->row = at.row;
         run->split = at.split;
         run->first = first / MLA_BLOCK;
@@ -258,7 +267,8 @@ template <int COUNT> struct MlaRing {
 
 /* What the value warpgroups need to know of a slot: they have no registers to walk the plan themselves. A warp's note is for the two
  * that have its rows of O. */
-struct __align__(8) MlaNote {
+struct __align__(8) MlaNote
+{
     int32_t what; /* keys of the block, 0: the slot held queries, -1: there is no more; and flags */
     int32_t to;   /* at a split's end, the row, or the split's place in the list of all */
 };
@@ -267,12 +277,12 @@ enum {
     MLA_NOTE_KEYS = 127,
     MLA_NOTE_FIRST = 128, /* block of its split */
     MLA_NOTE_SHRINK = 256,
-    MLA_NOTE_OUT = 512, /* the end of a row's only split */
+    MLA_NOTE_OUT = 512,   /* the end of a row's only split */
     MLA_NOTE_PART = 1024, /* the end of one of several */
 };
 
 struct MlaShared {
-    uint8_t units[MLA_UNITS][MLA_UNIT_BYTES]; /* four for a block's latent columns */
+    uint8_t units[MLA_UNITS][MLA_UNIT_BYTES];  /* four for a block's latent columns */
     uint8_t slots[MLA_SLOTS][MLA_PIECE_BYTES]; /* a block's rotary piece; then P */
     uint8_t q[MLA_PIECES - MLA_HELD][MLA_PIECE_BYTES];
     float shrink[MLA_SLOTS][MLA_HEADS];  /* what O so far shrinks by before the slot's P V */
@@ -296,7 +306,8 @@ struct MlaMaps {
 
 /* One thread of each of four warps, for one unit of every block each, so that no unit waits for another's; the first copies the rotary
  * pieces too. The loop is kept small: what it spends on a block delays the block. */
-__device__ __forceinline__ void mla_produce(const MlaDecode &d, const MlaMaps &maps, MlaShared &m, int32_t part)
+__device__ __forceinline__ void mla_produce(const MlaDecode &d, const MlaMaps &maps, MlaShared &m,
+                                            int32_t part)
 {
     MlaRing<MLA_UNITS> unit = {part, 0};
     MlaRing<MLA_SLOTS> slot = {0, 0};
@@ -308,7 +319,8 @@ __device__ __forceinline__ void mla_produce(const MlaDecode &d, const MlaMaps &m
 #pragma unroll 1
         for (int32_t i = run.new_row ? -1 : 0; i < run.blocks; i++) {
             const CUtensorMap *map = i < 0 ? maps.q : maps.cache;
-            const int32_t y = i < 0 ? run.row * d.heads + (int32_t)blockIdx.x % mla_tiles(d) * MLA_HEADS : next * MLA_BLOCK;
+            const int32_t y =
+                i < 0 ? run.row * d.heads + (int32_t)blockIdx.x % mla_tiles(d) * MLA_HEADS : next * MLA_BLOCK;
             if (i + 1 < run.blocks)
                 next = __ldg(table + i + 1);
             barrier_wait(&m.unit_empty[unit.at], unit.phase ^ 1);
@@ -343,8 +355,8 @@ __device__ __forceinline__ void mla_take_queries(MlaShared &m, MlaUnitRing *unit
         if (i < MLA_HELD / 2) {
 #pragma unroll
             for (int j = 0; j < 8; j++) /* 16 columns each */
-                load_matrices(q + 32 * i + 4 * j,
-                              from + j / 4 * MLA_PIECE_BYTES + row * 128 + (((j % 4 * 2 + lane / 16) ^ row % 8) << 4));
+                load_matrices(q + 32 * i + 4 * j, from + j / 4 * MLA_PIECE_BYTES + row * 128 +
+                                                      (((j % 4 * 2 + lane / 16) ^ row % 8) << 4));
         } else {
 #pragma unroll
             for (int j = 0; j < 8; j++)
@@ -369,7 +381,8 @@ __device__ __forceinline__ void mla_hand_on(MlaShared &m, int32_t *pending, int3
 
 /* S of a block. `pending` is handed on on the way: its values' products then fill the tensor cores during the softmax to come. */
 __device__ __forceinline__ void mla_scores(MlaShared &m, MlaUnitRing *unit, const MlaSlotRing &slot,
-                                           const uint32_t (&q)[16 * MLA_HELD], float (&s)[32], int32_t *pending, int32_t lane)
+                                           const uint32_t (&q)[16 * MLA_HELD], float (&s)[32],
+                                           int32_t *pending, int32_t lane)
 {
     const uint64_t q_rest = tile_descriptor(m.q), piece = MLA_PIECE_BYTES >> 4;
     product_pin(s);
@@ -393,7 +406,8 @@ __device__ __forceinline__ void mla_scores(MlaShared &m, MlaUnitRing *unit, cons
             if (i < MLA_HELD / 2)
                 product_bf16_held(s, q + 32 * i + 4 * j, keys + j / 4 * piece + j % 4 * 2, i + j);
             else
-                product_bf16(s, q_rest + (6 - MLA_HELD + j / 4) * piece + j % 4 * 2, keys + j / 4 * piece + j % 4 * 2, 1);
+                product_bf16(s, q_rest + (6 - MLA_HELD + j / 4) * piece + j % 4 * 2,
+                             keys + j / 4 * piece + j % 4 * 2, 1);
         }
         unit->advance(1);
     }
@@ -406,8 +420,8 @@ __device__ __forceinline__ void mla_scores(MlaShared &m, MlaUnitRing *unit, cons
 
 /* s becomes 2^(scale_log2 (s - top)). top, the row's own reference, follows the largest score once that is 2^8 above it: as exact, and
  * seldom a shrink other than 1. Returns by what the earlier ones shrink. */
-__device__ __forceinline__ void mla_softmax(float (&s)[32], int32_t keys, float scale_log2, float (&top)[2], float (&sum)[2],
-                                            float (&shrink)[2])
+__device__ __forceinline__ void mla_softmax(float (&s)[32], int32_t keys, float scale_log2, float (&top)[2],
+                                            float (&sum)[2], float (&shrink)[2])
 {
     if (keys < MLA_BLOCK) {
         const int32_t column = (int32_t)threadIdx.x % 4 * 2;
@@ -468,8 +482,8 @@ __device__ __forceinline__ void mla_put(uint8_t *p, const float (&s)[32])
 }
 
 /* A split's end: sums of the four threads of a row, to the values' warpgroups and, for the merge or the caller, out. */
-__device__ __forceinline__ void mla_finish(const MlaDecode &d, const MlaRun &run, float *inverse, const float (&top)[2],
-                                           float (&sum)[2], MlaNote *note)
+__device__ __forceinline__ void mla_finish(const MlaDecode &d, const MlaRun &run, float *inverse,
+                                           const float (&top)[2], float (&sum)[2], MlaNote *note)
 {
     const int32_t thread = (int32_t)threadIdx.x % 128, row = thread / 32 * 16 + thread % 32 / 4;
     const int32_t tiles = mla_tiles(d), tile = (int32_t)blockIdx.x % tiles;
@@ -555,8 +569,8 @@ __device__ __forceinline__ void mla_clear_tail(uint8_t *left, uint8_t *right, in
 {
     const int32_t thread = (int32_t)threadIdx.x % 128, each = (MLA_BLOCK - keys) * 8;
     for (int32_t i = thread; i < 4 * each; i += 128)
-        *(uint4 *)((i < 2 * each ? left : right) + i / each % 2 * MLA_PIECE_BYTES + keys * 128 + i % each * 16) =
-            make_uint4(0, 0, 0, 0);
+        *(uint4 *)((i < 2 * each ? left : right) + i / each % 2 * MLA_PIECE_BYTES + keys * 128 +
+                   i % each * 16) = make_uint4(0, 0, 0, 0);
     copy_fence();
     if (side == 0)
         threads_meet<2, 128>();
@@ -564,28 +578,32 @@ __device__ __forceinline__ void mla_clear_tail(uint8_t *left, uint8_t *right, in
         threads_meet<3, 128>();
 }
 
-__device__ __forceinline__ void mla_write_part(const MlaDecode &d, int32_t place, const float (&o)[2][64], int32_t side)
+__device__ __forceinline__ void mla_write_part(const MlaDecode &d, int32_t place, const float (&o)[2][64],
+                                               int32_t side)
 {
     const int32_t tiles = mla_tiles(d), tile = (int32_t)blockIdx.x % tiles;
     const int64_t at = ((int64_t)place * tiles + tile) * 2 + side;
     float4 *to = (float4 *)d.part + at * 4096 + threadIdx.x % 128;
 #pragma unroll
     for (int i = 0; i < 32; i++)
-        to[i * 128] = make_float4(o[i / 16][i % 16 * 4], o[i / 16][i % 16 * 4 + 1], o[i / 16][i % 16 * 4 + 2], o[i / 16][i % 16 * 4 + 3]);
+        to[i * 128] = make_float4(o[i / 16][i % 16 * 4], o[i / 16][i % 16 * 4 + 1], o[i / 16][i % 16 * 4 + 2],
+                                  o[i / 16][i % 16 * 4 + 3]);
 }
 
-__device__ __forceinline__ void mla_write_out(const MlaDecode &d, int32_t q_row, int32_t row, int32_t side, const float (&o)[2][64],
-                                              float inverse0, float inverse1)
+__device__ __forceinline__ void mla_write_out(const MlaDecode &d, int32_t q_row, int32_t row, int32_t side,
+                                              const float (&o)[2][64], float inverse0, float inverse1)
 {
     const int32_t head = (int32_t)blockIdx.x % mla_tiles(d) * MLA_HEADS + row;
-    __nv_bfloat16 *to = d.out + ((int64_t)q_row * d.heads + head) * MLA_LATENT + side * 256 + (int32_t)threadIdx.x % 4 * 2;
+    __nv_bfloat16 *to =
+        d.out + ((int64_t)q_row * d.heads + head) * MLA_LATENT + side * 256 + (int32_t)threadIdx.x % 4 * 2;
 #pragma unroll
     for (int i = 0; i < 128; i += 4) {
         const float *from = &o[i / 64][i % 64];
         if (head < d.heads)
             *(__nv_bfloat162 *)(to + 2 * i) = __floats2bfloat162_rn(from[0] * inverse0, from[1] * inverse0);
         if (head + 8 < d.heads)
-            *(__nv_bfloat162 *)(to + 8 * MLA_LATENT + 2 * i) = __floats2bfloat162_rn(from[2] * inverse1, from[3] * inverse1);
+            *(__nv_bfloat162 *)(to + 8 * MLA_LATENT + 2 * i) =
+                __floats2bfloat162_rn(from[2] * inverse1, from[3] * inverse1);
     }
 }
 
@@ -654,7 +672,8 @@ __device__ __forceinline__ void mla_value(const MlaDecode &d, MlaShared &m, int3
     }
 }
 
-__global__ void __launch_bounds__(MLA_THREADS, 1) mla_decode(const __grid_constant__ MlaMaps maps, const MlaDecode d)
+__global__ void __launch_bounds__(MLA_THREADS, 1)
+    mla_decode(const __grid_constant__ MlaMaps maps, const MlaDecode d)
 {
     extern __shared__ __align__(1024) uint8_t memory[];
     MlaShared &m = *(MlaShared *)memory;
@@ -701,7 +720,8 @@ __global__ void __launch_bounds__(256) mla_combine(const MlaDecode d)
 {
     constexpr int EACH = 32 / MLA_CHUNKS;
     const int32_t row = (int32_t)blockIdx.x, tiles = mla_tiles(d), tile = (int32_t)blockIdx.y / MLA_CHUNKS;
-    const int32_t chunk = (int32_t)blockIdx.y % MLA_CHUNKS, side = (int32_t)threadIdx.x / 128, thread = (int32_t)threadIdx.x % 128;
+    const int32_t chunk = (int32_t)blockIdx.y % MLA_CHUNKS, side = (int32_t)threadIdx.x / 128,
+                  thread = (int32_t)threadIdx.x % 128;
     const int32_t lane = thread % 32, at = thread / 32 * 16 + lane / 4, head = tile * MLA_HEADS + at;
     const int32_t splits = mla_splits(mla_length(d, row));
     if (splits == 1)
@@ -714,7 +734,8 @@ __global__ void __launch_bounds__(256) mla_combine(const MlaDecode d)
     for (int i = 0; i < EACH; i++)
         o[i] = make_float4(0, 0, 0, 0);
     for (int32_t s = 0; s < splits; s++) {
-        const float4 *from = (const float4 *)d.part + (((first + s) * tiles + tile) * 2 + side) * 4096 + chunk * EACH * 128 + thread;
+        const float4 *from = (const float4 *)d.part + (((first + s) * tiles + tile) * 2 + side) * 4096 +
+                             chunk * EACH * 128 + thread;
         const float2 *sums = d.part_sum + ((first + s) * tiles + tile) * MLA_HEADS + at;
         float old[2], added[2];
         float4 next[EACH];
@@ -732,13 +753,15 @@ __global__ void __launch_bounds__(256) mla_combine(const MlaDecode d)
         }
     }
     const float inverse0 = splits == 0 ? 0 : 1 / total[0].y, inverse1 = splits == 0 ? 0 : 1 / total[1].y;
-    __nv_bfloat16 *to = d.out + ((int64_t)row * d.heads + head) * MLA_LATENT + side * 256 + chunk * EACH * 8 + lane % 4 * 2;
+    __nv_bfloat16 *to =
+        d.out + ((int64_t)row * d.heads + head) * MLA_LATENT + side * 256 + chunk * EACH * 8 + lane % 4 * 2;
 #pragma unroll
     for (int i = 0; i < EACH; i++) {
         if (head < d.heads)
             *(__nv_bfloat162 *)(to + 8 * i) = __floats2bfloat162_rn(o[i].x * inverse0, o[i].y * inverse0);
         if (head + 8 < d.heads)
-            *(__nv_bfloat162 *)(to + 8 * MLA_LATENT + 8 * i) = __floats2bfloat162_rn(o[i].z * inverse1, o[i].w * inverse1);
+            *(__nv_bfloat162 *)(to + 8 * MLA_LATENT + 8 * i) =
+                __floats2bfloat162_rn(o[i].z * inverse1, o[i].w * inverse1);
     }
     if (d.lse != nullptr && chunk == 0 && side == 0 && lane % 4 == 0) {
         float *lse = d.lse + (int64_t)row * d.heads + head;

@@ -14,23 +14,24 @@ extern "C" {
 #endif
 
 typedef struct proa_mla_decode_args {
-    int32_t rows;           /* queries: at most 8,192 */
+    int32_t rows; /* queries: at most 8,192 */
     int32_t heads;
-    int32_t kv_lora_rank;   /* 512 and 64 have the fast kernel */
+    int32_t kv_lora_rank; /* 512 and 64 have the fast kernel */
     int32_t rope_dim;
     int32_t rows_per_table; /* new rows of a sequence, neighbours and causal; rows is a multiple */
     int32_t table_stride;
-    const int32_t *table;   /* [rows / rows_per_table, table_stride] blocks of 64 keys */
-    const int32_t *lengths; /* [rows / rows_per_table]: keys, the new rows' among them; a row that sees none gets zeros */
-    const void *q;          /* bf16 [rows, heads, kv_lora_rank + rope_dim], aligned to 16 bytes, as is the cache */
-    const void *cache;      /* bf16 [cache_blocks, 64, kv_lora_rank + rope_dim] */
+    const int32_t *table; /* [rows / rows_per_table, table_stride] blocks of 64 keys */
+    const int32_t *
+        lengths; /* [rows / rows_per_table]: keys, the new rows' among them; a row that sees none gets zeros */
+    const void *q;     /* bf16 [rows, heads, kv_lora_rank + rope_dim], aligned to 16 bytes, as is the cache */
+    const void *cache; /* bf16 [cache_blocks, 64, kv_lora_rank + rope_dim] */
     int32_t cache_blocks;
     float scale;
-    void *out;        /* bf16 [rows, heads, kv_lora_rank] */
-    float *lse;       /* [rows, heads], natural, or NULL */
-    void *workspace;  /* of proa_mla_decode_workspace_bytes, aligned to 256 bytes */
+    void *out;          /* bf16 [rows, heads, kv_lora_rank] */
+    float *lse;         /* [rows, heads], natural, or NULL */
+    void *workspace;    /* of proa_mla_decode_workspace_bytes, aligned to 256 bytes */
     int32_t splits_max; /* of all rows together: see proa_mla_decode_splits */
-    int32_t parts;    /* 0, or stretches to cut the work into: a test's way to spread it otherwise */
+    int32_t parts;      /* 0, or stretches to cut the work into: a test's way to spread it otherwise */
 } proa_mla_decode_args;
 
 /* Splits of a row that sees so many keys. */

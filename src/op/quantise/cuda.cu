@@ -4,7 +4,8 @@
 #include "op/cuda/launch.cuh"
 #include "op/cuda/vectors.cuh"
 
-namespace proa {
+namespace proa
+{
 
 /* y = blocks of columns of 8 * 256; x of the grid is the row. */
 __global__ void __launch_bounds__(ROW_THREADS) quantise_rows(const proa_cuda_quantise_args g)
@@ -22,8 +23,8 @@ __global__ void __launch_bounds__(ROW_THREADS) quantise_rows(const proa_cuda_qua
 proa_status proa_cuda_quantise(proa_gpu *gpu, const proa_cuda_quantise_args *a, proa_error *err)
 {
     if (a->cols % proa::VECTOR != 0)
-        return proa_error_set(err, PROA_ERR_UNSUPPORTED, "rows of %d values: the GPU quantises multiples of %d", a->cols,
-                              proa::VECTOR);
+        return proa_error_set(err, PROA_ERR_UNSUPPORTED,
+                              "rows of %d values: the GPU quantises multiples of %d", a->cols, proa::VECTOR);
     const int32_t across = (a->cols / proa::VECTOR + proa::ROW_THREADS - 1) / proa::ROW_THREADS;
     if (a->rows == 0)
         return PROA_OK;

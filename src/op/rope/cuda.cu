@@ -70,7 +70,8 @@ __global__ void __launch_bounds__(ROW_THREADS) kv_gather(const proa_cuda_kv_gath
     const bool inside = thread < g.kv_lora_rank / VECTOR;
     if (slot < 0)
         return;
-    const __nv_bfloat16 *from = (const __nv_bfloat16 *)g.cache + (int64_t)slot * (g.kv_lora_rank + g.rope_dim);
+    const __nv_bfloat16 *from =
+        (const __nv_bfloat16 *)g.cache + (int64_t)slot * (g.kv_lora_rank + g.rope_dim);
     uint4 piece = {0, 0, 0, 0};
     float x[VECTOR];
     if (inside)
@@ -115,8 +116,10 @@ proa_status proa_cuda_kv_append(proa_gpu *gpu, const proa_cuda_kv_append_args *a
 proa_status proa_cuda_kv_gather(proa_gpu *gpu, const proa_cuda_kv_gather_args *a, proa_error *err)
 {
     const int32_t most = proa::ROW_THREADS * proa::VECTOR;
-    if (a->kv_lora_rank % proa::VECTOR != 0 || a->rope_dim % proa::VECTOR != 0 || a->kv_lora_rank > most || a->rope_dim > most)
-        return proa_error_set(err, PROA_ERR_UNSUPPORTED, "cache rows of %d + %d values: the GPU takes multiples of %d up to %d",
+    if (a->kv_lora_rank % proa::VECTOR != 0 || a->rope_dim % proa::VECTOR != 0 || a->kv_lora_rank > most ||
+        a->rope_dim > most)
+        return proa_error_set(err, PROA_ERR_UNSUPPORTED,
+                              "cache rows of %d + %d values: the GPU takes multiples of %d up to %d",
                               a->kv_lora_rank, a->rope_dim, proa::VECTOR, most);
     if (a->rows == 0)
         return PROA_OK;
