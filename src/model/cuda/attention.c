@@ -7,7 +7,6 @@
 
 #include "op/linear/cuda.h"
 #include "op/mla/cuda.h"
-#include "op/mla/cuda_prefill.h"
 #include "op/quantise/cuda.h"
 #include "op/rmsnorm/cuda.h"
 #include "op/rope/cuda.h"
@@ -208,21 +207,22 @@ static proa_status prompts(proa_cuda_forward *f, const proa_cuda_layer *w, int32
         return status;
     return proa_cuda_mla_prefill(
         f->gpu,
-        &(proa_cuda_mla_prefill_args){.segments = f->m.segments,
-                                      .segment_count = f->segments,
-                                      .heads = heads,
-                                      .nope_dim = c->qk_nope_head_dim,
-                                      .rope_dim = c->qk_rope_head_dim,
-                                      .v_dim = v,
-                                      .rows = f->rows - f->decode_rows,
-                                      .keys = f->keys,
-                                      .scale = f->softmax_scale,
-                                      .q = q + f->decode_rows * q_stride,
-                                      .kv = f->b.kv,
-                                      .k_pe = f->b.k_pe,
-                                      .out = at(f->b.attention, (int64_t)f->decode_rows * heads * v),
-                                      .out_stride = (int64_t)heads * v,
-                                      .tickets = f->b.tickets},
+        &(proa_mla_prefill_args){
+            .segments = (const proa_mla_prefill_segment *)f->m.segments,
+            .segment_count = f->segments,
+            .rows = f->rows - f->decode_rows,
+            .keys = f->keys,
+            .heads = heads,
+            .nope_dim = c->qk_nope_head_dim,
+            .rope_dim = c->qk_rope_head_dim,
+            .v_dim = v,
+            .scale = f->softmax_scale,
+            .q = q + f->decode_rows * q_stride,
+            .kv = f->b.kv,
+            .k_pe = f->b.k_pe,
+            .out = at(f->b.attention, (int64_t)f->decode_rows * heads * v),
+            .tickets = f->b.tickets,
+        },
         err);
 }
 

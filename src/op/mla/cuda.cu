@@ -13,3 +13,8 @@ proa_status proa_cuda_mla_decode(proa_gpu *gpu, const proa_mla_decode_args *args
 {
     return proa_cuda_status(proa_mla_decode(args, proa_cuda_stream(gpu)), "decode attention", err);
 }
+
+proa_status proa_cuda_mla_prefill(proa_gpu *gpu, const proa_mla_prefill_args *args, proa_error *err)
+{
+    return proa_cuda_status(proa_mla_prefill(args, proa_cuda_stream(gpu)), "prefill attention", err);
+}

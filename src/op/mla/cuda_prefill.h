@@ -6,7 +6,6 @@
 #ifndef PROA_OP_MLA_CUDA_PREFILL_H
 #define PROA_OP_MLA_CUDA_PREFILL_H
 
-#include <cuda_runtime_api.h>
 #include <stdbool.h>
 #include <stdint.h>
 
@@ -47,7 +46,9 @@ typedef struct proa_mla_prefill_args {
     bool generic;      /* the other kernel in any case: for tests. Its state is its own, and its bits too */
 } proa_mla_prefill_args;
 
+#ifdef __CUDACC__ /* streams are of CUDA files; cuda.h is for all others */
 cudaError_t proa_mla_prefill(const proa_mla_prefill_args *args, cudaStream_t stream);
+#endif
 
 #ifdef __cplusplus
 }
