@@ -214,5 +214,10 @@ void fake_backend_stop(fake_backend *fake)
 
 proa_backend fake_backend_interface(fake_backend *fake)
 {
-    return (proa_backend){submit, cancel, grant, get_stats, flush_cache, fake};
+    return (proa_backend){.submit = submit,
+                          .cancel = cancel,
+                          .grant = grant,
+                          .get_stats = get_stats,
+                          .flush_cache = flush_cache,
+                          .context = fake};
 }
