@@ -6,9 +6,10 @@
 #   make test-long    the slow ones too               make fuzz      libFuzzer targets in build-fuzz
 #   make deps         install missing packages        make format    clang-format in place
 #   make docs         docs/flags.md                   make fuzz-run  each of them for SECONDS
-#                                                     make clean     remove all build folders
+#   make kernels      the GPU kernels alone           make clean     remove all build folders
+#   make gpu-pack     build/gpu, for a machine with a GPU: `make gpu-check` there (tools/gpu_check.mk)
 #
-# Variables: CC=clang; MODEL=DIR (default: the bundled one); ARGS="flags for proa serve"; PYTEST="flags for pytest";
+# Variables: CC=clang; ONLY=mla_cuda_decode (of kernels: this object); MODEL=DIR (default: the bundled one); ARGS="flags for proa serve"; PYTEST="flags for pytest";
 # PROA_TEST_DATA=DIR, the test data (default ../shared; tests that need it are skipped when it is absent).
 
 ifeq ($(origin CC),default)
@@ -22,7 +23,7 @@ SANITIZE = -Db_sanitize=address,undefined -Db_lundef=false
 
 STAMP = build/compiler-$(notdir $(CC))
 
-.PHONY: all serve test test-long check tidy sanitize fuzz fuzz-run format docs deps clean
+.PHONY: all serve test test-long check tidy sanitize fuzz fuzz-run format docs deps clean kernels gpu-pack
 all: $(STAMP)
 	ninja -C build
 
@@ -58,6 +59,12 @@ check:
 	tools/deps.sh build check
 	$(MAKE) all
 	tools/check/all.sh
+
+kernels: $(STAMP)
+	ninja -C build src/op/cuda/$(or $(ONLY:=.o),libproa_op_cuda.a)
+
+gpu-pack: all
+	tools/gpu_pack.sh build/gpu build
 
 tidy: all
 	tools/tidy.sh

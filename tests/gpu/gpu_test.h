@@ -76,7 +76,7 @@ static inline void gpu_read(proa_gpu *gpu, void *to, const void *from, size_t by
 
 /* ---- values ---- */
 
-static inline float test_uniform(uint64_t seed, int64_t i)
+static inline float test_uniform(uint64_t seed, uint64_t i)
 {
     return (float)(2 * proa_random_uniform(seed, i) - 1);
 }
@@ -87,7 +87,8 @@ static inline float *test_floats(uint64_t seed, int64_t count, float spread)
     float *x = malloc((size_t)count * sizeof *x);
     assert_non_null(x);
     for (int64_t i = 0; i < count; i++)
-        x[i] = proa_round_bf16(spread * (test_uniform(seed, 2 * i) + test_uniform(seed, 2 * i + 1)));
+        x[i] = proa_round_bf16(
+            spread * (test_uniform(seed, 2 * (uint64_t)i) + test_uniform(seed, 2 * (uint64_t)i + 1)));
     return x;
 }
 

@@ -253,7 +253,8 @@ static void parity(const Pool *pool, const char *name, int32_t sequences, const 
 }
 
 /* The rows of `c`, each against the same queries and keys in other surroundings. */
-static void same_bits(const Pool *pool, int32_t sequences, const int32_t *lengths, int32_t heads, int32_t lora)
+static void same_bits(const Pool *pool, int32_t sequences, const int32_t *lengths, int32_t heads,
+                      int32_t lora)
 {
     Case c = make_case(pool, sequences, lengths, 1, heads, lora, 11);
     run_case(&c);

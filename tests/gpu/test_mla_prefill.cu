@@ -14,13 +14,13 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define CUDA(call)                                                                                                     \
-    do {                                                                                                               \
-        cudaError_t error_ = (call);                                                                                   \
-        if (error_ != cudaSuccess) {                                                                                   \
-            fprintf(stderr, "%s:%d: %s: %s\n", __FILE__, __LINE__, #call, cudaGetErrorString(error_));                 \
-            exit(1);                                                                                                   \
-        }                                                                                                              \
+#define CUDA(call)                                                                                           \
+    do {                                                                                                     \
+        cudaError_t error_ = (call);                                                                         \
+        if (error_ != cudaSuccess) {                                                                         \
+            fprintf(stderr, "%s:%d: %s: %s\n", __FILE__, __LINE__, #call, cudaGetErrorString(error_));       \
+            exit(1);                                                                                         \
+        }                                                                                                    \
     } while (0)
 
 struct Shape {
@@ -60,13 +60,15 @@ __device__ static float number(uint32_t sequence, uint32_t position, uint32_t co
 }
 
 /* Sequence 63 has values -0 alone. */
-__global__ static void fill_rows(__nv_bfloat16 *to, int32_t rows, int32_t columns, int32_t sequence, int32_t position, int32_t kind,
-                                 float gain)
+__global__ static void fill_rows(__nv_bfloat16 *to, int32_t rows, int32_t columns, int32_t sequence,
+                                 int32_t position, int32_t kind, float gain)
 {
     const int64_t count = (int64_t)rows * columns;
-    for (int64_t i = (int64_t)blockIdx.x * blockDim.x + threadIdx.x; i < count; i += (int64_t)gridDim.x * blockDim.x) {
+    for (int64_t i = (int64_t)blockIdx.x * blockDim.x + threadIdx.x; i < count;
+         i += (int64_t)gridDim.x * blockDim.x) {
         const int32_t row = (int32_t)(i / columns), column = (int32_t)(i % columns);
-        float x = gain * number((uint32_t)sequence, (uint32_t)(position + row), (uint32_t)column, (uint32_t)kind);
+        float x =
+            gain * number((uint32_t)sequence, (uint32_t)(position + row), (uint32_t)column, (uint32_t)kind);
         if (sequence == 63 && kind == 1 && column % 256 >= 128)
             x = -0.0f;
         to[i] = __float2bfloat16_rn(x);
@@ -79,8 +81,9 @@ struct Sample {
     int32_t row, head, key_row, keys;
 };
 
-__global__ static void reference(Shape shape, float scale, const Sample *samples, const __nv_bfloat16 *q, const __nv_bfloat16 *kv,
-                                 const __nv_bfloat16 *k_pe, double *scores, int32_t scores_stride, double *out, double *lse)
+__global__ static void reference(Shape shape, float scale, const Sample *samples, const __nv_bfloat16 *q,
+                                 const __nv_bfloat16 *kv, const __nv_bfloat16 *k_pe, double *scores,
+                                 int32_t scores_stride, double *out, double *lse)
 {
     const Sample s = samples[blockIdx.x];
     const int32_t head_dim = shape.nope + shape.v, qk = shape.nope + shape.rope;
@@ -112,7 +115,8 @@ __global__ static void reference(Shape shape, float scale, const Sample *samples
         double o = 0;
         for (int32_t j = 0; j < s.keys; j++)
             o += exp(score[j] - top) *
-                 (double)__bfloat162float(kv[((int64_t)(s.key_row + j) * shape.heads + s.head) * head_dim + shape.nope + i]);
+                 (double)__bfloat162float(
+                     kv[((int64_t)(s.key_row + j) * shape.heads + s.head) * head_dim + shape.nope + i]);
         out[(int64_t)blockIdx.x * shape.v + i] = o / sum;
     }
 }
@@ -154,7 +158,8 @@ static void reserve_buffers(Buffers *b, const Shape &s, int32_t rows, int32_t ke
 
 static void free_buffers(Buffers *b)
 {
-    void *all[] = {b->q, b->kv, b->k_pe, b->out, b->lse, b->state_max, b->state_sum, b->state_out, b->tickets, b->segments};
+    void *all[] = {b->q,         b->kv,        b->k_pe,      b->out,     b->lse,
+                   b->state_max, b->state_sum, b->state_out, b->tickets, b->segments};
     for (void *p : all)
         CUDA(cudaFree(p));
 }
@@ -220,9 +225,12 @@ static void fill(const Buffers &b, const Shape &s, const Piece *pieces, int32_t 
     for (int32_t i = 0; i < count; i++) {
         const Piece &p = pieces[i];
         const int32_t q_columns = s.heads * (s.nope + s.rope), kv_columns = s.heads * (s.nope + s.v);
-        fill_rows<<<1024, 256>>>(b.q + (int64_t)l.row[i] * q_columns, p.rows, q_columns, p.sequence, p.position_first, 0, 2.5f);
-        fill_rows<<<1024, 256>>>(b.kv + (int64_t)l.key[i] * kv_columns, keys_of(p), kv_columns, p.sequence, 0, 1, 1);
-        fill_rows<<<1024, 256>>>(b.k_pe + (int64_t)l.key[i] * s.rope, keys_of(p), s.rope, p.sequence, 0, 2, 1);
+        fill_rows<<<1024, 256>>>(b.q + (int64_t)l.row[i] * q_columns, p.rows, q_columns, p.sequence,
+                                 p.position_first, 0, 2.5f);
+        fill_rows<<<1024, 256>>>(b.kv + (int64_t)l.key[i] * kv_columns, keys_of(p), kv_columns, p.sequence, 0,
+                                 1, 1);
+        fill_rows<<<1024, 256>>>(b.k_pe + (int64_t)l.key[i] * s.rope, keys_of(p), s.rope, p.sequence, 0, 2,
+                                 1);
     }
     CUDA(cudaGetLastError());
 }
@@ -274,7 +282,8 @@ static void check_rest_untouched(const Shape &s, const Piece *pieces, int32_t co
     free(used);
 }
 
-static void check_parity(const Buffers &b, const Shape &s, const Piece *pieces, int32_t count, const Result &r)
+static void check_parity(const Buffers &b, const Shape &s, const Piece *pieces, int32_t count,
+                         const Result &r)
 {
     enum { SAMPLES = 1024 };
     static Sample samples[SAMPLES];
@@ -284,25 +293,31 @@ static void check_parity(const Buffers &b, const Shape &s, const Piece *pieces, 
         const int32_t total = SAMPLES / count;
         for (int32_t j = 0; j < total; j++) {
             random = random * 1664525u + 1013904223u;
-            const int32_t row = j == 0 ? pieces[i].rows - 1 : j == 1 ? 0 : (int32_t)((random >> 8) % (uint32_t)pieces[i].rows);
+            const int32_t row = j == 0   ? pieces[i].rows - 1
+                                : j == 1 ? 0
+                                         : (int32_t)((random >> 8) % (uint32_t)pieces[i].rows);
             const int32_t keys = pieces[i].position_first + row + 1;
             samples[n++] = {r.layout.row[i] + row, (int32_t)(random >> 4) % s.heads, r.layout.key[i], keys};
             keys_max = keys > keys_max ? keys : keys_max;
         }
     }
     Sample *device_samples = reserve<Sample>(n);
-    double *scores = reserve<double>((int64_t)n * keys_max), *out = reserve<double>((int64_t)n * s.v), *lse = reserve<double>(n);
+    double *scores = reserve<double>((int64_t)n * keys_max), *out = reserve<double>((int64_t)n * s.v),
+           *lse = reserve<double>(n);
     CUDA(cudaMemcpy(device_samples, samples, sizeof samples[0] * (size_t)n, cudaMemcpyHostToDevice));
-    reference<<<(unsigned)n, 128>>>(s, scale_of(s), device_samples, b.q, b.kv, b.k_pe, scores, keys_max, out, lse);
+    reference<<<(unsigned)n, 128>>>(s, scale_of(s), device_samples, b.q, b.kv, b.k_pe, scores, keys_max, out,
+                                    lse);
     CUDA(cudaGetLastError());
-    double *want = (double *)malloc(sizeof *want * (size_t)n * (size_t)s.v), *want_lse = (double *)malloc(sizeof *want * (size_t)n);
+    double *want = (double *)malloc(sizeof *want * (size_t)n * (size_t)s.v),
+           *want_lse = (double *)malloc(sizeof *want * (size_t)n);
     CUDA(cudaMemcpy(want, out, sizeof *want * (size_t)n * (size_t)s.v, cudaMemcpyDeviceToHost));
     CUDA(cudaMemcpy(want_lse, lse, sizeof *want * (size_t)n, cudaMemcpyDeviceToHost));
     double worst = 0, error_all = 0, norm_all = 0, worst_lse = 0;
     for (int32_t i = 0; i < n; i++) {
         double error = 0, norm = 0;
         for (int32_t c = 0; c < s.v; c++) {
-            const uint32_t bits = (uint32_t)r.out[((int64_t)samples[i].row * s.heads + samples[i].head) * s.v + c] << 16;
+            const uint32_t bits =
+                (uint32_t)r.out[((int64_t)samples[i].row * s.heads + samples[i].head) * s.v + c] << 16;
             float got;
             memcpy(&got, &bits, 4);
             const double w = want[(int64_t)i * s.v + c], d = (double)got - w;
@@ -319,7 +334,8 @@ static void check_parity(const Buffers &b, const Shape &s, const Piece *pieces, 
     }
     const double relative = norm_all > 0 ? sqrt(error_all / norm_all) : error_all;
     const bool fine = relative < 0.004 && worst < 0.008 && worst_lse < 1e-4;
-    printf("%s: relative error %.5f, worst row %.5f, worst lse %.1e\n", fine ? "ok" : "FAILED", relative, worst, worst_lse);
+    printf("%s: relative error %.5f, worst row %.5f, worst lse %.1e\n", fine ? "ok" : "FAILED", relative,
+           worst, worst_lse);
     failures += !fine;
     CUDA(cudaFree(device_samples));
     CUDA(cudaFree(scores));
@@ -339,7 +355,8 @@ static Result run(const Shape &s, const Piece *pieces, int32_t count, bool parit
     walk(b, s, pieces, count, r.layout);
     CUDA(cudaDeviceSynchronize());
     r.rows = b.rows;
-    const size_t out_bytes = (size_t)b.rows * (size_t)s.heads * (size_t)s.v * 2, lse_bytes = (size_t)b.rows * (size_t)s.heads * 4;
+    const size_t out_bytes = (size_t)b.rows * (size_t)s.heads * (size_t)s.v * 2,
+                 lse_bytes = (size_t)b.rows * (size_t)s.heads * 4;
     r.out = (uint16_t *)malloc(out_bytes);
     r.lse = (uint32_t *)malloc(lse_bytes);
     CUDA(cudaMemcpy(r.out, b.out, out_bytes, cudaMemcpyDeviceToHost));
@@ -383,7 +400,8 @@ static void check_parities(const Shape &s)
             pieces[i] = {i, prefix, lengths[i], 0, i % 3};
         check_case(s, pieces, 8);
     }
-    const Piece alone[] = {{1, 0, 1, 0, 0}}, few[] = {{1, 130, 3, 0, 0}}, chunked[] = {{1, 600, 300, 256, 3}, {2, 0, 700, 128, 1}};
+    const Piece alone[] = {{1, 0, 1, 0, 0}}, few[] = {{1, 130, 3, 0, 0}},
+                chunked[] = {{1, 600, 300, 256, 3}, {2, 0, 700, 128, 1}};
     check_case(s, alone, 1);
     check_case(s, few, 1);
     check_case(s, chunked, 2);
@@ -407,8 +425,8 @@ static void compare(const Shape &s, const char *name, const Result *whole, const
             continue;
         for (int32_t t = 0; t < pieces[i].rows; t++) {
             const int64_t got = r.layout.row[i] + t, want = w.layout.row[0] + pieces[i].position_first + t;
-            bool same = memcmp((uint8_t *)r.out + got * (int64_t)row_bytes, (uint8_t *)w.out + want * (int64_t)row_bytes,
-                               row_bytes) == 0;
+            bool same = memcmp((uint8_t *)r.out + got * (int64_t)row_bytes,
+                               (uint8_t *)w.out + want * (int64_t)row_bytes, row_bytes) == 0;
             for (int32_t h = 0; h < s.heads; h++)
                 same = same && r.lse[h * (int64_t)r.rows + got] == w.lse[h * (int64_t)w.rows + want];
             differing += !same;
@@ -435,23 +453,30 @@ static void check_law_2(const Shape &s)
     failures += negative && s.v == 128;
 
     static const int32_t steps[] = {1, 63, 64, 65, 128, 200, 333};
-    for (int32_t step : steps) { /* one prompt in chunks, all in one batch here: each is a segment after a prefix */
+    for (int32_t step :
+         steps) { /* one prompt in chunks, all in one batch here: each is a segment after a prefix */
         Piece pieces[MAX_PIECES];
         int32_t count = 0, from = step == 1 ? length - 40 : step < 65 ? 700 : 0;
         for (; from < length && count < MAX_PIECES; from += step)
-            pieces[count++] = {1 + (from / step) % 2, from, from + step < length ? step : length - from, 0, count % 2};
+            pieces[count++] = {1 + (from / step) % 2, from, from + step < length ? step : length - from, 0,
+                               count % 2};
         char name[64];
         snprintf(name, sizeof name, "prompts in chunks of %d", step);
         compare(s, name, whole, pieces, count);
     }
     static const int32_t chunks[] = {128, 256, 384, 1408};
     for (int32_t chunk : chunks) {
-        const Piece pieces[] = {{1, 0, length, chunk, 5}, {63, 77, 1200, chunk, 2}, {2, 900, 333, 128, 0}, {1, 1023, 2, 256, 1}};
+        const Piece pieces[] = {
+            {1, 0, length, chunk, 5}, {63, 77, 1200, chunk, 2}, {2, 900, 333, 128, 0}, {1, 1023, 2, 256, 1}};
         char name[64];
         snprintf(name, sizeof name, "keys in calls of %d", chunk);
         compare(s, name, whole, pieces, 4);
     }
-    const Piece mixed[] = {{5, 0, 700, 0, 9}, {1, 0, length, 0, 0}, {6, 3, 64, 0, 0}, {2, 100, 1400, 0, 100}, {63, 1, 1499, 0, 1}};
+    const Piece mixed[] = {{5, 0, 700, 0, 9},
+                           {1, 0, length, 0, 0},
+                           {6, 3, 64, 0, 0},
+                           {2, 100, 1400, 0, 100},
+                           {63, 1, 1499, 0, 1}};
     compare(s, "among other sequences", whole, mixed, 5);
     for (int32_t sequence : tested)
         free_result(&whole[sequence]);
@@ -493,12 +518,13 @@ static void bench_case(const Shape &s, int32_t segments, int32_t prefix, int32_t
     qsort(ms, TIMES, sizeof ms[0], by_value);
     const double pairs = (double)segments * ((double)rows * prefix + 0.5 * rows * (rows + 1.0));
     const double flops = pairs * s.heads * 2 * (s.nope + s.rope + s.v), tflops = flops / ms[TIMES / 2] * 1e-9;
-    const double row_bytes = 2 * s.heads * (s.nope + s.rope + s.v), key_bytes = 2 * s.heads * (s.nope + s.v) + 2 * s.rope;
+    const double row_bytes = 2 * s.heads * (s.nope + s.rope + s.v),
+                 key_bytes = 2 * s.heads * (s.nope + s.v) + 2 * s.rope;
     const double bytes = segments * (rows * row_bytes + (rows + prefix) * key_bytes);
     const double bound_us = fmax(flops / 989e6, bytes / 3.35e6); /* an H100's datasheet */
     printf("l2 %2d MB %2d x (%d + %d): median %8.1f us, best %8.1f, bound %8.1f, %5.1f TFLOPS, %6.1f GB/s\n",
-           l2_bytes >> 20, segments, prefix, rows, ms[TIMES / 2] * 1e3, ms[0] * 1e3, bound_us,
-           tflops, bytes / ms[TIMES / 2] * 1e-6);
+           l2_bytes >> 20, segments, prefix, rows, ms[TIMES / 2] * 1e3, ms[0] * 1e3, bound_us, tflops,
+           bytes / ms[TIMES / 2] * 1e-6);
     fflush(stdout);
     CUDA(cudaEventDestroy(from));
     CUDA(cudaEventDestroy(to));
@@ -517,7 +543,8 @@ static void check_graph(const Shape &s)
     fill(b, s, pieces, 2, plain.layout);
     proa_mla_prefill_segment table[2];
     for (int32_t i = 0; i < 2; i++)
-        table[i] = {plain.layout.row[i], pieces[i].rows, pieces[i].position_first, plain.layout.key[i], 0, keys_of(pieces[i])};
+        table[i] = {plain.layout.row[i], pieces[i].rows, pieces[i].position_first, plain.layout.key[i], 0,
+                    keys_of(pieces[i])};
     CUDA(cudaMemcpy(b.segments, table, sizeof table, cudaMemcpyHostToDevice));
     CUDA(cudaDeviceSynchronize());
     cudaStream_t stream;
@@ -562,8 +589,8 @@ int main(int argc, char **argv)
         bench_case(s, 64, 0, 256, l2);
         return 0;
     }
-    const Shape hopper = {5, 128, 64, 128, false}, odd = {3, 20, 6, 33, false}, wide = {2, 128, 64, 512, false},
-                same = {2, 128, 64, 128, true};
+    const Shape hopper = {5, 128, 64, 128, false}, odd = {3, 20, 6, 33, false},
+                wide = {2, 128, 64, 512, false}, same = {2, 128, 64, 128, true};
     if (strcmp(mode, "small") == 0) {
         const Piece pieces[] = {{1, 200, 150, 128, 3}, {2, 0, 65, 0, 0}};
         check_case(hopper, pieces, 2);

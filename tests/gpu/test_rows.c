@@ -325,52 +325,62 @@ static void compare_spread(const routing *c, const int32_t *ids, const int32_t *
     free(taken);
 }
 
-static void route(proa_gpu *gpu, const routing *c)
+enum { ROUTED_COLS = 144, LOGIT_PARTS = 2 };
+
+/* What one case has on the GPU. */
+typedef struct routed {
+    int32_t slots, out_rows;
+    size_t table;          /* bytes of a number an expert */
+    float *sum, *bias, *x; /* here */
+    void *logits, *gbias, *ids, *weights, *counts, *first, *count, *place, *gx, *out, *y, *clear;
+} routed;
+
+static routed make_routed(proa_gpu *gpu, const routing *c)
 {
-    enum { COLS = 144 };
+    const int64_t logits = (int64_t)c->rows * c->experts, values = (int64_t)c->rows * ROUTED_COLS;
     proa_error err = {0};
-    const proa_host host = host_of(false);
-    int32_t slots = c->rows * c->top_k, out_rows = slots + c->experts * 127;
-    int64_t logit_count = (int64_t)c->rows * c->experts;
-    float *logits = malloc(sizeof *logits * 2 * (size_t)logit_count),
-          *sum = malloc(sizeof *sum * (size_t)logit_count);
-    float *bias = test_floats(8, c->experts, 0.1f), *x = test_floats(9, (int64_t)c->rows * COLS, 1);
-    for (int64_t i = 0; i < logit_count; i++) {
-        logits[i] = 2 * test_uniform(10, i);
-        logits[logit_count + i] = 2 * test_uniform(11, i);
-        sum[i] = logits[i] + logits[logit_count + i];
+    routed r = {.slots = c->rows * c->top_k, .table = sizeof(int32_t) * (size_t)c->experts};
+    float *parts = malloc(sizeof *parts * LOGIT_PARTS * (size_t)logits);
+    r.out_rows = r.slots + c->experts * 127;
+    r.sum = malloc(sizeof *r.sum * (size_t)logits);
+    r.bias = test_floats(8, c->experts, 0.1f);
+    r.x = test_floats(9, values, 1);
+    assert_non_null(parts);
+    assert_non_null(r.sum);
+    for (int64_t i = 0; i < logits; i++) {
+        parts[i] = 2 * test_uniform(10, (uint64_t)i);
+        parts[logits + i] = 2 * test_uniform(11, (uint64_t)i);
+        r.sum[i] = parts[i] + parts[logits + i];
     }
-    int32_t *want_ids = malloc(sizeof *want_ids * (size_t)slots), *ids = malloc(sizeof *ids * (size_t)slots),
-            *place = malloc(sizeof *place * (size_t)slots);
-    float *want_weights = malloc(sizeof *want_weights * (size_t)slots),
-          *weights = malloc(sizeof *weights * (size_t)slots);
-    int32_t *first = malloc(sizeof *first * (size_t)c->experts),
-            *count = malloc(sizeof *count * (size_t)c->experts);
-    proa_router_ref(&host, &(proa_router_args){.rows = c->rows,
-                                               .experts = c->experts,
-                                               .n_group = c->n_group,
-                                               .topk_group = c->topk_group,
-                                               .top_k = c->top_k,
-                                               .norm_topk_prob = c->norm,
-                                               .routed_scaling_factor = 2.5,
-                                               .logits = sum,
-                                               .bias = bias,
-                                               .ids = want_ids,
-                                               .weights = want_weights});
-    size_t table = sizeof(int32_t) * (size_t)c->experts;
-    void *there[] = {gpu_copy(gpu, logits, sizeof *logits * 2 * (size_t)logit_count),
-                     gpu_copy(gpu, bias, sizeof *bias * (size_t)c->experts),
-                     gpu_room(gpu, sizeof *ids * (size_t)slots),
-                     gpu_room(gpu, sizeof *weights * (size_t)slots),
-                     gpu_room(gpu, 2 * table),
-                     gpu_room(gpu, table),
-                     gpu_room(gpu, table),
-                     gpu_room(gpu, sizeof *place * (size_t)slots),
-                     gpu_bf16(gpu, x, (int64_t)c->rows * COLS),
-                     gpu_room(gpu, 2 * (size_t)out_rows * COLS),
-                     gpu_room(gpu, 2 * (size_t)c->rows * COLS),
-                     gpu_room(gpu, 2 * table)};
-    gpu_good(proa_gpu_set(gpu, there[4], 0, 2 * table, &err), &err);
+    r.logits = gpu_copy(gpu, parts, sizeof *parts * LOGIT_PARTS * (size_t)logits);
+    r.gbias = gpu_copy(gpu, r.bias, sizeof *r.bias * (size_t)c->experts);
+    r.ids = gpu_room(gpu, sizeof(int32_t) * (size_t)r.slots);
+    r.weights = gpu_room(gpu, sizeof(float) * (size_t)r.slots);
+    r.counts = gpu_room(gpu, 2 * r.table);
+    r.first = gpu_room(gpu, r.table);
+    r.count = gpu_room(gpu, r.table);
+    r.place = gpu_room(gpu, sizeof(int32_t) * (size_t)r.slots);
+    r.gx = gpu_bf16(gpu, r.x, values);
+    r.out = gpu_room(gpu, 2 * (size_t)r.out_rows * ROUTED_COLS);
+    r.y = gpu_room(gpu, 2 * (size_t)values);
+    r.clear = gpu_room(gpu, 2 * r.table);
+    gpu_good(proa_gpu_set(gpu, r.counts, 0, 2 * r.table, &err), &err);
+    free(parts);
+    return r;
+}
+
+static void free_routed(proa_gpu *gpu, const routed *r)
+{
+    void *const there[] = {r->logits, r->gbias, r->ids, r->weights, r->counts, r->first,
+                           r->count,  r->place, r->gx,  r->out,     r->y,      r->clear};
+    for (size_t i = 0; i < sizeof there / sizeof *there; i++)
+        proa_gpu_free(gpu, there[i]);
+    free(r->sum), free(r->bias), free(r->x);
+}
+
+static void run_routed(proa_gpu *gpu, const routing *c, const routed *r)
+{
+    proa_error err = {0};
     const proa_cuda_router_args router = {.rows = c->rows,
                                           .experts = c->experts,
                                           .n_group = c->n_group,
@@ -378,66 +388,97 @@ static void route(proa_gpu *gpu, const routing *c)
                                           .top_k = c->top_k,
                                           .norm_topk_prob = c->norm,
                                           .routed_scaling_factor = 2.5f,
-                                          .parts = 2,
-                                          .logits = there[0],
-                                          .bias = there[1],
-                                          .ids = there[2],
-                                          .weights = there[3],
-                                          .counts = there[4]};
+                                          .parts = LOGIT_PARTS,
+                                          .logits = r->logits,
+                                          .bias = r->gbias,
+                                          .ids = r->ids,
+                                          .weights = r->weights,
+                                          .counts = r->counts};
     const proa_cuda_spread_args spread = {.rows = c->rows,
                                           .top_k = c->top_k,
                                           .experts = c->experts,
-                                          .ids = there[2],
-                                          .counts = there[4],
-                                          .filled = (int32_t *)there[4] + c->experts,
-                                          .clear = there[11],
+                                          .ids = r->ids,
+                                          .counts = r->counts,
+                                          .filled = (int32_t *)r->counts + c->experts,
+                                          .clear = r->clear,
                                           .clear_count = 2 * c->experts,
-                                          .first = there[5],
-                                          .count = there[6],
-                                          .place = there[7],
-                                          .cols = COLS,
-                                          .x = there[8],
-                                          .x_out = there[9]};
+                                          .first = r->first,
+                                          .count = r->count,
+                                          .place = r->place,
+                                          .cols = ROUTED_COLS,
+                                          .x = r->gx,
+                                          .x_out = r->out};
     const proa_cuda_combine_args combine = {.rows = c->rows,
-                                            .cols = COLS,
+                                            .cols = ROUTED_COLS,
                                             .top_k = c->top_k,
-                                            .slots = there[9],
-                                            .place = there[7],
-                                            .weights = there[3],
-                                            .shared = there[8],
-                                            .y = there[10]};
+                                            .slots = r->out,
+                                            .place = r->place,
+                                            .weights = r->weights,
+                                            .shared = r->gx,
+                                            .y = r->y};
     gpu_good(proa_cuda_router(gpu, &router, &err), &err);
     gpu_good(proa_cuda_spread(gpu, &spread, &err), &err);
     gpu_good(proa_cuda_combine(gpu, &combine, &err), &err);
-    gpu_read(gpu, ids, there[2], sizeof *ids * (size_t)slots);
-    gpu_read(gpu, weights, there[3], sizeof *weights * (size_t)slots);
+}
+
+static void *read_all(proa_gpu *gpu, const void *from, size_t bytes)
+{
+    void *to = malloc(bytes);
+    assert_non_null(to);
+    gpu_read(gpu, to, from, bytes);
+    return to;
+}
+
+static void compare_routed(proa_gpu *gpu, const routing *c, const routed *r)
+{
+    const proa_host host = host_of(false);
+    const size_t slots = (size_t)r->slots, values = (size_t)c->rows * ROUTED_COLS;
+    int32_t *ids = read_all(gpu, r->ids, sizeof *ids * slots),
+            *place = read_all(gpu, r->place, sizeof *place * slots);
+    int32_t *first = read_all(gpu, r->first, r->table), *count = read_all(gpu, r->count, r->table);
+    int32_t *clear = read_all(gpu, r->clear, 2 * r->table), *want_ids = malloc(sizeof *want_ids * slots);
+    float *weights = read_all(gpu, r->weights, sizeof *weights * slots),
+          *want_weights = malloc(sizeof *want_weights * slots);
+    float *out = gpu_read_bf16(gpu, r->out, (int64_t)r->out_rows * ROUTED_COLS),
+          *y = gpu_read_bf16(gpu, r->y, (int64_t)values);
+    float *want = malloc(sizeof *want * values);
+    assert_non_null(want_ids), assert_non_null(want_weights), assert_non_null(want);
+    proa_router_ref(&host, &(proa_router_args){.rows = c->rows,
+                                               .experts = c->experts,
+                                               .n_group = c->n_group,
+                                               .topk_group = c->topk_group,
+                                               .top_k = c->top_k,
+                                               .norm_topk_prob = c->norm,
+                                               .routed_scaling_factor = 2.5,
+                                               .logits = r->sum,
+                                               .bias = r->bias,
+                                               .ids = want_ids,
+                                               .weights = want_weights});
     compare_routes(c, ids, weights, want_ids, want_weights);
-    gpu_read(gpu, first, there[5], table);
-    gpu_read(gpu, count, there[6], table);
-    gpu_read(gpu, place, there[7], sizeof *place * (size_t)slots);
-    float *out = gpu_read_bf16(gpu, there[9], (int64_t)out_rows * COLS),
-          *y = gpu_read_bf16(gpu, there[10], (int64_t)c->rows * COLS);
-    compare_spread(c, ids, place, first, count, COLS, x, out, out_rows);
-    int32_t *cleared = malloc(2 * table);
-    gpu_read(gpu, cleared, there[11], 2 * table);
+    compare_spread(c, ids, place, first, count, ROUTED_COLS, r->x, out, r->out_rows);
     for (int32_t i = 0; i < 2 * c->experts; i++)
-        assert_int_equal(cleared[i], 0);
-    float *want = malloc(sizeof *want * (size_t)c->rows * COLS);
+        assert_int_equal(clear[i], 0);
     proa_combine_ref(&host, &(proa_combine_args){.rows = c->rows,
-                                                 .cols = COLS,
+                                                 .cols = ROUTED_COLS,
                                                  .top_k = c->top_k,
                                                  .slots = out,
                                                  .place = place,
                                                  .weights = weights,
-                                                 .shared = x,
+                                                 .shared = r->x,
                                                  .y = want});
-    assert_near(y, want, (int64_t)c->rows * COLS,
+    assert_near(y, want, (int64_t)values,
                 2e-3); /* one value that rounds the other way, in the smallest case */
-    for (size_t j = 0; j < sizeof there / sizeof *there; j++)
-        proa_gpu_free(gpu, there[j]);
-    free(logits), free(sum), free(bias), free(x), free(want_ids), free(ids), free(place), free(want_weights),
-        free(weights), free(first), free(count);
-    free(out), free(y), free(want), free(cleared);
+    free(ids), free(place), free(first), free(count), free(clear), free(want_ids), free(weights),
+        free(want_weights);
+    free(out), free(y), free(want);
+}
+
+static void route(proa_gpu *gpu, const routing *c)
+{
+    const routed r = make_routed(gpu, c);
+    run_routed(gpu, c, &r);
+    compare_routed(gpu, c, &r);
+    free_routed(gpu, &r);
 }
 
 static void test_router_spread_combine(void **state)

@@ -205,25 +205,24 @@ static proa_status prompts(proa_cuda_forward *f, const proa_cuda_layer *w, int32
         status = proa_cuda_product_of(f, PROA_CUDA_KV_B, &x, f->keys, NULL, &w->kv_b, f->b.kv, kv_width, err);
     if (status != PROA_OK || !proa_cuda_wanted(f, PROA_CUDA_MHA))
         return status;
-    return proa_cuda_mla_prefill(
-        f->gpu,
-        &(proa_mla_prefill_args){
-            .segments = (const proa_mla_prefill_segment *)f->m.segments,
-            .segment_count = f->segments,
-            .rows = f->rows - f->decode_rows,
-            .keys = f->keys,
-            .heads = heads,
-            .nope_dim = c->qk_nope_head_dim,
-            .rope_dim = c->qk_rope_head_dim,
-            .v_dim = v,
-            .scale = f->softmax_scale,
-            .q = q + f->decode_rows * q_stride,
-            .kv = f->b.kv,
-            .k_pe = f->b.k_pe,
-            .out = at(f->b.attention, (int64_t)f->decode_rows * heads * v),
-            .tickets = f->b.tickets,
-        },
-        err);
+    return proa_cuda_mla_prefill(f->gpu,
+                                 &(proa_mla_prefill_args){
+                                     .segments = (const proa_mla_prefill_segment *)f->m.segments,
+                                     .segment_count = f->segments,
+                                     .rows = f->rows - f->decode_rows,
+                                     .keys = f->keys,
+                                     .heads = heads,
+                                     .nope_dim = c->qk_nope_head_dim,
+                                     .rope_dim = c->qk_rope_head_dim,
+                                     .v_dim = v,
+                                     .scale = f->softmax_scale,
+                                     .q = q + f->decode_rows * q_stride,
+                                     .kv = f->b.kv,
+                                     .k_pe = f->b.k_pe,
+                                     .out = at(f->b.attention, (int64_t)f->decode_rows * heads * v),
+                                     .tickets = f->b.tickets,
+                                 },
+                                 err);
 }
 
 proa_status proa_cuda_attention(proa_cuda_forward *f, int32_t layer, proa_error *err)

@@ -215,7 +215,8 @@ proa_status proa_cuda_forward_create(proa_gpu *gpu, const proa_cuda_weights *wei
         return proa_error_set(err, PROA_ERR_MEMORY, "no memory for a forward");
     if (c->q_lora_rank == 0) {
         free(f);
-        return proa_error_set(err, PROA_ERR_UNSUPPORTED, "a model without q_lora_rank is not served on a GPU yet: use --device cpu");
+        return proa_error_set(err, PROA_ERR_UNSUPPORTED,
+                              "a model without q_lora_rank is not served on a GPU yet: use --device cpu");
     }
     f->gpu = gpu;
     f->weights = weights;

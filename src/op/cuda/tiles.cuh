@@ -5,7 +5,7 @@
 #ifndef PROA_OP_CUDA_TILES_CUH
 #define PROA_OP_CUDA_TILES_CUH
 
-#include "op/cuda/products.cuh"
+#include "op/ptx/products.cuh"
 #include "op/cuda/rows.h"
 
 namespace proa
@@ -81,7 +81,7 @@ __device__ __forceinline__ void store_tile(__nv_bfloat16 *y, int64_t row_stride,
     constexpr int PITCH = StagingPitch<BN>::BYTES, PIECES = BN / 8;
     const int32_t thread = (int32_t)threadIdx.x % 128, id = 1 + (int32_t)threadIdx.x / 128;
     const int32_t row = thread / 32 * 16 + thread % 32 / 4, column = thread % 4 * 2;
-    asm volatile("bar.sync %0, 128;" ::"r"(id) : "memory"); /* the last tile has left */
+    warpgroup_meet(id); /* the last tile has left */
 #pragma unroll
     for (int i = 0; i < BN / 2; i += 4) {
         const __nv_bfloat162 upper = __floats2bfloat162_rn(total[i], total[i + 1]);
@@ -89,7 +89,7 @@ __device__ __forceinline__ void store_tile(__nv_bfloat16 *y, int64_t row_stride,
         *(__nv_bfloat162 *)(staging + row * PITCH + (2 * i + column) * 2) = upper;
         *(__nv_bfloat162 *)(staging + (row + 8) * PITCH + (2 * i + column) * 2) = lower;
     }
-    asm volatile("bar.sync %0, 128;" ::"r"(id) : "memory");
+    warpgroup_meet(id);
     const int32_t rows = min(64, tile.rows - group_row), columns = min(BN, n - tile.column);
     for (int32_t at = thread; at < 64 * PIECES; at += 128) {
         const int32_t r = at / PIECES, c = at % PIECES * 8;

@@ -136,8 +136,9 @@ extern "C" cudaError_t proa_mla_decode(const proa_mla_decode_args *a, cudaStream
         const size_t bytes = (size_t)(2 * a->kv_lora_rank + a->rope_dim) * sizeof(float);
         if (bytes > 47 * 1024)
             return cudaErrorInvalidValue;
-        mla_decode_generic<<<dim3((unsigned)a->rows, (unsigned)a->heads), MLA_GENERIC_THREADS, bytes, stream>>>(
-            d, (const __nv_bfloat16 *)a->q, (const __nv_bfloat16 *)a->cache, a->kv_lora_rank, a->rope_dim);
+        mla_decode_generic<<<dim3((unsigned)a->rows, (unsigned)a->heads), MLA_GENERIC_THREADS, bytes,
+                             stream>>>(d, (const __nv_bfloat16 *)a->q, (const __nv_bfloat16 *)a->cache,
+                                       a->kv_lora_rank, a->rope_dim);
         return cudaGetLastError();
     }
     cudaError_t error = parts_of(a, &parts);

@@ -33,7 +33,7 @@
 #ifndef PROA_OP_MLA_CUDA_DECODE_CUH
 #define PROA_OP_MLA_CUDA_DECODE_CUH
 
-#include "op/cuda/products.cuh"
+#include "op/ptx/products.cuh"
 
 namespace proa
 {
@@ -159,7 +159,8 @@ __device__ inline bool mla_cut(const int32_t *length, int32_t rows, int32_t part
     return true;
 }
 
-constexpr int32_t MLA_LIMITS = ((int32_t)MLA_SPLIT_BLOCKS + (int32_t)MLA_COST_SPLIT + 3 * (int32_t)MLA_COST_ROW + 2 + 31) / 32 * 32;
+constexpr int32_t MLA_LIMITS =
+    ((int32_t)MLA_SPLIT_BLOCKS + (int32_t)MLA_COST_SPLIT + 3 * (int32_t)MLA_COST_ROW + 2 + 31) / 32 * 32;
 
 /* One block, each thread of which tries a limit: the smallest one that fits wins. A stretch is left at most a split and two rows' worth
  * unfilled, so this many limits are enough. Dynamic shared memory: 4 bytes a row. */

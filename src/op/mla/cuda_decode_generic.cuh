@@ -9,7 +9,8 @@
 
 #include "op/mla/cuda_decode.cuh"
 
-namespace proa {
+namespace proa
+{
 
 enum { MLA_GENERIC_THREADS = 128 };
 
@@ -23,8 +24,8 @@ __device__ __forceinline__ float mla_warp_sum(float x)
 }
 
 /* score[0..63] of a block's keys, -inf beyond `keys`: a warp a key, its lanes 32 channels apart. */
-__device__ inline void mla_generic_scores(const float *q, const __nv_bfloat16 *rows, int32_t dim, int32_t keys, float scale,
-                                          float *score)
+__device__ inline void mla_generic_scores(const float *q, const __nv_bfloat16 *rows, int32_t dim,
+                                          int32_t keys, float scale, float *score)
 {
     const int32_t warp = (int32_t)threadIdx.x / 32, lane = (int32_t)threadIdx.x % 32;
     for (int32_t key = warp; key < MLA_BLOCK; key += MLA_GENERIC_THREADS / 32) {
@@ -40,11 +41,13 @@ __device__ inline void mla_generic_scores(const float *q, const __nv_bfloat16 *r
 
 /* Grid (rows, heads); dynamic shared memory: (2 lora + rope) floats. */
 __global__ void __launch_bounds__(MLA_GENERIC_THREADS)
-    mla_decode_generic(const MlaDecode d, const __nv_bfloat16 *q_all, const __nv_bfloat16 *cache, int32_t lora, int32_t rope)
+    mla_decode_generic(const MlaDecode d, const __nv_bfloat16 *q_all, const __nv_bfloat16 *cache,
+                       int32_t lora, int32_t rope)
 {
     extern __shared__ float mla_generic_memory[];
     __shared__ float score[MLA_BLOCK];
-    const int32_t dim = lora + rope, row = (int32_t)blockIdx.x, head = (int32_t)blockIdx.y, thread = (int32_t)threadIdx.x;
+    const int32_t dim = lora + rope, row = (int32_t)blockIdx.x, head = (int32_t)blockIdx.y,
+                  thread = (int32_t)threadIdx.x;
     const int64_t at = (int64_t)row * d.heads + head;
     const int32_t length = mla_length(d, row);
     const int32_t *table = d.table + (int64_t)(row / d.rows_per_table) * d.table_stride;
@@ -71,8 +74,8 @@ __global__ void __launch_bounds__(MLA_GENERIC_THREADS)
         for (int32_t i = thread; i < lora; i += MLA_GENERIC_THREADS) {
             float total = o[i] * shrink;
             for (int32_t j = 0; j < keys; j++)
-                total = fmaf(__bfloat162float(__float2bfloat16(expf(score[j] - now))), __bfloat162float(rows[(int64_t)j * dim + i]),
-                             total);
+                total = fmaf(__bfloat162float(__float2bfloat16(expf(score[j] - now))),
+                             __bfloat162float(rows[(int64_t)j * dim + i]), total);
             o[i] = total;
         }
         __syncthreads();

@@ -5,17 +5,19 @@
 
 using namespace proa;
 
-typedef CUresult (*MapEncode)(CUtensorMap *, CUtensorMapDataType, cuuint32_t, void *, const cuuint64_t *, const cuuint64_t *,
-                              const cuuint32_t *, const cuuint32_t *, CUtensorMapInterleave, CUtensorMapSwizzle,
-                              CUtensorMapL2promotion, CUtensorMapFloatOOBfill);
+typedef CUresult (*MapEncode)(CUtensorMap *, CUtensorMapDataType, cuuint32_t, void *, const cuuint64_t *,
+                              const cuuint64_t *, const cuuint32_t *, const cuuint32_t *,
+                              CUtensorMapInterleave, CUtensorMapSwizzle, CUtensorMapL2promotion,
+                              CUtensorMapFloatOOBfill);
 
-static cudaError_t map_rows(MapEncode encode, CUtensorMap *map, const void *base, int64_t rows, int64_t columns, uint32_t box_rows)
+static cudaError_t map_rows(MapEncode encode, CUtensorMap *map, const void *base, int64_t rows,
+                            int64_t columns, uint32_t box_rows)
 {
     const cuuint64_t shape[2] = {(cuuint64_t)columns, (cuuint64_t)rows}, bytes[1] = {(cuuint64_t)columns * 2};
     const cuuint32_t box[2] = {PREFILL_BOX, box_rows}, steps[2] = {1, 1};
-    const CUresult result = encode(map, CU_TENSOR_MAP_DATA_TYPE_BFLOAT16, 2, (void *)base, shape, bytes, box, steps,
-                                   CU_TENSOR_MAP_INTERLEAVE_NONE, CU_TENSOR_MAP_SWIZZLE_128B, CU_TENSOR_MAP_L2_PROMOTION_L2_256B,
-                                   CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
+    const CUresult result = encode(map, CU_TENSOR_MAP_DATA_TYPE_BFLOAT16, 2, (void *)base, shape, bytes, box,
+                                   steps, CU_TENSOR_MAP_INTERLEAVE_NONE, CU_TENSOR_MAP_SWIZZLE_128B,
+                                   CU_TENSOR_MAP_L2_PROMOTION_L2_256B, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
     return result == CUDA_SUCCESS ? cudaSuccess : cudaErrorInvalidValue;
 }
 
@@ -23,12 +25,15 @@ static cudaError_t map_all(const proa_mla_prefill_args *a, PrefillMaps *maps)
 {
     void *entry = NULL;
     cudaDriverEntryPointQueryResult found;
-    cudaError_t error = cudaGetDriverEntryPointByVersion("cuTensorMapEncodeTiled", &entry, 12000, cudaEnableDefault, &found);
+    cudaError_t error =
+        cudaGetDriverEntryPointByVersion("cuTensorMapEncodeTiled", &entry, 12000, cudaEnableDefault, &found);
     if (error != cudaSuccess || found != cudaDriverEntryPointSuccess)
         return error != cudaSuccess ? error : cudaErrorNotSupported;
-    error = map_rows((MapEncode)entry, &maps->q, a->q, a->rows, (int64_t)a->heads * PREFILL_QK, PREFILL_ROWS / 2);
+    error =
+        map_rows((MapEncode)entry, &maps->q, a->q, a->rows, (int64_t)a->heads * PREFILL_QK, PREFILL_ROWS / 2);
     if (error == cudaSuccess)
-        error = map_rows((MapEncode)entry, &maps->kv, a->kv, a->keys, (int64_t)a->heads * PREFILL_KV, PREFILL_KEYS);
+        error = map_rows((MapEncode)entry, &maps->kv, a->kv, a->keys, (int64_t)a->heads * PREFILL_KV,
+                         PREFILL_KEYS);
     if (error == cudaSuccess)
         error = map_rows((MapEncode)entry, &maps->k_pe, a->k_pe, a->keys, PREFILL_ROPE, PREFILL_KEYS);
     return error;
@@ -64,7 +69,8 @@ static cudaError_t launch_generic(const proa_mla_prefill_args *a, cudaStream_t s
     g.nope_dim = a->nope_dim;
     g.rope_dim = a->rope_dim;
     g.v_dim = a->v_dim;
-    const dim3 grid((unsigned)(a->rows + PREFILL_GENERIC_WARPS - 1) / PREFILL_GENERIC_WARPS, (unsigned)a->heads);
+    const dim3 grid((unsigned)(a->rows + PREFILL_GENERIC_WARPS - 1) / PREFILL_GENERIC_WARPS,
+                    (unsigned)a->heads);
     mla_prefill_generic<<<grid, 32 * PREFILL_GENERIC_WARPS, 0, stream>>>(g);
     return cudaGetLastError();
 }
@@ -81,7 +87,8 @@ extern "C" cudaError_t proa_mla_prefill(const proa_mla_prefill_args *a, cudaStre
     if (error == cudaSuccess)
         error = map_all(a, &maps);
     if (error == cudaSuccess)
-        error = cudaFuncSetAttribute(mla_prefill, cudaFuncAttributeMaxDynamicSharedMemorySize, PrefillMemory::BYTES);
+        error = cudaFuncSetAttribute(mla_prefill, cudaFuncAttributeMaxDynamicSharedMemorySize,
+                                     PrefillMemory::BYTES);
     if (error != cudaSuccess)
         return error;
     mla_prefill<<<(unsigned)processors, PREFILL_THREADS, PrefillMemory::BYTES, stream>>>(maps, described(a));

@@ -33,7 +33,8 @@
 #include "op/cuda/tiles.cuh"
 #include "op/mla/cuda_prefill.h"
 
-namespace proa {
+namespace proa
+{
 
 enum {
     PREFILL_NOPE = 128,
@@ -115,13 +116,16 @@ static_assert(sizeof(PrefillBarriers) <= 512, "room left for barriers");
 struct PrefillWalk {
     int32_t segment, before; /* pieces of the segments before */
 
-    __device__ PrefillWalk() : segment(0), before(0) {}
+    __device__ PrefillWalk() : segment(0), before(0)
+    {
+    }
 
     __device__ void at(const MlaPrefill &a, int32_t number, PrefillWork *work)
     {
         for (; segment < a.segment_count; segment++) {
             const PrefillSegment s = a.segments[segment];
-            const int32_t skipped = max(0, s.key_first - s.position_first) / PREFILL_ROWS; /* done by an earlier call */
+            const int32_t skipped =
+                max(0, s.key_first - s.position_first) / PREFILL_ROWS; /* done by an earlier call */
             const int32_t blocks = (s.row_count + PREFILL_ROWS - 1) / PREFILL_ROWS;
             const int32_t tiles = s.key_count > 0 ? max(0, blocks - skipped) : 0;
             const int32_t in = number - before;
@@ -150,8 +154,8 @@ struct PrefillWalk {
 
 /* ---- the warp that copies: one thread ---- */
 
-__device__ __forceinline__ void prefill_copy_keys(uint8_t *to, const PrefillMaps &maps, int32_t head, int32_t key_row,
-                                                  uint64_t *barrier)
+__device__ __forceinline__ void prefill_copy_keys(uint8_t *to, const PrefillMaps &maps, int32_t head,
+                                                  int32_t key_row, uint64_t *barrier)
 {
     barrier_expect(barrier, PrefillMemory::K_BYTES);
     copy_tile(to, &maps.kv, head * PREFILL_KV, key_row, barrier);
@@ -159,21 +163,23 @@ __device__ __forceinline__ void prefill_copy_keys(uint8_t *to, const PrefillMaps
     copy_tile(to + 2 * PrefillMemory::BOX_BYTES, &maps.k_pe, 0, key_row, barrier);
 }
 
-__device__ __forceinline__ void prefill_copy_values(uint8_t *to, const PrefillMaps &maps, int32_t head, int32_t key_row,
-                                                    uint64_t *barrier)
+__device__ __forceinline__ void prefill_copy_values(uint8_t *to, const PrefillMaps &maps, int32_t head,
+                                                    int32_t key_row, uint64_t *barrier)
 {
     barrier_expect(barrier, PrefillMemory::V_BYTES);
     copy_tile(to, &maps.kv, head * PREFILL_KV + PREFILL_NOPE, key_row, barrier);
-    copy_tile(to + PrefillMemory::BOX_BYTES, &maps.kv, head * PREFILL_KV + PREFILL_NOPE + PREFILL_BOX, key_row, barrier);
+    copy_tile(to + PrefillMemory::BOX_BYTES, &maps.kv, head * PREFILL_KV + PREFILL_NOPE + PREFILL_BOX,
+              key_row, barrier);
 }
 
 /* 64 rows, a warpgroup's. */
-__device__ __forceinline__ void prefill_copy_queries(uint8_t *to, const PrefillMaps &maps, int32_t head, int32_t row,
-                                                     uint64_t *barrier)
+__device__ __forceinline__ void prefill_copy_queries(uint8_t *to, const PrefillMaps &maps, int32_t head,
+                                                     int32_t row, uint64_t *barrier)
 {
     barrier_expect(barrier, PrefillMemory::Q_BYTES / 2);
     for (int32_t i = 0; i < PREFILL_QK / PREFILL_BOX; i++)
-        copy_tile(to + i * PrefillMemory::Q_BOX_BYTES, &maps.q, head * PREFILL_QK + i * PREFILL_BOX, row, barrier);
+        copy_tile(to + i * PrefillMemory::Q_BOX_BYTES, &maps.q, head * PREFILL_QK + i * PREFILL_BOX, row,
+                  barrier);
 }
 
 /* Queries are new to the cache: on the way while the room for them is still in use. */
@@ -183,8 +189,8 @@ __device__ __forceinline__ void prefill_expect_queries(const PrefillMaps &maps, 
         prefetch_tile(&maps.q, work.head * PREFILL_QK + i / 2 * PREFILL_BOX, work.row + i % 2 * 64);
 }
 
-__device__ __forceinline__ void prefill_produce(const PrefillMaps &maps, const MlaPrefill &a, uint8_t *q, uint8_t *k, uint8_t *v,
-                                                PrefillBarriers *b)
+__device__ __forceinline__ void prefill_produce(const PrefillMaps &maps, const MlaPrefill &a, uint8_t *q,
+                                                uint8_t *k, uint8_t *v, PrefillBarriers *b)
 {
     PrefillWalk walk;
     Ring keys = {0, 0}, values = {0, 0}, slot = {0, 0};
@@ -202,11 +208,13 @@ __device__ __forceinline__ void prefill_produce(const PrefillMaps &maps, const M
         number = (int32_t)gridDim.x + atomicAdd(a.tickets, 1); /* comes back while the tiles are copied */
         prefill_expect_queries(maps, work);
         barrier_wait(&b->k_empty[keys.stage], keys.phase ^ 1);
-        prefill_copy_keys(k + keys.stage * PrefillMemory::K_BYTES, maps, work.head, work.key_row, &b->k_full[keys.stage]);
+        prefill_copy_keys(k + keys.stage * PrefillMemory::K_BYTES, maps, work.head, work.key_row,
+                          &b->k_full[keys.stage]);
         keys.advance<PREFILL_STAGES>();
         for (int32_t i = 0; i < 2; i++) {
             barrier_wait(&b->q_empty[i], q_phase);
-            prefill_copy_queries(q + i * PrefillMemory::Q_BYTES / 2, maps, work.head, work.row + 64 * i, &b->q_full[i]);
+            prefill_copy_queries(q + i * PrefillMemory::Q_BYTES / 2, maps, work.head, work.row + 64 * i,
+                                 &b->q_full[i]);
         }
         q_phase ^= 1;
 #pragma unroll 1
@@ -214,12 +222,13 @@ __device__ __forceinline__ void prefill_produce(const PrefillMaps &maps, const M
             const int32_t key_row = work.key_row + j * PREFILL_KEYS;
             if (j + 1 < work.tiles) {
                 barrier_wait(&b->k_empty[keys.stage], keys.phase ^ 1);
-                prefill_copy_keys(k + keys.stage * PrefillMemory::K_BYTES, maps, work.head, key_row + PREFILL_KEYS,
-                                  &b->k_full[keys.stage]);
+                prefill_copy_keys(k + keys.stage * PrefillMemory::K_BYTES, maps, work.head,
+                                  key_row + PREFILL_KEYS, &b->k_full[keys.stage]);
                 keys.advance<PREFILL_STAGES>();
             }
             barrier_wait(&b->v_empty[values.stage], values.phase ^ 1);
-            prefill_copy_values(v + values.stage * PrefillMemory::V_BYTES, maps, work.head, key_row, &b->v_full[values.stage]);
+            prefill_copy_values(v + values.stage * PrefillMemory::V_BYTES, maps, work.head, key_row,
+                                &b->v_full[values.stage]);
             values.advance<PREFILL_STAGES>();
         }
     }
@@ -242,7 +251,8 @@ __device__ __forceinline__ void prefill_scores(float (&s)[64], const uint8_t *q,
     product_fence();
 #pragma unroll
     for (int i = 0; i < PREFILL_QK / 16; i++)
-        product_bf16(s, descriptor_step(a, i / 4 * Q_BOX + i % 4 * 2), descriptor_step(b, i / 4 * K_BOX + i % 4 * 2), i);
+        product_bf16(s, descriptor_step(a, i / 4 * Q_BOX + i % 4 * 2),
+                     descriptor_step(b, i / 4 * K_BOX + i % 4 * 2), i);
     product_commit();
 }
 
@@ -282,7 +292,8 @@ __device__ __forceinline__ uint32_t prefill_pair(float low, float high)
 }
 
 /* The rows' maxima with this tile's scores; shrink: what the sums and the output so far are to be multiplied with. */
-__device__ __forceinline__ void prefill_top(const float (&s)[64], PrefillRows *rows, float (&shrink)[2], float scale_log2)
+__device__ __forceinline__ void prefill_top(const float (&s)[64], PrefillRows *rows, float (&shrink)[2],
+                                            float scale_log2)
 {
     float top[4]; /* of the rows' even and odd columns */
 #pragma unroll
@@ -301,8 +312,8 @@ __device__ __forceinline__ void prefill_top(const float (&s)[64], PrefillRows *r
 
 /* Scores become probabilities, unnormalised and packed: an accumulator's columns 16 i .. 16 i + 15 are the operand's registers 4 i ..
  * 4 i + 3. Exponentials take the longest, and what else there is to do goes between them. */
-__device__ __forceinline__ void prefill_weigh(float (&s)[64], uint32_t (&p)[32], float (&o)[64], PrefillRows *rows,
-                                              const float (&shrink)[2], float scale_log2)
+__device__ __forceinline__ void prefill_weigh(float (&s)[64], uint32_t (&p)[32], float (&o)[64],
+                                              PrefillRows *rows, const float (&shrink)[2], float scale_log2)
 {
     const float offset[2] = {-rows->max[0] * scale_log2, -rows->max[1] * scale_log2};
     float sum[2] = {rows->sum[0] * shrink[0], rows->sum[1] * shrink[1]};
@@ -343,13 +354,13 @@ __device__ __forceinline__ void prefill_clear_values(uint8_t *v, int32_t left, i
         *(uint4 *)(v + PrefillMemory::BOX_BYTES + at * 16) = make_uint4(0, 0, 0, 0);
     }
     copy_fence();
-    asm volatile("bar.sync %0, 128;" ::"r"(1 + warpgroup) : "memory");
+    warpgroup_meet(1 + warpgroup);
 }
 
 /* ---- state and output ---- */
 
-__device__ __forceinline__ void prefill_save(const MlaPrefill &a, int64_t at, int32_t valid, const float (&o)[64],
-                                             const PrefillRows &rows)
+__device__ __forceinline__ void prefill_save(const MlaPrefill &a, int64_t at, int32_t valid,
+                                             const float (&o)[64], const PrefillRows &rows)
 {
     const int32_t quad = (int32_t)threadIdx.x % 4;
 #pragma unroll
@@ -384,8 +395,8 @@ __device__ __forceinline__ void prefill_transpose(uint32_t (&x)[4])
 }
 
 /* `row` of q; `valid` rows from it on are the segment's. */
-__device__ __forceinline__ void prefill_store(const MlaPrefill &a, int32_t head, int32_t row, int32_t valid, const float (&o)[64],
-                                              const PrefillRows &rows)
+__device__ __forceinline__ void prefill_store(const MlaPrefill &a, int32_t head, int32_t row, int32_t valid,
+                                              const float (&o)[64], const PrefillRows &rows)
 {
     const int32_t quad = (int32_t)threadIdx.x % 4;
 #pragma unroll
@@ -402,7 +413,8 @@ __device__ __forceinline__ void prefill_store(const MlaPrefill &a, int32_t head,
 #pragma unroll
             for (int i = 0; i < 4; i++) {
                 const int at = 4 * (4 * g + i) + 2 * r;
-                x[i] = prefill_pair(fmaf(o[at], inverse, 0.0f), fmaf(o[at + 1], inverse, 0.0f)); /* + 0: no -0 */
+                x[i] =
+                    prefill_pair(fmaf(o[at], inverse, 0.0f), fmaf(o[at + 1], inverse, 0.0f)); /* + 0: no -0 */
             }
             prefill_transpose(x);
             if (has)
@@ -427,7 +439,8 @@ struct PrefillView {
 
 __device__ __forceinline__ PrefillView prefill_view(const PrefillWork &work, int32_t warpgroup)
 {
-    const int32_t thread = (int32_t)threadIdx.x % 128, at = warpgroup * 64 + thread / 32 * 16 + thread % 32 / 4;
+    const int32_t thread = (int32_t)threadIdx.x % 128,
+                  at = warpgroup * 64 + thread / 32 * 16 + thread % 32 / 4;
     PrefillView view;
     view.row = work.row + at;
     view.valid = work.rows - at;
@@ -451,14 +464,16 @@ __device__ __forceinline__ void prefill_begin(const MlaPrefill &a, const Prefill
     }
 }
 
-__device__ __forceinline__ void prefill_begin_out(const MlaPrefill &a, const PrefillView &view, float (&o)[64])
+__device__ __forceinline__ void prefill_begin_out(const MlaPrefill &a, const PrefillView &view,
+                                                  float (&o)[64])
 {
 #pragma unroll
     for (int i = 0; i < 64; i++)
         o[i] = 0;
     if (view.key_first == 0)
         return;
-    const float *from = a.state_out + ((int64_t)view.head * a.rows + view.row) * PREFILL_V + threadIdx.x % 4 * 2;
+    const float *from =
+        a.state_out + ((int64_t)view.head * a.rows + view.row) * PREFILL_V + threadIdx.x % 4 * 2;
 #pragma unroll
     for (int i = 0; i < 64; i += 2) {
         if (i / 2 % 2 * 8 >= view.valid)
@@ -469,8 +484,8 @@ __device__ __forceinline__ void prefill_begin_out(const MlaPrefill &a, const Pre
     }
 }
 
-__device__ __forceinline__ void prefill_end(const MlaPrefill &a, const PrefillView &view, const float (&o)[64],
-                                            const PrefillRows &rows)
+__device__ __forceinline__ void prefill_end(const MlaPrefill &a, const PrefillView &view,
+                                            const float (&o)[64], const PrefillRows &rows)
 {
     if (view.done)
         prefill_store(a, view.head, view.row, view.valid, o, rows);
@@ -479,7 +494,8 @@ __device__ __forceinline__ void prefill_end(const MlaPrefill &a, const PrefillVi
 }
 
 /* The next work, where there is any. */
-__device__ __forceinline__ bool prefill_take(PrefillBarriers *b, Ring *slot, int32_t warpgroup, PrefillView *view)
+__device__ __forceinline__ bool prefill_take(PrefillBarriers *b, Ring *slot, int32_t warpgroup,
+                                             PrefillView *view)
 {
     barrier_wait(&b->work_full[slot->stage], slot->phase);
     const PrefillWork work = b->work[slot->stage];
@@ -507,9 +523,9 @@ struct PrefillRegisters {
 
 /* The scores of a tile, and the values of the one before, whose probabilities are in p. */
 template <bool FIRST>
-__device__ __forceinline__ void prefill_step(int32_t warpgroup, const uint8_t *q, const uint8_t *k, const uint8_t *v,
-                                             PrefillBarriers *b, PrefillPlace *place, const PrefillView &view, bool last,
-                                             PrefillRegisters *x, float scale_log2)
+__device__ __forceinline__ void
+prefill_step(int32_t warpgroup, const uint8_t *q, const uint8_t *k, const uint8_t *v, PrefillBarriers *b,
+             PrefillPlace *place, const PrefillView &view, bool last, PrefillRegisters *x, float scale_log2)
 {
     Ring *keys = &place->keys, *values = &place->values;
     const int32_t column = (int32_t)threadIdx.x % 4 * 2, row_in_warp = (int32_t)threadIdx.x % 32 / 4;
@@ -526,7 +542,8 @@ __device__ __forceinline__ void prefill_step(int32_t warpgroup, const uint8_t *q
     keys->advance<PREFILL_STAGES>();
     if (last)
         prefill_release(&b->q_empty[warpgroup]);
-    if (place->first + PREFILL_KEYS - 1 > view.position - row_in_warp) /* some keys are not for some row of the warp */
+    if (place->first + PREFILL_KEYS - 1 >
+        view.position - row_in_warp) /* some keys are not for some row of the warp */
         prefill_mask(x->s, view.position - place->first - column);
     prefill_top(x->s, &x->rows, shrink, scale_log2);
     if (!FIRST) {
@@ -542,8 +559,8 @@ __device__ __forceinline__ void prefill_step(int32_t warpgroup, const uint8_t *q
 /* A warpgroup's way through its work. There is no overlap between works: the two warpgroups then start one after the other at the
  * tensor cores, which keeps their softmaxes apart. (With the next work's scores issued before the last values they drifted together,
  * and took 15 % longer; taking turns by a barrier at every tile gave nothing over this.) */
-__device__ __forceinline__ void prefill_attend(const MlaPrefill &a, int32_t warpgroup, const uint8_t *q, const uint8_t *k,
-                                               uint8_t *v, PrefillBarriers *b)
+__device__ __forceinline__ void prefill_attend(const MlaPrefill &a, int32_t warpgroup, const uint8_t *q,
+                                               const uint8_t *k, uint8_t *v, PrefillBarriers *b)
 {
     const float scale_log2 = a.scale * 1.4426950408889634f;
     PrefillPlace place = {};
@@ -575,7 +592,8 @@ __device__ __forceinline__ void prefill_attend(const MlaPrefill &a, int32_t warp
     }
 }
 
-__global__ void __launch_bounds__(PREFILL_THREADS, 1) mla_prefill(const __grid_constant__ PrefillMaps maps, const MlaPrefill a)
+__global__ void __launch_bounds__(PREFILL_THREADS, 1)
+    mla_prefill(const __grid_constant__ PrefillMaps maps, const MlaPrefill a)
 {
     extern __shared__ uint8_t raw[];
     uint8_t *q = (uint8_t *)(((uintptr_t)raw + 1023) / 1024 * 1024);
@@ -630,7 +648,8 @@ struct MlaPrefillGeneric {
 
 enum { PREFILL_GENERIC_V = 16, PREFILL_GENERIC_WARPS = 4 };
 
-__device__ __forceinline__ float prefill_dot(const __nv_bfloat16 *x, const __nv_bfloat16 *y, int32_t count, float sum)
+__device__ __forceinline__ float prefill_dot(const __nv_bfloat16 *x, const __nv_bfloat16 *y, int32_t count,
+                                             float sum)
 {
     for (int32_t i = 0; i < count; i++)
         sum = fmaf(__bfloat162float(x[i]), __bfloat162float(y[i]), sum);
@@ -659,7 +678,8 @@ __global__ void __launch_bounds__(32 * PREFILL_GENERIC_WARPS) mla_prefill_generi
     const int32_t position = s.position_first + row - s.row_first, end = s.key_first + s.key_count;
     if (position < s.key_first)
         return;
-    const int64_t state = (int64_t)head * a.rows + row, key_stride = (int64_t)a.heads * (g.nope_dim + g.v_dim);
+    const int64_t state = (int64_t)head * a.rows + row,
+                  key_stride = (int64_t)a.heads * (g.nope_dim + g.v_dim);
     const __nv_bfloat16 *q = g.q + ((int64_t)row * a.heads + head) * (g.nope_dim + g.rope_dim);
     const __nv_bfloat16 *k = g.kv + s.key_row * key_stride + head * (g.nope_dim + g.v_dim);
     const __nv_bfloat16 *k_pe = g.k_pe + (int64_t)s.key_row * g.rope_dim;
@@ -674,9 +694,8 @@ __global__ void __launch_bounds__(32 * PREFILL_GENERIC_WARPS) mla_prefill_generi
         const int64_t key = first - s.key_first + lane;
         float score = -INFINITY;
         if (first + lane <= position)
-            score = prefill_dot(q + g.nope_dim, k_pe + key * g.rope_dim, g.rope_dim,
-                                prefill_dot(q, k + key * key_stride, g.nope_dim, 0)) *
-                    a.scale;
+            score = a.scale * prefill_dot(q + g.nope_dim, k_pe + key * g.rope_dim, g.rope_dim,
+                                          prefill_dot(q, k + key * key_stride, g.nope_dim, 0));
         float highest = score;
         for (int32_t i = 1; i < 32; i *= 2)
             highest = fmaxf(highest, __shfl_xor_sync(~0u, highest, i));
@@ -711,7 +730,8 @@ __global__ void __launch_bounds__(32 * PREFILL_GENERIC_WARPS) mla_prefill_generi
     for (int i = 0; i < PREFILL_GENERIC_V; i++) {
         const int32_t column = 32 * i + lane;
         if (column < g.v_dim && done)
-            a.out[((int64_t)row * a.heads + head) * g.v_dim + column] = __float2bfloat16_rn(fmaf(o[i], 1.0f / sum, 0.0f));
+            a.out[((int64_t)row * a.heads + head) * g.v_dim + column] =
+                __float2bfloat16_rn(fmaf(o[i], 1.0f / sum, 0.0f));
         else if (column < g.v_dim)
             a.state_out[state * g.v_dim + column] = o[i];
     }

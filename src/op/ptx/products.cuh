@@ -2,10 +2,10 @@
  *
  * Operands stand in shared memory, K-major, unless the name says otherwise: of product_bf16_values, a is in registers (the layout of an
  * accumulator of [64, 16], packed in pairs) and b is N-major, rows of K, as values under probabilities are. */
-#ifndef PROA_OP_CUDA_PRODUCTS_CUH
-#define PROA_OP_CUDA_PRODUCTS_CUH
+#ifndef PROA_OP_PTX_PRODUCTS_CUH
+#define PROA_OP_PTX_PRODUCTS_CUH
 
-#include "op/cuda/hopper.cuh"
+#include "op/ptx/hopper.cuh"
 
 namespace proa
 {

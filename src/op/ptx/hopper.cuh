@@ -5,8 +5,8 @@
  * piece ^ (r % 8). A warpgroup's accumulator of [64, N]: thread t has rows 16 (t / 32) + t % 32 / 4 and that plus 8; element i is of
  * the second row when i & 2, and of column 8 (i / 4) + 2 (t % 4) + (i & 1).
  */
-#ifndef PROA_OP_CUDA_HOPPER_CUH
-#define PROA_OP_CUDA_HOPPER_CUH
+#ifndef PROA_OP_PTX_HOPPER_CUH
+#define PROA_OP_PTX_HOPPER_CUH
 
 #include <cuda.h>
 #include <cuda_bf16.h>
@@ -179,6 +179,12 @@ __device__ __forceinline__ void store_matrices(void *row, const uint32_t *d)
 template <int ID, int THREADS> __device__ __forceinline__ void threads_meet()
 {
     asm volatile("bar.sync %0, %1;" ::"n"(ID), "n"(THREADS) : "memory");
+}
+
+/* The 128 threads of a warpgroup meet at barrier `id`. */
+__device__ __forceinline__ void warpgroup_meet(int32_t id)
+{
+    asm volatile("bar.sync %0, 128;" ::"r"(id) : "memory");
 }
 
 __device__ __forceinline__ float exp2_fast(float x)
