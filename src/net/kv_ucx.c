@@ -89,8 +89,7 @@ static proa_status ucx_create(proa_kv_transfer *transfer, const proa_kv_transfer
         return proa_error_set(err, PROA_ERR_IO, "epoll_create1: %s", strerror(errno));
     proa_status status = proa_ucx_load(&ucx->lib, err);
     if (!proa_failed(status))
-        status = proa_ucx_open(&ucx->lib, options->ucx_tls != NULL ? options->ucx_tls : PROA_UCX_NO_QUEUES,
-                               options->ucx_net_devices, err);
+        status = proa_ucx_open(&ucx->lib, options->ucx_tls, options->ucx_net_devices, err);
     if (!proa_failed(status))
         status = register_cache(ucx, &transfer->layout, err);
     return status;
