@@ -7,6 +7,8 @@
 
 #include <stdlib.h>
 
+enum { OPS = 16 }; /* of a half's attention, or of its experts */
+
 typedef struct payload {
     uint8_t q[ROWS_MAX * HIDDEN];
     float s[ROWS_MAX * HIDDEN / PROA_QUANT_GROUP];
@@ -20,6 +22,15 @@ double proa_bench_a2a_calculate(double value, int64_t loops)
     for (int64_t i = 0; i < loops; i++)
         value = value * 0.999999 + 1e-6;
     return value;
+}
+
+/* As a layer computes: op by op, with a look at what travels in between. */
+static void compute(const proa_exchange *x, const bench_a2a_round *r, payload *p)
+{
+    for (int32_t i = 0; i < OPS; i++) {
+        p->value = proa_bench_a2a_calculate(p->value, r->loops / OPS);
+        x->progress(x->context);
+    }
 }
 
 /* top_k different experts for each row. */
@@ -40,7 +51,7 @@ static proa_status send(const proa_exchange *x, int32_t lane, const bench_a2a_ro
     const proa_dispatch_args args = {.x = {.rows = r->rows, .cols = HIDDEN, .q = p->q, .s = p->s},
                                      .top_k = TOP_K,
                                      .physical = p->physical};
-    p->value = proa_bench_a2a_calculate(p->value, r->loops);
+    compute(x, r, p);
     return x->dispatch(x->context, lane, &args, err);
 }
 
@@ -51,7 +62,7 @@ static proa_status work(const proa_exchange *x, int32_t lane, const bench_a2a_ro
     proa_status status = x->receive(x->context, lane, &rows, err);
     if (status != PROA_OK)
         return status;
-    p->value = proa_bench_a2a_calculate(p->value, r->loops);
+    compute(x, r, p);
     for (int32_t i = 0; i < rows.slots; i++)
         x->put(x->context, lane, 1, &i, p->y);
     return x->give_back(x->context, lane, err);

@@ -141,6 +141,12 @@ static proa_status collect(void *context, int32_t lane, proa_collected *out, pro
     return f->inner.collect(f->inner.context, lane, out, err);
 }
 
+static void progress(void *context)
+{
+    const proa_rank_fault *f = context;
+    f->inner.progress(f->inner.context);
+}
+
 proa_exchange proa_rank_fault_wrap(proa_rank_fault *f, const proa_exchange *exchange)
 {
     proa_exchange outer = *exchange;
@@ -151,6 +157,7 @@ proa_exchange proa_rank_fault_wrap(proa_rank_fault *f, const proa_exchange *exch
     outer.put = put;
     outer.give_back = give_back;
     outer.collect = collect;
+    outer.progress = progress;
     return outer;
 }
 

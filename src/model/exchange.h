@@ -61,6 +61,9 @@ typedef struct proa_exchange {
     void (*put)(void *context, int32_t lane, int32_t count, const int32_t *slots, const float *y);
     proa_status (*give_back)(void *context, int32_t lane, proa_error *err);
     proa_status (*collect)(void *context, int32_t lane, proa_collected *out, proa_error *err);
+    /* Moves on what is under way, and does not wait: called between ops while a lane travels, since on the CPU the thread that computes is the
+     * one that moves. */
+    void (*progress)(void *context);
 } proa_exchange;
 
 #endif

@@ -341,6 +341,7 @@ void proa_forward_linear(proa_forward *f, proa_rows x, const proa_weight *w, flo
     f->device->ops->linear(
         &f->device->host,
         &(proa_linear_args){.x = x, .w = w, .y = y, .y_stride = w->n, .round_output = true});
+    proa_forward_progress(f);
 }
 
 void proa_forward_add_and_norm(proa_forward *f, int32_t rows, float *hidden, const float *delta,

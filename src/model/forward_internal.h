@@ -114,6 +114,13 @@ struct proa_forward {
 proa_rows proa_forward_rows(proa_forward *f, const float *x, int32_t rows, int32_t cols, const proa_weight *w,
                             const proa_weight *w2);
 
+/* Between ops: moves on what travels while this thread computes (two halves of a step). */
+static inline void proa_forward_progress(const proa_forward *f)
+{
+    if (f->overlap)
+        f->exchange.progress(f->exchange.context);
+}
+
 /* y [x.rows, w->n] = x W^T, rounded in the default precision. */
 void proa_forward_linear(proa_forward *f, proa_rows x, const proa_weight *w, float *y);
 

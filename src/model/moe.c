@@ -62,6 +62,7 @@ static void project(proa_forward *f, const grouped *g, const proa_weight *w, pro
                                                   .y = y,
                                                   .round_output = true,
                                               });
+    proa_forward_progress(f);
 }
 
 /* b.slot_gate and b.slot_up from the rows that the slots read. */

@@ -442,6 +442,11 @@ size_t proa_a2a_bytes(const proa_a2a *a)
     return a->memory_bytes;
 }
 
+static void make_progress(void *context)
+{
+    proa_a2a_progress(context);
+}
+
 proa_exchange proa_a2a_exchange(proa_a2a *a)
 {
     return (proa_exchange){
@@ -456,5 +461,6 @@ proa_exchange proa_a2a_exchange(proa_a2a *a)
         .put = proa_a2a_put,
         .give_back = proa_a2a_give_back,
         .collect = proa_a2a_collect,
+        .progress = make_progress,
     };
 }

@@ -235,6 +235,12 @@ static proa_status on_collect(void *context, int32_t lane, proa_collected *out, 
     return r->inner.collect(r->inner.context, lane, out, err);
 }
 
+static void on_progress(void *context)
+{
+    const fixture_rank *r = context;
+    r->inner.progress(r->inner.context);
+}
+
 static proa_exchange exchange_of(fixture_rank *r)
 {
     r->inner = proa_ep_group_exchange(r->ranks);
@@ -245,6 +251,7 @@ static proa_exchange exchange_of(fixture_rank *r)
     outer.put = on_put;
     outer.give_back = on_give_back;
     outer.collect = on_collect;
+    outer.progress = on_progress;
     return outer;
 }
 
