@@ -247,7 +247,7 @@ static const proa_option options[] = {
      .help = "low_latency passes a step through each MoE layer at once, with buffers for all its tokens; normal, in windows as large as "
              "the buffers allow; auto does what normal does, which is at once where it fits"},
     {.name = "deepep-config", .commands = "worker", .group = "Ranks", .type = PROA_OPTION_STRING, .metavar = "FILE",
-     .ignored = "the all-to-all has no SMs to share out", .help = "Accepted for SGLang's command lines"},
+     .ignored = "the all-to-all has no SMs to share out", .help = "Accepted for SGLang's command lines, and checked as SGLang does"},
     {.name = "ep-num-redundant-experts", .commands = "worker", .group = "Ranks",
      .type = PROA_OPTION_INT, .low = 0, .high = 65536, .fallback = "0", .unit = "experts",
      .help = "Copies of experts beyond the model's own, over all ranks of the worker: the loads are more even, and less has to be read "
@@ -255,7 +255,7 @@ static const proa_option options[] = {
     {.name = "ep-dispatch-algorithm", .commands = "worker", .group = "Ranks",
      .type = PROA_OPTION_CHOICE, .choices = "static|dynamic|fake", .fallback = "static",
      .help = "Which copy of an expert a token goes to: static, one for each rank and expert, the nearest; dynamic, another for each token. "
-             "fake is SGLang's for measurements, and refused"},
+             "fake, for measurements alone: to experts in turn, whatever the router says; the answers mean nothing"},
     {.name = "eplb-algorithm", .commands = "worker", .group = "Ranks",
      .type = PROA_OPTION_CHOICE, .choices = "auto|deepseek|deepseek_hierarchical", .fallback = "auto",
      .help = "How experts and their copies are placed on the ranks"},

@@ -298,11 +298,19 @@ static proa_status check_flags(const proa_options *o, const proa_rank_world *w, 
         return proa_error_set(err, PROA_ERR_UNSUPPORTED,
                               "--tp-size %d: the model has no routed experts that ranks could share",
                               w->world);
-    if (dispatch != NULL && strcmp(dispatch, "fake") == 0)
-        return proa_error_set(
-            err, PROA_ERR_UNSUPPORTED,
-            "--ep-dispatch-algorithm fake: it would give wrong tokens; static and dynamic are served");
+    if (dispatch != NULL && strcmp(dispatch, "fake") == 0 && w->rank == 0)
+        proa_log(PROA_LOG_WARN, "ranks",
+                 "--ep-dispatch-algorithm fake: tokens go to experts in turn, whatever the router says. The "
+                 "loads are "
+                 "even, for measurements; the answers mean nothing");
     return PROA_OK;
+}
+
+static proa_ep_group_dispatch dispatch_of(const char *name)
+{
+    if (name != NULL && strcmp(name, "dynamic") == 0)
+        return PROA_EP_DISPATCH_DYNAMIC;
+    return name != NULL && strcmp(name, "fake") == 0 ? PROA_EP_DISPATCH_FAKE : PROA_EP_DISPATCH_STATIC;
 }
 
 static proa_status make_ep(proa_rank_group *g, const proa_model_config *config, proa_precision precision,
@@ -317,8 +325,7 @@ static proa_status make_ep(proa_rank_group *g, const proa_model_config *config, 
         .nodes = g->world.nnodes,
         .life = g->life,
         .redundant_experts = (int32_t)proa_options_int(o, "ep-num-redundant-experts"),
-        .dispatch = dispatch != NULL && strcmp(dispatch, "dynamic") == 0 ? PROA_EP_DISPATCH_DYNAMIC
-                                                                         : PROA_EP_DISPATCH_STATIC,
+        .dispatch = dispatch_of(dispatch),
         .two_batch_overlap = overlaps(o),
         .rows_max = g->window_rows,
         .team_size = g->world.attention_tp_size,

@@ -5,6 +5,7 @@
 #include "base/log.h"
 #include "cmd/cluster_flags.h"
 #include "cmd/cmd.h"
+#include "cmd/deepep_config.h"
 #include "cmd/load.h"
 #include "cmd/ranks.h"
 
@@ -30,6 +31,9 @@ proa_status proa_worker_ranks_world(const proa_options *o, proa_rank_world *worl
         .chunked_prefill_size = proa_options_int(o, "chunked-prefill-size"),
         .max_running_requests = running_given ? proa_options_int(o, "max-running-requests") : 0,
     };
+    const char *deepep = proa_options_string(o, "deepep-config");
+    if (deepep != NULL && proa_deepep_config_check(deepep, err) != PROA_OK)
+        return err->status;
     int64_t rank = proa_options_given(o, "rank") ? proa_options_int(o, "rank") : -1;
     proa_status status = proa_rank_world_make(&flags, rank, world, err);
     if (status == PROA_OK && world->nnodes > 1 && proa_options_string(o, "dist-init-addr") == NULL)

@@ -31,6 +31,7 @@ typedef struct proa_ep_group proa_ep_group;
 typedef enum proa_ep_group_dispatch {
     PROA_EP_DISPATCH_STATIC,  /* a fixed copy for each (rank, expert), nearest first */
     PROA_EP_DISPATCH_DYNAMIC, /* another copy for each token */
+    PROA_EP_DISPATCH_FAKE, /* experts in turn, whatever the router says: loads are even, and results mean nothing */
 } proa_ep_group_dispatch;
 
 typedef struct proa_ep_group_hooks {

@@ -4,18 +4,34 @@
 #include <stdlib.h>
 #include <string.h>
 
+/* Row and rank: a number that no other row of the step has, at any rank. */
+static uint64_t token_key(const proa_ep_group *r, int32_t row)
+{
+    return (uint64_t)(uint32_t)r->options.rank << 32 | (uint32_t)row;
+}
+
+/* The slot of the row's k-th expert `id`; `fake` [top_k] are the experts that the row has instead. */
+static int32_t slot_of(const proa_ep_group *r, int32_t layer, int32_t row, int32_t k, int32_t id,
+                       const int32_t *fake)
+{
+    switch (r->options.dispatch) {
+    case PROA_EP_DISPATCH_DYNAMIC: return proa_expert_map_dynamic(r->map, layer, id, token_key(r, row), k);
+    case PROA_EP_DISPATCH_FAKE: return proa_expert_map_static(r->map, layer, fake[k]);
+    case PROA_EP_DISPATCH_STATIC: break;
+    }
+    return proa_expert_map_static(r->map, layer, id);
+}
+
 void proa_ep_group_place(void *context, int32_t layer, int32_t first_row, int32_t rows, const int32_t *ids,
                          int32_t *physical)
 {
     const proa_ep_group *r = context;
-    int32_t top_k = r->config.num_experts_per_tok;
+    int32_t top_k = r->config.num_experts_per_tok, fake[PROA_ROUTER_MAX_TOP_K] = {0};
     for (int32_t i = 0; i < rows * top_k; i++) {
-        int32_t slot = r->options.dispatch == PROA_EP_DISPATCH_DYNAMIC
-                           ? proa_expert_map_dynamic(r->map, layer, ids[i],
-                                                     (uint64_t)(uint32_t)r->options.rank << 32 |
-                                                         (uint32_t)(first_row + i / top_k),
-                                                     i % top_k)
-                           : proa_expert_map_static(r->map, layer, ids[i]);
+        int32_t row = first_row + i / top_k, k = i % top_k;
+        if (k == 0 && r->options.dispatch == PROA_EP_DISPATCH_FAKE)
+            proa_expert_fake(layer, token_key(r, row), 1, top_k, r->config.n_routed_experts, fake);
+        int32_t slot = slot_of(r, layer, row, k, ids[i], fake);
         physical[i] =
             proa_expert_rank(&r->map_shape, slot) * r->capacity + proa_expert_local(&r->map_shape, slot);
     }

@@ -98,6 +98,30 @@ static void experts_move_while_requests_run(void **state)
     }
 }
 
+/* Loads are even by construction, whatever the router says: all ranks send about as many outputs. */
+static void fake_dispatch_is_even(void **state)
+{
+    const ranks_model *m = *state;
+    static const moving how = {4, 0, PROA_EP_DISPATCH_FAKE, false, {0}};
+    ranks_fixture *f = open_moving(m, &how);
+    uint64_t least = UINT64_MAX, most = 0;
+    send_all(f, 4, -1);
+    for (int32_t i = 0; i < RANKS_MODEL_CLIENTS; i++) {
+        engine_client_wait_end(&clients[i]); /* the tokens mean nothing */
+        engine_client_free(&clients[i]);
+    }
+    for (int32_t i = 0; i < 4; i++) {
+        uint64_t bytes = ranks_fixture_stats(f, i).a2a.output_bytes;
+        least = bytes < least ? bytes : least;
+        most = bytes > most ? bytes : most;
+    }
+    print_message("outputs sent by a rank: %llu to %llu bytes\n", (unsigned long long)least,
+                  (unsigned long long)most);
+    assert_true(least > 0);
+    assert_true(most <= least * 3 / 2);
+    ranks_fixture_close(f);
+}
+
 /* The coordinator of the view dies while plans are made, and the rank comes back. */
 static void ranks_die_while_experts_move(void **state)
 {
@@ -141,6 +165,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(experts_move_while_requests_run),
         cmocka_unit_test(ranks_die_while_experts_move),
+        cmocka_unit_test(fake_dispatch_is_even),
         cmocka_unit_test(what_is_even_stays),
     };
     return cmocka_run_group_tests(tests, ranks_model_load, ranks_model_unload);
