@@ -1,5 +1,8 @@
 """The command lines of Dynamo's two guides for DeepSeek-R1 on H100 and GB200, and how they become ours."""
+import pathlib
 import shlex
+
+DEEPEP = str(pathlib.Path(__file__).with_name("deepep.json"))  # in place of the container's file
 
 NAME = "deepseek-ai/DeepSeek-R1"
 INGRESS = "python3 -m dynamo.frontend --http-port=8000"
@@ -43,6 +46,7 @@ def translate(proa, line, addresses, changes):
     one that is left out; a flag that the line does not have is added."""
     for name, address in addresses.items():
         line = line.replace("${" + name + "}", address)
+    line = line.replace("/configs/deepep.json", DEEPEP)
     words = shlex.split(line)
     role = {"dynamo.frontend": "frontend", "dynamo.sglang": "worker"}[words[2]]
     command = [str(proa), role]
