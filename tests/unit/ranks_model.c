@@ -91,3 +91,27 @@ void ranks_model_check(const ranks_model *m, const engine_client *c, int32_t num
             fail_msg("request %d: token %d differs from that of one rank", number, i);
     }
 }
+
+int32_t ranks_model_home(int32_t number, int32_t ranks, int32_t spared)
+{
+    int32_t home = number * 5 % ranks;
+    return home == spared ? (home + 1) % ranks : home;
+}
+
+void ranks_model_send(engine_client *clients, ranks_fixture *f, int32_t ranks, int32_t spared)
+{
+    for (int32_t i = 0; i < RANKS_MODEL_CLIENTS; i++) {
+        engine_client_draw(&clients[i], ranks_fixture_engine(f, ranks_model_home(i, ranks, spared)),
+                           (uint64_t)i + 1, RANKS_MODEL_NEW);
+        assert_int_equal(engine_client_send(&clients[i]), PROA_OK);
+    }
+}
+
+void ranks_model_check_all(const ranks_model *m, engine_client *clients)
+{
+    for (int32_t i = 0; i < RANKS_MODEL_CLIENTS; i++) {
+        engine_client_wait_end(&clients[i]);
+        ranks_model_check(m, &clients[i], i);
+        engine_client_free(&clients[i]);
+    }
+}

@@ -6,6 +6,7 @@
 #include "engine_client.h"
 
 #include "model/checkpoint.h"
+#include "ranks_fixture.h"
 
 enum { RANKS_MODEL_CLIENTS = 12, RANKS_MODEL_NEW = 40 };
 
@@ -24,5 +25,12 @@ int ranks_model_unload(void **state);
 
 /* Fails unless the request of that number has ended well, with the right tokens and log probabilities. */
 void ranks_model_check(const ranks_model *m, const engine_client *client, int32_t number);
+
+/* The rank that request i goes to: i * 5 % ranks, but not `spared` (-1: none is). */
+int32_t ranks_model_home(int32_t number, int32_t ranks, int32_t spared);
+/* All requests, each to its rank; clients [RANKS_MODEL_CLIENTS]. */
+void ranks_model_send(engine_client *clients, ranks_fixture *f, int32_t ranks, int32_t spared);
+/* Waits for the end of each, checks and frees it. */
+void ranks_model_check_all(const ranks_model *m, engine_client *clients);
 
 #endif

@@ -33,31 +33,6 @@ static ranks_fixture *open(const ranks_model *m, int32_t ranks, int32_t redundan
 
 static engine_client clients[RANKS_MODEL_CLIENTS];
 
-/* Request i at rank i * 5 % ranks, but not at `spared`. */
-static int32_t home_of(int32_t number, int32_t ranks, int32_t spared)
-{
-    int32_t home = number * 5 % ranks;
-    return home == spared ? (home + 1) % ranks : home;
-}
-
-static void send_all(ranks_fixture *f, int32_t ranks, int32_t spared)
-{
-    for (int32_t i = 0; i < RANKS_MODEL_CLIENTS; i++) {
-        engine_client_draw(&clients[i], ranks_fixture_engine(f, home_of(i, ranks, spared)), (uint64_t)i + 1,
-                           RANKS_MODEL_NEW);
-        assert_int_equal(engine_client_send(&clients[i]), PROA_OK);
-    }
-}
-
-static void check_all(const ranks_model *m)
-{
-    for (int32_t i = 0; i < RANKS_MODEL_CLIENTS; i++) {
-        engine_client_wait_end(&clients[i]);
-        ranks_model_check(m, &clients[i], i);
-        engine_client_free(&clients[i]);
-    }
-}
-
 /* ---- tests ---- */
 
 static void any_number_of_ranks(void **state)
@@ -74,8 +49,8 @@ static void any_number_of_ranks(void **state)
     };
     for (size_t i = 0; i < sizeof table / sizeof table[0]; i++) {
         ranks_fixture *f = open(m, table[i].ranks, table[i].redundant, table[i].dispatch, table[i].overlap);
-        send_all(f, table[i].ranks, -1);
-        check_all(m);
+        ranks_model_send(clients, f, table[i].ranks, -1);
+        ranks_model_check_all(m, clients);
         ranks_fixture_close(f);
     }
 }
@@ -91,8 +66,8 @@ static void idle_ranks_are_quiet(void **state)
     after = ranks_fixture_stats(f, 0);
     assert_int_equal(after.steps, before.steps);
     assert_int_equal(after.messages, before.messages);
-    send_all(f, 4, -1);
-    check_all(m);
+    ranks_model_send(clients, f, 4, -1);
+    ranks_model_check_all(m, clients);
     ranks_fixture_close(f);
 }
 
@@ -103,18 +78,18 @@ static void a_rank_dies_and_returns(void **state)
     static const int32_t victims[] = {3, 0, 7};
     ranks_fixture *f = open(m, 8, 8, PROA_EP_DISPATCH_STATIC, false);
     for (size_t i = 0; i < sizeof victims / sizeof victims[0]; i++) {
-        send_all(f, 8, victims[i]);
+        ranks_model_send(clients, f, 8, victims[i]);
         engine_client_wait_tokens(&clients[0], 3);
         ranks_fixture_kill(f, victims[i]);
-        check_all(m);
+        ranks_model_check_all(m, clients);
         assert_true(ranks_fixture_wait_live(f, 7));
         proa_ep_group_stats stats = ranks_fixture_stats(f, victims[i] == 1 ? 2 : 1);
         print_message("rank %d of 8 dies: steps go on after %.0f ms\n", victims[i],
                       (double)stats.recovery_us / 1e3);
         ranks_fixture_start(f, victims[i]);
         assert_true(ranks_fixture_wait_live(f, 8));
-        send_all(f, 8, -1);
-        check_all(m);
+        ranks_model_send(clients, f, 8, -1);
+        ranks_model_check_all(m, clients);
     }
     ranks_fixture_close(f);
 }
@@ -127,13 +102,13 @@ static void a_rank_breaks_at_every_stage(void **state)
     ranks_fixture *f = open(m, 4, 0, PROA_EP_DISPATCH_STATIC, false);
     for (int32_t i = 0; i < STAGES; i++) {
         int32_t victim = (i + 1) % 4;
-        send_all(f, 4, -1);
+        ranks_model_send(clients, f, 4, -1);
         ranks_fixture_break_at(f, victim, (ranks_stage)i, counts[i]);
         if (!ranks_fixture_bury(f, victim))
             fail_msg("rank %d has not come to stage %d", victim, i);
         for (int32_t k = 0; k < RANKS_MODEL_CLIENTS; k++) {
             engine_client_wait_end(&clients[k]);
-            if (home_of(k, 4, -1) != victim)
+            if (ranks_model_home(k, 4, -1) != victim)
                 ranks_model_check(m, &clients[k], k);
             engine_client_free(&clients[k]);
         }
@@ -155,7 +130,7 @@ static void lose_half(const ranks_model *m, bool overlap)
     engine_client_wait_tokens(&clients[0], 3);
     ranks_fixture_kill(f, 0);
     ranks_fixture_kill(f, 1);
-    check_all(m);
+    ranks_model_check_all(m, clients);
     assert_true(ranks_fixture_wait_live(f, 2));
     ranks_fixture_close(f);
 }

@@ -13,31 +13,6 @@
 
 static engine_client clients[RANKS_MODEL_CLIENTS];
 
-/* Request i at rank i * 5 % ranks, but not at `spared`. */
-static int32_t home_of(int32_t number, int32_t ranks, int32_t spared)
-{
-    int32_t home = number * 5 % ranks;
-    return home == spared ? (home + 1) % ranks : home;
-}
-
-static void send_all(ranks_fixture *f, int32_t ranks, int32_t spared)
-{
-    for (int32_t i = 0; i < RANKS_MODEL_CLIENTS; i++) {
-        engine_client_draw(&clients[i], ranks_fixture_engine(f, home_of(i, ranks, spared)), (uint64_t)i + 1,
-                           RANKS_MODEL_NEW);
-        assert_int_equal(engine_client_send(&clients[i]), PROA_OK);
-    }
-}
-
-static void check_all(const ranks_model *m)
-{
-    for (int32_t i = 0; i < RANKS_MODEL_CLIENTS; i++) {
-        engine_client_wait_end(&clients[i]);
-        ranks_model_check(m, &clients[i], i);
-        engine_client_free(&clients[i]);
-    }
-}
-
 typedef struct moving {
     int32_t ranks, redundant;
     proa_ep_group_dispatch dispatch;
@@ -84,8 +59,8 @@ static void experts_move_while_requests_run(void **state)
     for (size_t i = 0; i < sizeof table / sizeof table[0]; i++) {
         ranks_fixture *f = open_moving(m, &table[i]);
         for (int round = 0; round < 2; round++) {
-            send_all(f, table[i].ranks, -1);
-            check_all(m);
+            ranks_model_send(clients, f, table[i].ranks, -1);
+            ranks_model_check_all(m, clients);
         }
         uint64_t plans = rebalances(f, table[i].ranks);
         proa_ep_group_stats stats = ranks_fixture_stats(f, 1);
@@ -105,7 +80,7 @@ static void fake_dispatch_is_even(void **state)
     static const moving how = {4, 0, PROA_EP_DISPATCH_FAKE, false, {0}};
     ranks_fixture *f = open_moving(m, &how);
     uint64_t least = UINT64_MAX, most = 0;
-    send_all(f, 4, -1);
+    ranks_model_send(clients, f, 4, -1);
     for (int32_t i = 0; i < RANKS_MODEL_CLIENTS; i++) {
         engine_client_wait_end(&clients[i]); /* the tokens mean nothing */
         engine_client_free(&clients[i]);
@@ -131,16 +106,16 @@ static void ranks_die_while_experts_move(void **state)
     static const int32_t victims[] = {0, 5, 1};
     ranks_fixture *f = open_moving(m, &how);
     for (size_t i = 0; i < sizeof victims / sizeof victims[0]; i++) {
-        send_all(f, 8, victims[i]);
+        ranks_model_send(clients, f, 8, victims[i]);
         engine_client_wait_tokens(&clients[0], 8);
         ranks_fixture_kill(f, victims[i]);
-        check_all(m);
+        ranks_model_check_all(m, clients);
         assert_true(ranks_fixture_wait_live(f, 7));
         ranks_fixture_start(f, victims[i]);
         assert_true(ranks_fixture_wait_live(f, 8));
     }
-    send_all(f, 8, -1);
-    check_all(m);
+    ranks_model_send(clients, f, 8, -1);
+    ranks_model_check_all(m, clients);
     assert_true(rebalances(f, 8) > 0);
     ranks_fixture_close(f);
 }
@@ -152,8 +127,8 @@ static void what_is_even_stays(void **state)
     static const moving how = {
         4, 8, PROA_EP_DISPATCH_STATIC, false, {.iterations = 3, .layers_per_chunk = 1, .threshold = 0.01}};
     ranks_fixture *f = open_moving(m, &how);
-    send_all(f, 4, -1);
-    check_all(m);
+    ranks_model_send(clients, f, 4, -1);
+    ranks_model_check_all(m, clients);
     assert_int_equal(rebalances(f, 4), 0);
     for (int32_t i = 0; i < 4; i++)
         assert_int_equal(ranks_fixture_stats(f, i).layers_moved, 0);
