@@ -52,6 +52,9 @@ static void begin_chunk(proa_rebalance *r)
 
 /* ---- planning ---- */
 
+/* Of the fullest rank's load: a smaller gain may be no more than the rounding of sums in another order. */
+static const double least_gain = 1e-6;
+
 /* Of all layers: the sums of mean and largest loads of ranks under what is in force. */
 static void measure(const proa_rebalance *r, const double *load, const int32_t *placement, double sums[2])
 {
@@ -93,7 +96,7 @@ static void plan_layer(proa_rebalance *r, int32_t layer)
         proa_eplb_place(&shape, r->options.algorithm, r->live_count < shape.ranks ? r->live : NULL, load, &to,
                         &err) == PROA_OK) {
         measure(r, load, target, after);
-        better = after[1] < before[1];
+        better = after[1] < before[1] * (1 - least_gain);
     }
     if (better)
         lead->moving[lead->moving_count++] = layer;

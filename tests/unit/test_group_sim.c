@@ -95,6 +95,18 @@ static void test_trouble(void **state)
                 sum.stalls > 0 && sum.breaks > 0 && sum.partitions > 0 && sum.hangs > 0 && sum.ghosts > 0);
 }
 
+/* Lives that were not good once. */
+static void test_found_before(void **state)
+{
+    static const uint64_t seeds[] = {7008169 /* a plan whose only gain was a sum's rounding */};
+    proa_group_sim_result one;
+    (void)state;
+    for (size_t i = 0; i < sizeof seeds / sizeof *seeds; i++) {
+        proa_group_sim_run(seeds[i], PROA_GROUP_SIM_TROUBLE, 0, NULL, &one);
+        assert_string_equal(one.finding, "");
+    }
+}
+
 static void test_wide(void **state)
 {
     (void)state;
@@ -108,6 +120,7 @@ int main(int argc, char **argv)
     if (argc > 2)
         first_seed = atol(argv[2]);
     const struct CMUnitTest tests[] = {cmocka_unit_test(test_calm), cmocka_unit_test(test_crash),
-                                       cmocka_unit_test(test_trouble), cmocka_unit_test(test_wide)};
+                                       cmocka_unit_test(test_trouble), cmocka_unit_test(test_wide),
+                                       cmocka_unit_test(test_found_before)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
