@@ -31,6 +31,16 @@ proa_status proa_tensor_map_make(const proa_tensor_map *what, CUtensorMap *map, 
 }
 #endif
 
+/* For launchers that tell CUDA's results: not supported where the driver has no tensor maps, else an invalid value. */
+static inline cudaError_t proa_tensor_map_result(const proa_tensor_map *what, CUtensorMap *map)
+{
+    proa_error err;
+    const proa_status status = proa_tensor_map_make(what, map, &err);
+    if (status == PROA_OK)
+        return cudaSuccess;
+    return status == PROA_ERR_UNSUPPORTED ? cudaErrorNotSupported : cudaErrorInvalidValue;
+}
+
 static inline cudaStream_t proa_cuda_stream(const proa_gpu *gpu)
 {
     return (cudaStream_t)proa_gpu_stream(gpu);

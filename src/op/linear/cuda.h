@@ -36,8 +36,6 @@ typedef struct proa_cuda_fp8_linear_args {
 
 proa_status proa_cuda_fp8_linear(proa_gpu *gpu, const proa_cuda_fp8_linear_args *args, proa_error *err);
 
-/* The tile that `any` stands for. */
-proa_cuda_tile proa_cuda_fp8_linear_tile(const proa_gpu *gpu, const proa_cuda_fp8_linear_args *args);
 /* The i-th tile that is built; false: there are no more. */
 bool proa_cuda_fp8_linear_tiles(int32_t i, proa_cuda_tile *tile);
 

@@ -124,12 +124,6 @@ proa_status proa_cuda_fp8_linear(proa_gpu *gpu, const proa_cuda_fp8_linear_args 
         "an FP8 product", err);
 }
 
-proa_cuda_tile proa_cuda_fp8_linear_tile(const proa_gpu *gpu, const proa_cuda_fp8_linear_args *a)
-{
-    const variant *v = choose(gpu, a);
-    return v != NULL ? v->tile : proa_cuda_tile{0, 0};
-}
-
 bool proa_cuda_fp8_linear_tiles(int32_t i, proa_cuda_tile *tile)
 {
     if (i < 0 || i >= VARIANTS)

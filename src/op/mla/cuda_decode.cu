@@ -1,6 +1,7 @@
 /* cuda_decode.cu - host side of cuda_decode.cuh: workspace, tensor maps, launches. */
 #include "op/mla/cuda_decode.h"
 
+#include "op/cuda/launch.cuh"
 #include "op/mla/cuda_decode_generic.cuh"
 
 using namespace proa;
@@ -91,36 +92,25 @@ extern "C" cudaError_t proa_mla_decode_plan(const proa_mla_decode_args *a, cudaS
     return cudaGetLastError();
 }
 
-typedef CUresult (*MapEncode)(CUtensorMap *, CUtensorMapDataType, cuuint32_t, void *, const cuuint64_t *,
-                              const cuuint64_t *, const cuuint32_t *, const cuuint32_t *,
-                              CUtensorMapInterleave, CUtensorMapSwizzle, CUtensorMapL2promotion,
-                              CUtensorMapFloatOOBfill);
-
 /* [9, rows, 64] over rows of 576: what a tile's shared memory looks like, piece by piece. */
-static cudaError_t map_rows(MapEncode encode, CUtensorMap *map, const void *base, uint64_t rows,
-                            uint32_t pieces)
+static cudaError_t map_rows(CUtensorMap *map, const void *base, int64_t rows, int32_t pieces)
 {
-    const cuuint64_t shape[3] = {64, rows, MLA_PIECES}, bytes[2] = {1152, 128};
-    const cuuint32_t box[3] = {64, 64, pieces}, steps[3] = {1, 1, 1};
-    const CUresult result = encode(map, CU_TENSOR_MAP_DATA_TYPE_BFLOAT16, 3, (void *)base, shape, bytes, box,
-                                   steps, CU_TENSOR_MAP_INTERLEAVE_NONE, CU_TENSOR_MAP_SWIZZLE_128B,
-                                   CU_TENSOR_MAP_L2_PROMOTION_L2_256B, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
-    return result == CUDA_SUCCESS ? cudaSuccess : cudaErrorInvalidValue;
+    const proa_tensor_map what = {.base = base,
+                                  .element_bytes = 2,
+                                  .rank = 3,
+                                  .size = {64, rows, MLA_PIECES},
+                                  .stride = {1152, 128},
+                                  .box = {64, 64, pieces}};
+    return proa_tensor_map_result(&what, map);
 }
 
 static cudaError_t map_all(const proa_mla_decode_args *a, MlaMaps *maps)
 {
-    void *entry = NULL;
-    cudaDriverEntryPointQueryResult found;
-    cudaError_t error =
-        cudaGetDriverEntryPointByVersion("cuTensorMapEncodeTiled", &entry, 12000, cudaEnableDefault, &found);
-    if (error != cudaSuccess || found != cudaDriverEntryPointSuccess)
-        return error != cudaSuccess ? error : cudaErrorNotSupported;
-    for (uint32_t i = 0; i < 2 && error == cudaSuccess; i++) {
-        error = map_rows((MapEncode)entry, &maps->q[i], a->q, (uint64_t)a->rows * a->heads, 2 - i);
+    cudaError_t error = cudaSuccess;
+    for (int32_t i = 0; i < 2 && error == cudaSuccess; i++) {
+        error = map_rows(&maps->q[i], a->q, (int64_t)a->rows * a->heads, 2 - i);
         if (error == cudaSuccess)
-            error = map_rows((MapEncode)entry, &maps->cache[i], a->cache,
-                             (uint64_t)a->cache_blocks * MLA_BLOCK, 2 - i);
+            error = map_rows(&maps->cache[i], a->cache, (int64_t)a->cache_blocks * MLA_BLOCK, 2 - i);
     }
     return error;
 }

@@ -1,41 +1,30 @@
 /* cuda_prefill.cu - host side of cuda_prefill.cuh: tensor maps, launches. */
 #include "op/mla/cuda_prefill.h"
 
+#include "op/cuda/launch.cuh"
 #include "op/mla/cuda_prefill.cuh"
 
 using namespace proa;
 
-typedef CUresult (*MapEncode)(CUtensorMap *, CUtensorMapDataType, cuuint32_t, void *, const cuuint64_t *,
-                              const cuuint64_t *, const cuuint32_t *, const cuuint32_t *,
-                              CUtensorMapInterleave, CUtensorMapSwizzle, CUtensorMapL2promotion,
-                              CUtensorMapFloatOOBfill);
-
-static cudaError_t map_rows(MapEncode encode, CUtensorMap *map, const void *base, int64_t rows,
-                            int64_t columns, uint32_t box_rows)
+static cudaError_t map_rows(CUtensorMap *map, const void *base, int64_t rows, int64_t columns,
+                            int32_t box_rows)
 {
-    const cuuint64_t shape[2] = {(cuuint64_t)columns, (cuuint64_t)rows}, bytes[1] = {(cuuint64_t)columns * 2};
-    const cuuint32_t box[2] = {PREFILL_BOX, box_rows}, steps[2] = {1, 1};
-    const CUresult result = encode(map, CU_TENSOR_MAP_DATA_TYPE_BFLOAT16, 2, (void *)base, shape, bytes, box,
-                                   steps, CU_TENSOR_MAP_INTERLEAVE_NONE, CU_TENSOR_MAP_SWIZZLE_128B,
-                                   CU_TENSOR_MAP_L2_PROMOTION_L2_256B, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
-    return result == CUDA_SUCCESS ? cudaSuccess : cudaErrorInvalidValue;
+    const proa_tensor_map what = {.base = base,
+                                  .element_bytes = 2,
+                                  .rank = 2,
+                                  .size = {columns, rows},
+                                  .stride = {columns * 2},
+                                  .box = {PREFILL_BOX, box_rows}};
+    return proa_tensor_map_result(&what, map);
 }
 
 static cudaError_t map_all(const proa_mla_prefill_args *a, PrefillMaps *maps)
 {
-    void *entry = NULL;
-    cudaDriverEntryPointQueryResult found;
-    cudaError_t error =
-        cudaGetDriverEntryPointByVersion("cuTensorMapEncodeTiled", &entry, 12000, cudaEnableDefault, &found);
-    if (error != cudaSuccess || found != cudaDriverEntryPointSuccess)
-        return error != cudaSuccess ? error : cudaErrorNotSupported;
-    error =
-        map_rows((MapEncode)entry, &maps->q, a->q, a->rows, (int64_t)a->heads * PREFILL_QK, PREFILL_ROWS / 2);
+    cudaError_t error = map_rows(&maps->q, a->q, a->rows, (int64_t)a->heads * PREFILL_QK, PREFILL_ROWS / 2);
     if (error == cudaSuccess)
-        error = map_rows((MapEncode)entry, &maps->kv, a->kv, a->keys, (int64_t)a->heads * PREFILL_KV,
-                         PREFILL_KEYS);
+        error = map_rows(&maps->kv, a->kv, a->keys, (int64_t)a->heads * PREFILL_KV, PREFILL_KEYS);
     if (error == cudaSuccess)
-        error = map_rows((MapEncode)entry, &maps->k_pe, a->k_pe, a->keys, PREFILL_ROPE, PREFILL_KEYS);
+        error = map_rows(&maps->k_pe, a->k_pe, a->keys, PREFILL_ROPE, PREFILL_KEYS);
     return error;
 }
 
