@@ -1,7 +1,7 @@
 /* doctor.h - `proa doctor`: what is here, what will be used, and what stands in the way.
  *
  * doctor.c has the report, doctor_machine.c processor and limits, doctor_links.c networks, RDMA and libraries, doctor_transfer.c
- * trials of KV transfers between two processes, doctor_servers.c and doctor_address.c what is reached over the network. Each check has
+ * trials of KV transfers between two processes, doctor_servers.c and doctor_address.c what is reached over the network (probe.h). Each check has
  * a deadline, prints its line as soon as it is known, and is kept for --json. One thread.
  */
 #ifndef PROA_CMD_DOCTOR_H
@@ -9,7 +9,6 @@
 
 #include "base/json.h"
 #include "base/option.h"
-#include "net/http_client.h"
 #include "net/kv_transfer.h"
 
 typedef enum proa_finding {
@@ -50,10 +49,6 @@ void proa_doctor_ports(proa_doctor *doctor);
 /* Calls `visit` for each item of a list with commas, spaces left out. */
 void proa_doctor_each(const char *list, void (*visit)(proa_doctor *doctor, const char *item),
                       proa_doctor *doctor);
-
-/* GET, or POST with a body; the answer parsed as JSON, which may be NULL when it is none. Waits 2 s at most. */
-proa_status proa_doctor_fetch(const char *url, const char *body, int *code, int64_t *us, proa_json **json,
-                              proa_error *err);
 
 /* Runs `work` in a child process, whose `result` is copied back: what libraries do there stays there. False: it crashed, or took
  * more than 10 s. */

@@ -3,6 +3,7 @@
 
 #include "base/progress.h"
 #include "cluster/nats_plane.h"
+#include "net/http_client.h"
 #include "net/link.h"
 #include "net/ucx_probe.h"
 

@@ -4,6 +4,7 @@
 #include "base/progress.h"
 #include "cluster/nats_message.h"
 #include "cluster/nats_plane.h"
+#include "cmd/probe.h"
 
 #include <arpa/inet.h>
 #include <errno.h>
@@ -14,59 +15,6 @@
 #include <string.h>
 #include <sys/socket.h>
 #include <unistd.h>
-
-enum { FETCH_US = 2000000 };
-
-/* ---- HTTP ---- */
-
-typedef struct fetched {
-    bool done;
-    proa_status status;
-    int code;
-    int64_t us;
-    proa_json *json;
-    proa_error *err;
-} fetched;
-
-static void on_done(void *context, const proa_http_result *result)
-{
-    fetched *f = context;
-    f->done = true;
-    f->status = result->status;
-    f->code = result->code;
-    f->us = result->us;
-    if (result->status == PROA_OK)
-        f->json = proa_json_parse(result->body, result->length, NULL);
-    else if (f->err != NULL)
-        *f->err = *result->error;
-}
-
-proa_status proa_doctor_fetch(const char *url, const char *body, int *code, int64_t *us, proa_json **json,
-                              proa_error *err)
-{
-    proa_http_client *client = NULL;
-    fetched f = {.err = err};
-    const proa_http_request request = {.url = url,
-                                       .body = body,
-                                       .length = body != NULL ? strlen(body) : 0,
-                                       .connect_timeout_us = FETCH_US,
-                                       .timeout_us = FETCH_US,
-                                       .done = on_done,
-                                       .context = &f};
-    *json = NULL;
-    proa_status status = proa_http_client_create(NULL, &client, err);
-    if (status == PROA_OK)
-        status = proa_http_client_start(client, &request, NULL, err);
-    while (status == PROA_OK && !f.done)
-        proa_http_client_run(client, -1, FETCH_US);
-    proa_http_client_free(client);
-    if (status == PROA_OK)
-        status = f.status;
-    *code = f.code;
-    *us = f.us;
-    *json = f.json;
-    return status;
-}
 
 /* ---- etcd ---- */
 
@@ -111,7 +59,7 @@ static void visit_etcd(proa_doctor *doctor, const char *endpoint)
     while (length > 0 && endpoint[length - 1] == '/')
         length--;
     snprintf(url, sizeof url, "%.*s/v3/maintenance/status", (int)length, endpoint);
-    proa_status got = proa_doctor_fetch(url, "{}", &code, &us, &status, &err);
+    proa_status got = proa_probe_fetch(url, "{}", &code, &us, &status, &err);
     if (got != PROA_OK) {
         proa_doctor_say(doctor, PROA_FINDING_FAILURE, "etcd", remedy, "%s", err.text);
         return;
@@ -126,7 +74,7 @@ static void visit_etcd(proa_doctor *doctor, const char *endpoint)
         return;
     }
     snprintf(url, sizeof url, "%.*s/health", (int)length, endpoint);
-    got = proa_doctor_fetch(url, NULL, &code, &health_us, &health, &err);
+    got = proa_probe_fetch(url, NULL, &code, &health_us, &health, &err);
     const char *word = proa_json_string(proa_json_get(health, "health"), "");
     say_status(doctor, endpoint, status, got == PROA_OK && code == 200 && strcmp(word, "true") == 0, us);
     proa_json_free(status);
