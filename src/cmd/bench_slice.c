@@ -109,7 +109,7 @@ static proa_status prepare(bench *b, const bench_slice_shape *s, proa_error *err
                                             .position_first = s->decode ? s->context - 1 : 0,
                                             .ids = ids + i,
                                             .blocks = blocks + i * each,
-                                            .wants_logits = true};
+                                            .logits = 1};
     if (status == PROA_OK)
         status = proa_cuda_forward_prepare(b->forward,
                                            &(proa_cuda_step){.decode = s->decode ? sequences : NULL,

@@ -25,7 +25,7 @@ typedef struct proa_engine_model {
     proa_status (*copy)(void *context, const proa_kv_copy *copies, int32_t count, proa_error *err);
     proa_status (*step)(void *context, const proa_step *step, float **logits, proa_error *err);
     void *sample_context;
-    void (*sample)(void *sample_context, const proa_sample_args *args);
+    proa_status (*sample)(void *sample_context, const proa_sample_args *args, proa_error *err);
     void (*guard)(void *context, bool inside); /* may be NULL */
     /* When there is nothing to compute: what else there is to do, on behalf of other ranks. False: nothing. May be NULL. */
     bool (*idle)(void *context);

@@ -12,10 +12,17 @@ static proa_status step(void *context, const proa_step *rows, float **logits, pr
     return proa_forward_step(context, rows, logits, err);
 }
 
-static void sample(void *context, const proa_sample_args *args)
+static proa_status sample(void *context, const proa_sample_args *args, proa_error *err)
 {
     const proa_device *device = context;
+    (void)err; /* on the host nothing can fail */
     device->ops->sample(&device->host, args);
+    return PROA_OK;
+}
+
+static proa_status sample_there(void *context, const proa_sample_args *args, proa_error *err)
+{
+    return proa_forward_sample(context, args, err);
 }
 
 /* A forward among those of other ranks. */
@@ -79,7 +86,11 @@ proa_status proa_engine_start(const proa_engine_options *options, const proa_mod
                               proa_forward *forward, proa_device *device, proa_engine **engine,
                               proa_error *err)
 {
-    const proa_engine_model model = {
-        .context = forward, .copy = copy, .step = step, .sample_context = device, .sample = sample};
+    const bool there = proa_forward_samples(forward);
+    const proa_engine_model model = {.context = forward,
+                                     .copy = copy,
+                                     .step = step,
+                                     .sample_context = there ? (void *)forward : (void *)device,
+                                     .sample = there ? sample_there : sample};
     return start(options, config, &model, forward, device, NULL, engine, err);
 }

@@ -67,19 +67,21 @@ static proa_request *request_of(const proa_engine *engine, const proa_schedule_p
     return engine->slots[plan->segments[engine->logit_segments[logit]].slot].request;
 }
 
-static void sample(proa_engine *engine, const proa_schedule_plan *plan, float *logits)
+static proa_status sample(proa_engine *engine, const proa_schedule_plan *plan, float *logits, proa_error *err)
 {
     if (plan->logit_count == 0)
-        return;
+        return PROA_OK;
     for (int32_t i = 0; i < plan->logit_count; i++)
         proa_request_sample_params(request_of(engine, plan, i), &engine->params[i]);
-    engine->model.sample(engine->model.sample_context, &(proa_sample_args){
-                                                           .rows = plan->logit_count,
-                                                           .vocab = engine->config.vocab_size,
-                                                           .logits = logits,
-                                                           .params = engine->params,
-                                                           .results = engine->results,
-                                                       });
+    return engine->model.sample(engine->model.sample_context,
+                                &(proa_sample_args){
+                                    .rows = plan->logit_count,
+                                    .vocab = engine->config.vocab_size,
+                                    .logits = logits,
+                                    .params = engine->params,
+                                    .results = engine->results,
+                                },
+                                err);
 }
 
 proa_request_end proa_engine_take_token(proa_engine *engine, int32_t slot, int32_t token,
@@ -189,8 +191,9 @@ proa_status proa_engine_execute(proa_engine *engine, const proa_schedule_plan *p
     int64_t start_us = proa_clock_us();
     guard(engine, true);
     proa_status status = compute(engine, plan, &logits, err);
+    if (status == PROA_OK)
+        status = sample(engine, plan, logits, err);
     if (status == PROA_OK) {
-        sample(engine, plan, logits);
         for (int32_t i = 0; i < plan->logit_count; i++)
             settle_token(engine, plan, i);
         proa_scheduler_complete(engine->scheduler, engine->outcomes);

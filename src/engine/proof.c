@@ -156,11 +156,13 @@ static void sample_row(const proa_proof *proof, const reading *read, const proa_
     }
 }
 
-static void sample(void *context, const proa_sample_args *args)
+static proa_status sample(void *context, const proa_sample_args *args, proa_error *err)
 {
+    (void)err;
     const proa_proof *proof = context;
     for (int32_t i = 0; i < args->rows; i++)
         sample_row(proof, &proof->readings[i], &args->params[i], &args->results[i]);
+    return PROA_OK;
 }
 
 /* ---- its life ---- */

@@ -248,10 +248,31 @@ proa_status proa_forward_create(const proa_model_config *config, const proa_weig
     return PROA_OK;
 }
 
+proa_status proa_forward_wrap(const proa_model_config *config, const proa_forward_limits *limits,
+                              const proa_forward_backend *backend, void *context, proa_forward **forward,
+                              proa_error *err)
+{
+    PROA_ASSERT(limits->exchange == NULL);
+    PROA_ASSERT(limits->team == NULL);
+    proa_forward *f = calloc(1, sizeof *f);
+    *forward = f;
+    if (f == NULL) {
+        backend->free(context);
+        return proa_error_set(err, PROA_ERR_MEMORY, "no memory for a forward");
+    }
+    f->config = *config;
+    f->limits = *limits;
+    f->backend = backend;
+    f->backend_context = context;
+    return PROA_OK;
+}
+
 void proa_forward_free(proa_forward *forward)
 {
     if (forward == NULL)
         return;
+    if (forward->backend != NULL)
+        forward->backend->free(forward->backend_context);
     free(forward->memory);
     free(forward->kv_memory);
     free(forward->own);
@@ -266,6 +287,8 @@ const proa_forward_limits *proa_forward_limits_of(const proa_forward *f)
 
 proa_forward_kv proa_forward_kv_memory(const proa_forward *f)
 {
+    if (f->backend != NULL)
+        return (proa_forward_kv){0};
     size_t layer = proa_forward_kv_block_bytes(&f->config, f->device->host.precision) /
                    (size_t)f->config.num_hidden_layers;
     return (proa_forward_kv){
@@ -279,10 +302,13 @@ void proa_forward_set_tap(proa_forward *forward, proa_forward_tap tap, void *con
 {
     forward->tap = tap;
     forward->tap_context = context;
+    if (forward->backend != NULL)
+        forward->backend->set_tap(forward->backend_context, tap, context);
 }
 
 void proa_forward_set_expert_tap(proa_forward *forward, proa_forward_expert_tap tap, void *context)
 {
+    PROA_ASSERT(forward->backend == NULL || tap == NULL);
     forward->expert_tap = tap;
     forward->expert_tap_context = context;
 }
@@ -382,7 +408,7 @@ static void check_step(const proa_forward *f, const proa_step *step)
         PROA_ASSERT(s->row_count > 0);
         PROA_ASSERT(s->row_first == row);
         PROA_ASSERT(s->position_first + s->row_count <= f->limits.positions_max);
-        for (int32_t j = 0; j < s->row_count; j++)
+        for (int32_t j = 0; j < s->row_count && f->backend == NULL; j++)
             f->b.positions[row + j] = s->position_first + j;
         row += s->row_count;
     }
@@ -515,6 +541,8 @@ proa_status proa_forward_step(proa_forward *forward, const proa_step *step, floa
     proa_forward *f = forward;
     PROA_ASSERT(f->tap == NULL || !f->shares_heads);
     check_step(f, step);
+    if (f->backend != NULL)
+        return f->backend->step(f->backend_context, step, logits, err);
     *logits = f->b.logits;
     embed(f, step);
     float *delta;
@@ -527,7 +555,8 @@ proa_status proa_forward_step(proa_forward *forward, const proa_step *step, floa
 proa_status proa_forward_kv_copy(proa_forward *forward, const proa_kv_copy *copies, int32_t count,
                                  proa_error *err)
 {
-    (void)err; /* as proa_forward_step */
+    if (forward->backend != NULL)
+        return forward->backend->kv_copy(forward->backend_context, copies, count, err);
     for (int32_t i = 0; i < count; i++) {
         for (int32_t layer = 0; layer < forward->config.num_hidden_layers; layer++)
             forward->device->ops->kv_copy(&forward->device->host,
@@ -537,4 +566,15 @@ proa_status proa_forward_kv_copy(proa_forward *forward, const proa_kv_copy *copi
                                                                .tokens = copies[i].tokens});
     }
     return PROA_OK;
+}
+
+bool proa_forward_samples(const proa_forward *forward)
+{
+    return forward->backend != NULL && forward->backend->sample != NULL;
+}
+
+proa_status proa_forward_sample(proa_forward *forward, const proa_sample_args *args, proa_error *err)
+{
+    PROA_ASSERT(proa_forward_samples(forward));
+    return forward->backend->sample(forward->backend_context, args, err);
 }

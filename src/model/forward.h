@@ -67,6 +67,11 @@ int32_t proa_forward_windows(const proa_forward *forward, int32_t rows);
  * All members of a team make the same step. */
 proa_status proa_forward_step(proa_forward *forward, const proa_step *step, float **logits, proa_error *err);
 
+/* Does this forward keep its logits to itself, and draw tokens from those of the last step? Then `logits` of a step and of
+ * proa_sample_args is NULL; row i of args is logit row i of the step. The results are there on return. */
+bool proa_forward_samples(const proa_forward *forward);
+proa_status proa_forward_sample(proa_forward *forward, const proa_sample_args *args, proa_error *err);
+
 /* Rows 0 .. tokens - 1 of block `from`, in every layer, go to block `to`: a prompt that shares the beginning of a
  * cached block continues in a block of its own. */
 typedef struct proa_kv_copy {
@@ -79,7 +84,8 @@ typedef struct proa_kv_copy {
 proa_status proa_forward_kv_copy(proa_forward *forward, const proa_kv_copy *copies, int32_t count,
                                  proa_error *err);
 
-/* Where the KV cache lies, for transfers: layer l, block b, row r at base + l * layer_bytes + (b * 64 + r) * row_bytes. */
+/* Where the KV cache lies, for transfers: layer l, block b, row r at base + l * layer_bytes + (b * 64 + r) * row_bytes. base NULL: where
+ * no transfer reaches. */
 typedef struct proa_forward_kv {
     void *base;
     size_t row_bytes;

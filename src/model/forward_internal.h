@@ -2,7 +2,7 @@
 #ifndef PROA_MODEL_FORWARD_INTERNAL_H
 #define PROA_MODEL_FORWARD_INTERNAL_H
 
-#include "model/forward.h"
+#include "model/forward_backend.h"
 
 enum {
     /* Rows that the absorbed attention takes at once, positions of an expanded tile, and rows that an MLP takes at
@@ -82,6 +82,8 @@ typedef struct forward_rows {
 } forward_rows;
 
 struct proa_forward {
+    const proa_forward_backend *backend; /* NULL: the layer graph here does the work */
+    void *backend_context;
     proa_model_config config;
     const proa_weights *weights;
     proa_device *device;

@@ -53,9 +53,9 @@ static void open_fixture(fixture *f, proa_gpu *gpu, bool fp8)
     gpu_good(proa_checkpoint_load("test", PROA_LOAD_DUMMY, &f->config, PROA_PRECISION_DEFAULT,
                                   f->cpu->host.pool, &f->checkpoint, &err),
              &err);
-    gpu_good(
-        proa_cuda_weights_load(gpu, &f->config, proa_checkpoint_weights(f->checkpoint), &f->weights, &err),
-        &err);
+    gpu_good(proa_cuda_weights_load(gpu, &f->config, proa_checkpoint_weights(f->checkpoint),
+                                    f->cpu->host.pool, &f->weights, &err),
+             &err);
     const proa_cuda_limits limits = {.rows_max = ROWS,
                                      .decode_rows_max = 16,
                                      .segments_max = 8,
@@ -144,7 +144,7 @@ static void run_step(fixture *f, const way *w, bool decode, int32_t first, int32
                                             .position_first = first,
                                             .ids = ids[i] + first,
                                             .blocks = f->blocks[i],
-                                            .wants_logits = true};
+                                            .logits = 1};
     }
     const proa_cuda_step step = {.decode = decode ? all : NULL,
                                  .decode_count = decode ? count : 0,

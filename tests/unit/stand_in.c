@@ -76,14 +76,16 @@ int32_t stand_in_token(uint64_t digest, const proa_sample_params *params)
     }
 }
 
-static void stand_in_sample(void *context, const proa_sample_args *args)
+static proa_status stand_in_sample(void *context, const proa_sample_args *args, proa_error *err)
 {
+    (void)err;
     stand_in *s = context;
     for (int32_t i = 0; i < args->rows; i++) {
         args->results[i] = (proa_sample_result){.token = stand_in_token(s->digests[i], &args->params[i])};
         if (s->steps == s->no_token_at)
             args->results[i].token = -1;
     }
+    return PROA_OK;
 }
 
 static void stand_in_guard(void *context, bool inside)

@@ -123,7 +123,7 @@ static void carve_moe(carver *c, proa_cuda_forward *f)
 {
     const proa_model_config *m = &f->config;
     const int64_t rows = f->limits.rows_max, hidden = m->hidden_size, slots = f->slots_max,
-                  local = f->weights->local_experts;
+                  local = f->local_experts;
     const int64_t width =
         max_i64(m->intermediate_size, (int64_t)m->moe_intermediate_size * m->n_shared_experts);
     const int64_t moe = m->moe_intermediate_size, choices = rows * m->num_experts_per_tok;
@@ -176,6 +176,36 @@ static void carve_all(carver *c, proa_cuda_forward *f)
     f->cache = carve(c, (int64_t)f->cache_bytes, 1);
 }
 
+/* What follows from config, limits and local_experts; how much memory all of it takes. */
+static void measure_all(proa_cuda_forward *f, carver *measure)
+{
+    const proa_model_config *c = &f->config;
+    proa_cuda_limits *l = &f->limits;
+    if (l->cache_layers == 0)
+        l->cache_layers = c->num_hidden_layers;
+    f->table_stride = (l->positions_max + PROA_KV_BLOCK_TOKENS - 1) / PROA_KV_BLOCK_TOKENS;
+    f->slots_max =
+        round_up(l->rows_max * c->num_experts_per_tok + f->local_experts * (ROW_ALIGN - 1), ROW_ALIGN);
+    f->splits_max =
+        l->splits_max > 0 ? l->splits_max : l->decode_rows_max * proa_cuda_forward_splits(l->positions_max);
+    carve_all(measure, f);
+}
+
+int32_t proa_cuda_forward_splits(int32_t keys)
+{
+    return proa_mla_decode_splits(keys);
+}
+
+void proa_cuda_forward_plan(const proa_model_config *config, int32_t local_experts,
+                            const proa_cuda_limits *limits, uint64_t *buffers, uint64_t *cache)
+{
+    proa_cuda_forward f = {
+        .config = *config, .limits = *limits, .local_experts = local_experts, .placed = true};
+    carver measure = {0};
+    measure_all(&f, &measure);
+    proa_cuda_forward_bytes(&f, buffers, cache);
+}
+
 /* ---- life ---- */
 
 static proa_status upload_tables(proa_cuda_forward *f, const int32_t *where, proa_error *err)
@@ -220,18 +250,13 @@ proa_status proa_cuda_forward_create(proa_gpu *gpu, const proa_cuda_weights *wei
     }
     f->gpu = gpu;
     f->weights = weights;
+    f->local_experts = weights->local_experts;
     f->config = *c;
     f->limits = *limits;
     f->only = UINT32_MAX;
-    if (limits->cache_layers == 0)
-        f->limits.cache_layers = c->num_hidden_layers;
     f->softmax_scale = (float)proa_rope_softmax_scale(&c->rope, c->qk_nope_head_dim + c->qk_rope_head_dim);
-    f->table_stride = (limits->positions_max + PROA_KV_BLOCK_TOKENS - 1) / PROA_KV_BLOCK_TOKENS;
-    f->slots_max = round_up(
-        limits->rows_max * c->num_experts_per_tok + weights->local_experts * (ROW_ALIGN - 1), ROW_ALIGN);
-    f->splits_max = limits->decode_rows_max * proa_mla_decode_splits(limits->positions_max);
     f->placed = where != NULL;
-    carve_all(&measure, f);
+    measure_all(f, &measure);
     proa_status status = proa_gpu_alloc(gpu, measure.used, &f->memory, err);
     if (status == PROA_OK)
         status = proa_gpu_alloc_host(gpu, f->metadata_bytes, &f->pinned, err);
@@ -289,8 +314,8 @@ static void add_rows(proa_cuda_forward *f, const proa_cuda_sequence *s)
         f->host.positions[row] = s->position_first + i;
         f->host.slots[row] = slot_of(s->blocks, s->position_first + i);
     }
-    if (s->wants_logits)
-        f->host.logit_rows[f->logit_rows++] = f->rows - 1;
+    for (int32_t i = s->logits; i > 0; i--)
+        f->host.logit_rows[f->logit_rows++] = f->rows - i;
 }
 
 static void add_decode(proa_cuda_forward *f, const proa_cuda_sequence *s)
@@ -309,6 +334,7 @@ static void add_padding(proa_cuda_forward *f)
     f->host.positions[row] = 0;
     f->host.slots[row] = -1;
     f->host.lengths[row] = 0;
+    f->host.logit_rows[f->logit_rows++] = row;
 }
 
 static void add_prompt(proa_cuda_forward *f, const proa_cuda_sequence *s)
@@ -326,6 +352,7 @@ static void add_prompt(proa_cuda_forward *f, const proa_cuda_sequence *s)
 proa_status proa_cuda_forward_prepare(proa_cuda_forward *f, const proa_cuda_step *step, proa_error *err)
 {
     f->rows = f->decode_rows = f->segments = f->keys = f->logit_rows = 0;
+    f->logits_at = step->logits_at;
     PROA_ASSERT(step->decode_count + step->padding <= f->limits.decode_rows_max);
     PROA_ASSERT(step->prompt_count <= f->limits.segments_max);
     for (int32_t i = 0; i < step->decode_count; i++)
@@ -337,7 +364,7 @@ proa_status proa_cuda_forward_prepare(proa_cuda_forward *f, const proa_cuda_step
         add_prompt(f, &step->prompts[i]);
     PROA_ASSERT(f->rows <= f->limits.rows_max);
     PROA_ASSERT(f->keys <= f->limits.keys_max);
-    PROA_ASSERT(f->logit_rows <= f->limits.logit_rows_max);
+    PROA_ASSERT(f->logits_at + f->logit_rows <= f->limits.logit_rows_max);
     return proa_gpu_upload(f->gpu, f->memory, f->pinned, f->metadata_bytes, err);
 }
 
@@ -451,25 +478,31 @@ static proa_status finish(proa_cuda_forward *f, proa_error *err)
                                    err);
     if (status != PROA_OK)
         return status;
-    return proa_cuda_bf16_linear(f->gpu,
-                                 &(proa_cuda_bf16_linear_args){.rows = {.groups = 1, .rows = rows},
-                                                               .rows_max = f->limits.rows_max,
-                                                               .n = c->vocab_size,
-                                                               .k = hidden,
-                                                               .x = f->b.normed,
-                                                               .x_stride = hidden,
-                                                               .w = f->weights->lm_head,
-                                                               .y = f->b.logits,
-                                                               .y_float = true,
-                                                               .y_stride = c->vocab_size},
-                                 err);
+    return proa_cuda_bf16_linear(
+        f->gpu,
+        &(proa_cuda_bf16_linear_args){.rows = {.groups = 1, .rows = rows},
+                                      .rows_max = f->limits.rows_max,
+                                      .n = c->vocab_size,
+                                      .k = hidden,
+                                      .x = f->b.normed,
+                                      .x_stride = hidden,
+                                      .w = f->weights->lm_head,
+                                      .y = f->b.logits + (int64_t)f->logits_at * c->vocab_size,
+                                      .y_float = true,
+                                      .y_stride = c->vocab_size},
+        err);
 }
 
 static proa_status run_layer(proa_cuda_forward *f, int32_t layer, proa_error *err)
 {
     const proa_cuda_layer *w = &f->weights->layers[layer];
-    const bool fp8 = w->o.dtype == PROA_DTYPE_E4M3;
-    proa_status status = proa_cuda_norm(f, layer > 0 ? f->b.delta : NULL, w->input_layernorm, !fp8, fp8, err);
+    const bool fp8 = w->o.dtype == PROA_DTYPE_E4M3, add = layer > 0;
+    proa_status status = PROA_OK;
+    if (f->tap != NULL)
+        status = proa_cuda_tap_hidden(f, layer, add, err);
+    if (status == PROA_OK)
+        status =
+            proa_cuda_norm(f, add && f->tap == NULL ? f->b.delta : NULL, w->input_layernorm, !fp8, fp8, err);
     if (status == PROA_OK)
         status = proa_cuda_attention(f, layer, err);
     if (status == PROA_OK) /* the router takes bf16 */
@@ -490,9 +523,22 @@ proa_status proa_cuda_forward_run(proa_cuda_forward *f, proa_error *err)
                                                          .y = f->b.hidden},
                                  err);
     if (status == PROA_OK && c->n_routed_experts > 0 && proa_cuda_wanted(f, PROA_CUDA_ROUTER))
-        status = proa_gpu_set(f->gpu, f->b.counts, 0, 4 * (size_t)f->weights->local_experts * sizeof(int32_t),
-                              err);
+        status = proa_gpu_set(f->gpu, f->b.counts, 0, 4 * (size_t)f->local_experts * sizeof(int32_t), err);
     for (int32_t i = 0; i < c->num_hidden_layers && status == PROA_OK; i++)
         status = run_layer(f, i, err);
+    if (status == PROA_OK && f->tap != NULL)
+        status = proa_cuda_tap_last(f, err);
     return status == PROA_OK ? finish(f, err) : status;
+}
+
+/* ---- copies ---- */
+
+proa_status proa_cuda_forward_kv_copy(proa_cuda_forward *f, int32_t from, int32_t to, int32_t tokens,
+                                      proa_error *err)
+{
+    const proa_model_config *c = &f->config;
+    const size_t row = (size_t)(c->kv_lora_rank + c->qk_rope_head_dim) * sizeof(uint16_t),
+                 block = row * PROA_KV_BLOCK_TOKENS, layers = (size_t)f->limits.cache_layers;
+    return proa_gpu_copy_rows(f->gpu, f->cache + (size_t)to * block, f->cache + (size_t)from * block,
+                              f->cache_bytes / layers, row * (size_t)tokens, layers, err);
 }

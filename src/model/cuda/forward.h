@@ -25,6 +25,8 @@ typedef struct proa_cuda_limits {
     int32_t positions_max;
     int32_t kv_blocks;
     int32_t
+        splits_max; /* of all decode rows of a step together (proa_cuda_forward_splits); 0: whatever they may be */
+    int32_t
         cache_layers; /* that have a cache of their own; 0: all. For measurements: the others share these, and results mean nothing */
 } proa_cuda_limits;
 
@@ -64,8 +66,13 @@ proa_status proa_cuda_forward_create(proa_gpu *gpu, const proa_cuda_weights *wei
                                      proa_cuda_forward **forward, proa_error *err);
 void proa_cuda_forward_free(proa_cuda_forward *forward); /* accepts NULL */
 
-/* Bytes of GPU memory beside the weights: buffers, and the cache. */
+/* Bytes of GPU memory beside the weights: buffers, and the cache. Of a forward yet to be made; of one that is there. */
+void proa_cuda_forward_plan(const proa_model_config *config, int32_t local_experts,
+                            const proa_cuda_limits *limits, uint64_t *buffers, uint64_t *cache);
 void proa_cuda_forward_bytes(const proa_cuda_forward *forward, uint64_t *buffers, uint64_t *cache);
+
+/* What a decode row with so many keys takes of splits_max. */
+int32_t proa_cuda_forward_splits(int32_t keys);
 
 /* One sequence of a step. */
 typedef struct proa_cuda_sequence {
@@ -73,7 +80,7 @@ typedef struct proa_cuda_sequence {
     int32_t position_first; /* of its first row */
     const int32_t *ids;     /* [row_count] */
     const int32_t *blocks;  /* KV blocks for positions 0 .. position_first + row_count - 1 */
-    bool wants_logits;      /* of its last row */
+    int32_t logits;         /* of so many of its last rows */
 } proa_cuda_sequence;
 
 typedef struct proa_cuda_step {
@@ -82,13 +89,24 @@ typedef struct proa_cuda_step {
     int32_t padding; /* rows that compute nothing of use, behind those: a graph has a fixed number */
     const proa_cuda_sequence *prompts;
     int32_t prompt_count;
+    int32_t
+        logits_at; /* row of the logits' memory that the first wanted one goes to; behind it, in the order of the sequences */
 } proa_cuda_step;
 
-/* Queues the step's description; then its work. Logits [wanted, vocab] float32 on the GPU, in the order of the sequences. */
+/* Queues the step's description, once the one before has arrived there (proa_gpu_sync); then its work: logits [wanted, vocab] float32 on
+ * the GPU. Rows of padding have logits too, behind those of the rows before them. */
 proa_status proa_cuda_forward_prepare(proa_cuda_forward *forward, const proa_cuda_step *step,
                                       proa_error *err);
 proa_status proa_cuda_forward_run(proa_cuda_forward *forward, proa_error *err);
 const float *proa_cuda_forward_logits(const proa_cuda_forward *forward);
+
+/* Rows 0 .. tokens - 1 of block `from`, in every layer, to block `to`. Queued. */
+proa_status proa_cuda_forward_kv_copy(proa_cuda_forward *forward, int32_t from, int32_t to, int32_t tokens,
+                                      proa_error *err);
+
+/* For comparison with a reference (model/forward.h): called in steps whose rows are all of prompts, outside of graphs. NULL: off. */
+typedef void (*proa_cuda_tap)(void *context, int32_t index, int32_t rows, const float *hidden);
+void proa_cuda_forward_set_tap(proa_cuda_forward *forward, proa_cuda_tap tap, void *context);
 
 /* For measurements: the ops of this set alone are queued from now on (bit 1 << op). */
 void proa_cuda_forward_only(proa_cuda_forward *forward, uint32_t ops);

@@ -62,6 +62,7 @@ typedef struct cuda_buffers {
 struct proa_cuda_forward {
     proa_gpu *gpu;
     const proa_cuda_weights *weights;
+    int32_t local_experts;
     proa_model_config config;
     proa_cuda_limits limits;
     float softmax_scale;
@@ -80,7 +81,9 @@ struct proa_cuda_forward {
     cuda_metadata host, m;
     cuda_buffers b;
     /* the step that was prepared */
-    int32_t rows, decode_rows, segments, keys, logit_rows;
+    int32_t rows, decode_rows, segments, keys, logit_rows, logits_at;
+    proa_cuda_tap tap;
+    void *tap_context;
 };
 
 /* x of a product, in the form that the matrix takes. */
@@ -107,6 +110,10 @@ proa_status proa_cuda_product_of(proa_cuda_forward *f, proa_cuda_op op, const cu
 /* b.hidden (+= delta) to b.normed (where `keep`) and, where a matrix is FP8, b.q8. */
 proa_status proa_cuda_norm(proa_cuda_forward *f, const void *delta, const void *w, bool keep, bool quantise,
                            proa_error *err);
+
+/* b.hidden += b.delta where `add`, shown to the tap; and after all layers what the last norm makes of it, with b.delta zero then. */
+proa_status proa_cuda_tap_hidden(proa_cuda_forward *f, int32_t index, bool add, proa_error *err);
+proa_status proa_cuda_tap_last(proa_cuda_forward *f, proa_error *err);
 
 proa_status proa_cuda_attention(proa_cuda_forward *f, int32_t layer, proa_error *err);
 proa_status proa_cuda_mlp_of(proa_cuda_forward *f, int32_t layer, proa_error *err);

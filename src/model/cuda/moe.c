@@ -99,7 +99,7 @@ static proa_status spread(proa_cuda_forward *f, const proa_cuda_layer *w, int32_
 {
     const proa_model_config *c = &f->config;
     const bool fp8 = w->experts.down.dtype == PROA_DTYPE_E4M3;
-    const int32_t local = f->weights->local_experts;
+    const int32_t local = f->local_experts;
     if (!proa_cuda_wanted(f, PROA_CUDA_SPREAD))
         return PROA_OK;
     return proa_cuda_spread(f->gpu,
@@ -125,7 +125,7 @@ static proa_status spread(proa_cuda_forward *f, const proa_cuda_layer *w, int32_
 static proa_status run_experts(proa_cuda_forward *f, const proa_cuda_layer *w, proa_error *err)
 {
     const proa_model_config *c = &f->config;
-    const int32_t local = f->weights->local_experts;
+    const int32_t local = f->local_experts;
     const proa_cuda_groups groups = {.groups = local,
                                      .first = f->b.first,
                                      .count = f->b.count,
@@ -146,7 +146,7 @@ static proa_status moe(proa_cuda_forward *f, int32_t layer, proa_error *err)
 {
     const proa_model_config *c = &f->config;
     const proa_cuda_layer *w = &f->weights->layers[layer];
-    const int32_t table = 2 * f->weights->local_experts;
+    const int32_t table = 2 * f->local_experts;
     int32_t *counts = f->b.counts + layer % 2 * table, *next = f->b.counts + (layer + 1) % 2 * table;
     proa_status status = route(f, w, counts, err);
     if (status == PROA_OK)

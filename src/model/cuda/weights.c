@@ -1,6 +1,8 @@
 /* weights.c - see weights.h. One walk over the model hands out places: the first time it only measures, the second time it fills them. */
 #include "model/cuda/weights.h"
 
+#include "base/progress.h"
+#include "model/cuda/staging.h"
 #include "op/cuda/fill.h"
 
 #include <math.h>
@@ -11,7 +13,9 @@ enum { ALIGNMENT = 256, BLOCK = 128 };
 typedef struct walk {
     proa_gpu *gpu;
     const proa_weights *from; /* NULL: random */
-    unsigned char *base;      /* NULL: measure */
+    proa_staging *staging;    /* with from */
+    proa_progress *progress;
+    unsigned char *base; /* NULL: measure */
     uint64_t used;
     uint64_t key; /* of the next random matrix */
     proa_status status;
@@ -38,6 +42,14 @@ static void note(walk *w, proa_status status)
 
 /* ---- filling ---- */
 
+static void put(walk *w, void *to, const void *from, uint64_t bytes)
+{
+    if (w->status != PROA_OK)
+        return;
+    note(w, proa_staging_put(w->staging, to, from, bytes, w->err));
+    proa_progress_add(w->progress, bytes);
+}
+
 /* `spread`: of the values, uniform in (-1, 1) times it. */
 static void fill_bf16(walk *w, void *to, const proa_weight *from, uint64_t count, float middle, float spread)
 {
@@ -47,7 +59,7 @@ static void fill_bf16(walk *w, void *to, const proa_weight *from, uint64_t count
     if (w->from == NULL)
         note(w, proa_cuda_fill_bf16(w->gpu, to, count, w->key, middle, spread, w->err));
     else if (from->dtype == PROA_DTYPE_BF16)
-        note(w, proa_gpu_upload(w->gpu, to, from->data, count * sizeof(uint16_t), w->err));
+        put(w, to, from->data, count * sizeof(uint16_t));
     else
         note(w, proa_error_set(
                     w->err, PROA_ERR_UNSUPPORTED,
@@ -111,10 +123,9 @@ static void fill_matrix(walk *w, const proa_cuda_matrix *to, int32_t group, int3
                                from->n, from->k));
         return;
     }
-    note(w, proa_gpu_upload(w->gpu, data, from->data, (uint64_t)rows * width, w->err));
+    put(w, data, from->data, (uint64_t)rows * width);
     if (fp8)
-        note(w, proa_gpu_upload(w->gpu, to->scale + scale_at, from->scale,
-                                (uint64_t)(blocks_of(rows) * columns) * sizeof(float), w->err));
+        put(w, to->scale + scale_at, from->scale, (uint64_t)(blocks_of(rows) * columns) * sizeof(float));
 }
 
 /* ---- places ---- */
@@ -194,9 +205,10 @@ static void experts(walk *w, const proa_model_config *c, proa_dtype dtype, int32
     to->router = table(w, from != NULL ? &from->router : NULL, c->n_routed_experts, c->hidden_size,
                        1.7f / sqrtf((float)c->hidden_size));
     to->router_bias = biased ? place(w, bias_bytes) : NULL;
-    if (biased && w->base != NULL && w->status == PROA_OK)
-        note(w, from != NULL ? proa_gpu_upload(w->gpu, to->router_bias, from->router_bias, bias_bytes, w->err)
-                             : proa_gpu_set(w->gpu, to->router_bias, 0, bias_bytes, w->err));
+    if (biased && w->base != NULL && from != NULL)
+        put(w, to->router_bias, from->router_bias, bias_bytes);
+    else if (biased && w->base != NULL && w->status == PROA_OK)
+        note(w, proa_gpu_set(w->gpu, to->router_bias, 0, bias_bytes, w->err));
     to->experts =
         mlp(w, dtype, local, from != NULL ? from->expert_gate : NULL, from != NULL ? from->expert_up : NULL,
             from != NULL ? from->expert_down : NULL, c->moe_intermediate_size, c->hidden_size);
@@ -261,8 +273,28 @@ uint64_t proa_cuda_weights_bytes(const proa_model_config *config, int32_t local_
     return w.used;
 }
 
+/* Fills what make_table has measured. */
+static proa_status fill(proa_gpu *gpu, const proa_weights *from, proa_pool *pool, proa_cuda_weights *to,
+                        proa_error *err)
+{
+    proa_progress progress;
+    walk w = {.gpu = gpu, .from = from, .base = to->memory, .progress = &progress, .err = err};
+    proa_status status = from != NULL ? proa_staging_create(gpu, pool, &w.staging, err) : PROA_OK;
+    if (status != PROA_OK)
+        return status;
+    proa_progress_start(&progress, from != NULL ? "weights to the GPU" : "random weights",
+                        from != NULL ? to->bytes : 0, "B");
+    walk_model(&w, to);
+    status = w.status;
+    proa_error unused;
+    const proa_status synced = proa_gpu_sync(gpu, status == PROA_OK ? err : &unused);
+    proa_progress_finish(&progress);
+    proa_staging_free(w.staging);
+    return status == PROA_OK ? synced : status;
+}
+
 static proa_status make(proa_gpu *gpu, const proa_model_config *config, int32_t local_experts,
-                        const proa_weights *from, proa_cuda_weights **out, proa_error *err)
+                        const proa_weights *from, proa_pool *pool, proa_cuda_weights **out, proa_error *err)
 {
     proa_cuda_weights *to = make_table(config, local_experts);
     *out = NULL;
@@ -272,13 +304,8 @@ static proa_status make(proa_gpu *gpu, const proa_model_config *config, int32_t 
     walk_model(&w, to);
     to->bytes = w.used;
     proa_status status = proa_gpu_alloc(gpu, to->bytes, &to->memory, err);
-    if (status == PROA_OK) {
-        w = (walk){.gpu = gpu, .from = from, .base = to->memory, .err = err};
-        walk_model(&w, to);
-        status = w.status;
-    }
     if (status == PROA_OK)
-        status = proa_gpu_sync(gpu, err);
+        status = fill(gpu, from, pool, to, err);
     if (status != PROA_OK) {
         proa_cuda_weights_free(gpu, to);
         return status;
@@ -288,15 +315,15 @@ static proa_status make(proa_gpu *gpu, const proa_model_config *config, int32_t 
 }
 
 proa_status proa_cuda_weights_load(proa_gpu *gpu, const proa_model_config *config, const proa_weights *from,
-                                   proa_cuda_weights **weights, proa_error *err)
+                                   proa_pool *pool, proa_cuda_weights **weights, proa_error *err)
 {
-    return make(gpu, config, config->n_routed_experts, from, weights, err);
+    return make(gpu, config, config->n_routed_experts, from, pool, weights, err);
 }
 
 proa_status proa_cuda_weights_make(proa_gpu *gpu, const proa_model_config *config, int32_t local_experts,
                                    proa_cuda_weights **weights, proa_error *err)
 {
-    return make(gpu, config, local_experts, NULL, weights, err);
+    return make(gpu, config, local_experts, NULL, NULL, weights, err);
 }
 
 void proa_cuda_weights_free(proa_gpu *gpu, proa_cuda_weights *weights)

@@ -10,6 +10,7 @@
 #ifndef PROA_MODEL_CUDA_WEIGHTS_H
 #define PROA_MODEL_CUDA_WEIGHTS_H
 
+#include "base/pool.h"
 #include "model/weights.h"
 #include "op/cuda/gpu.h"
 
@@ -68,9 +69,10 @@ typedef struct proa_cuda_weights {
 /* Bytes of GPU memory that the weights take with so many experts of each layer. */
 uint64_t proa_cuda_weights_bytes(const proa_model_config *config, int32_t local_experts);
 
-/* The model's own weights, all experts. PROA_ERR_UNSUPPORTED: shapes or types that no kernel takes. */
+/* The model's own weights, all experts; `from` may go on return. `pool` (may be NULL) reads. A progress bar with bytes/s is drawn where
+ * standard error is a terminal. PROA_ERR_UNSUPPORTED: shapes or types that no kernel takes. */
 proa_status proa_cuda_weights_load(proa_gpu *gpu, const proa_model_config *config, const proa_weights *from,
-                                   proa_cuda_weights **weights, proa_error *err);
+                                   proa_pool *pool, proa_cuda_weights **weights, proa_error *err);
 /* Random ones, made on the GPU, with `local_experts` of each layer: what one rank of several has. */
 proa_status proa_cuda_weights_make(proa_gpu *gpu, const proa_model_config *config, int32_t local_experts,
                                    proa_cuda_weights **weights, proa_error *err);

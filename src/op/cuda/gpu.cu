@@ -163,6 +163,14 @@ proa_status proa_gpu_download(proa_gpu *gpu, void *to, const void *from, size_t 
                             "a copy from the GPU", err);
 }
 
+proa_status proa_gpu_copy_rows(proa_gpu *gpu, void *to, const void *from, size_t stride, size_t bytes,
+                               size_t rows, proa_error *err)
+{
+    return proa_cuda_status(
+        cudaMemcpy2DAsync(to, stride, from, stride, bytes, rows, cudaMemcpyDeviceToDevice, gpu->stream),
+        "a copy on the GPU", err);
+}
+
 proa_status proa_gpu_set(proa_gpu *gpu, void *to, int value, size_t bytes, proa_error *err)
 {
     return proa_cuda_status(cudaMemsetAsync(to, value, bytes, gpu->stream), "filling GPU memory", err);
@@ -240,6 +248,11 @@ void proa_gpu_mark_free(proa_gpu_mark *mark)
 proa_status proa_gpu_mark_set(proa_gpu *gpu, proa_gpu_mark *mark, proa_error *err)
 {
     return proa_cuda_status(cudaEventRecord(mark->event, gpu->stream), "setting a mark", err);
+}
+
+proa_status proa_gpu_mark_wait(proa_gpu *, proa_gpu_mark *mark, proa_error *err)
+{
+    return proa_cuda_status(cudaEventSynchronize(mark->event), "work on the GPU", err);
 }
 
 double proa_gpu_mark_us(const proa_gpu_mark *from, const proa_gpu_mark *to)

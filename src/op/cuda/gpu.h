@@ -46,6 +46,9 @@ void proa_gpu_free_host(proa_gpu *gpu, void *memory); /* accepts NULL */
 /* Queued; from and to memory of proa_gpu_alloc_host they do not wait. */
 proa_status proa_gpu_upload(proa_gpu *gpu, void *to, const void *from, size_t bytes, proa_error *err);
 proa_status proa_gpu_download(proa_gpu *gpu, void *to, const void *from, size_t bytes, proa_error *err);
+/* On the GPU: `rows` rows of `bytes`, `stride` bytes apart at both ends. */
+proa_status proa_gpu_copy_rows(proa_gpu *gpu, void *to, const void *from, size_t stride, size_t bytes,
+                               size_t rows, proa_error *err);
 proa_status proa_gpu_set(proa_gpu *gpu, void *to, int value, size_t bytes, proa_error *err);
 /* Waits until all that was queued is done; tells of what has failed since the last one. */
 proa_status proa_gpu_sync(proa_gpu *gpu, proa_error *err);
@@ -62,6 +65,8 @@ typedef struct proa_gpu_mark proa_gpu_mark;
 proa_status proa_gpu_mark_create(proa_gpu *gpu, proa_gpu_mark **mark, proa_error *err);
 void proa_gpu_mark_free(proa_gpu_mark *mark); /* accepts NULL */
 proa_status proa_gpu_mark_set(proa_gpu *gpu, proa_gpu_mark *mark, proa_error *err);
+proa_status proa_gpu_mark_wait(proa_gpu *gpu, proa_gpu_mark *mark,
+                               proa_error *err); /* until it has been passed */
 double proa_gpu_mark_us(const proa_gpu_mark *from, const proa_gpu_mark *to);
 
 #ifdef __cplusplus
