@@ -8,6 +8,7 @@
 #include "cmd/cmd.h"
 #include "cmd/language.h"
 #include "cmd/load.h"
+#include "cmd/ready.h"
 #include "cmd/serving.h"
 #include "serve/server.h"
 
@@ -132,6 +133,7 @@ int proa_cmd_frontend(const proa_options *options)
                                                                  .write_metrics = write_metrics,
                                                                  .context = s.client});
         proa_serving_print_address(options, "http-host", proa_server_port(s.server));
+        proa_ready_tell(options);
         proa_server_run(s.server);
     }
     close_service(&s);

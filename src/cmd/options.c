@@ -101,6 +101,11 @@ static const proa_option options[] = {
      .type = PROA_OPTION_INT, .low = 0, .high = INT32_MAX, .fallback = "40", .unit = "decode steps",
      .help = "Steps between two summary lines in the log; 0 for none"},
 
+    {.name = "notify-socket", .commands = "serve frontend worker", .group = "Server", .environment = "NOTIFY_SOCKET",
+     .type = PROA_OPTION_STRING, .metavar = "SOCKET",
+     .help = "Where a service manager hears that this is ready; systemd names it for units of Type=notify. serve and worker are when the "
+             "model is loaded, and all ranks of the node are; a frontend when it listens"},
+
     {.name = "http-host", .aliases = "host", .commands = "frontend", .group = "Server",
      .type = PROA_OPTION_STRING, .metavar = "ADDRESS", .fallback = "0.0.0.0",
      .help = "Address to listen on for clients"},

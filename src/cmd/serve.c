@@ -11,6 +11,7 @@
 #include "cmd/cmd.h"
 #include "cmd/language.h"
 #include "cmd/rank.h"
+#include "cmd/ready.h"
 #include "cmd/roles.h"
 #include "cmd/serving.h"
 
@@ -75,6 +76,7 @@ static proa_status load(service *s, proa_error *err)
     proa_log(PROA_LOG_INFO, "serve", "ready: %s, context %d tokens, device %s with %d threads", s->name,
              s->language.model.limits.context_length, device != NULL ? device->ops->name : "none (proof)",
              device != NULL ? proa_pool_threads(device->host.pool) : 0);
+    proa_ready_tell(s->options);
     return PROA_OK;
 }
 

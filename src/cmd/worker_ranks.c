@@ -8,6 +8,7 @@
 #include "cmd/deepep_config.h"
 #include "cmd/load.h"
 #include "cmd/ranks.h"
+#include "cmd/ready.h"
 
 #include <inttypes.h>
 #include <netinet/in.h>
@@ -88,6 +89,7 @@ static void announce(void *context)
            proa_options_string(a->options, "disaggregation-mode"), a->world->rank,
            a->world->rank + a->world->local_size - 1, a->world->world);
     fflush(stdout);
+    proa_ready_tell(a->options);
 }
 
 /* Of a worker of one node, drawn: hosts may all have the same --dist-init-addr, on loopback. */
@@ -275,8 +277,10 @@ void proa_worker_ranks_card(const proa_options *o, const proa_rank_world *world,
 
 void proa_worker_ranks_tell_ready(const proa_options *o)
 {
-    if (!proa_options_given(o, "rank-ready-fd"))
+    if (!proa_options_given(o, "rank-ready-fd")) {
+        proa_ready_tell(o);
         return;
+    }
     int fd = (int)proa_options_int(o, "rank-ready-fd");
     if (write(fd, "r", 1) != 1)
         proa_log(PROA_LOG_WARN, "worker", "the parent does not hear that this rank is ready");

@@ -31,7 +31,7 @@ proa_status proa_worker_ranks_join(const proa_options *options, const proa_link_
                                    proa_rank_mesh **mesh, proa_error *err);
 /* The card's part about dp ranks: which worker, which rank, and --load-balance-method with SGLang's meaning of auto. */
 void proa_worker_ranks_card(const proa_options *options, const proa_rank_world *world, proa_wire_card *card);
-/* Tells the parent, if there is one, that this rank serves. */
+/* Tells that this rank serves: the parent, which tells the service manager when all its ranks do, or without one that manager. */
 void proa_worker_ranks_tell_ready(const proa_options *options);
 
 #endif
