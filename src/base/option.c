@@ -29,6 +29,7 @@ typedef struct value {
     const char *text; /* as written; NULL: neither given nor default */
     int64_t integer;  /* INT, BYTES; FLAG: 0 or 1 */
     double real;
+    const struct value *earlier; /* of an option that repeats: the one given before this; NULL: none */
 } value;
 
 struct proa_options {
@@ -303,8 +304,14 @@ static proa_status set(proa_options *options, int index, const char *where, cons
     };
     const proa_option *option = &options->program->options[index];
     value v = {.given = true, .text = proa_arena_string(options->arena, text, strlen(text))};
-    if (v.text == NULL)
+    bool keeps = option->repeats && options->values[index].given;
+    value *earlier = keeps ? proa_arena_alloc(options->arena, sizeof *earlier) : NULL;
+    if (v.text == NULL || (keeps && earlier == NULL))
         return proa_error_set(err, PROA_ERR_MEMORY, "no memory for the value of %s", where);
+    if (keeps) {
+        *earlier = options->values[index];
+        v.earlier = earlier;
+    }
     if (convert(option, &v)) {
         options->values[index] = v;
         return PROA_OK;
@@ -591,6 +598,19 @@ int64_t proa_options_int(const proa_options *options, const char *name)
 double proa_options_real(const proa_options *options, const char *name)
 {
     return get(options, name, 1u << PROA_OPTION_REAL)->real;
+}
+
+const char *proa_options_repeated(const proa_options *options, const char *name, int index)
+{
+    const value *last = get(options, name, 1u << PROA_OPTION_STRING), *v = last;
+    int count = 0;
+    for (const value *i = last; i != NULL && i->text != NULL; i = i->earlier)
+        count++;
+    if (index < 0 || index >= count)
+        return NULL;
+    for (int i = count - 1; i > index; i--)
+        v = v->earlier;
+    return v->text;
 }
 
 bool proa_options_given(const proa_options *options, const char *name)

@@ -41,6 +41,7 @@ typedef struct proa_option {
     const char *unit;        /* "seconds"; or NULL */
     const char *environment; /* the variable when it is not PROA_...; or NULL */
     const char *ignored; /* not NULL: has nothing to do here, is accepted, and this sentence says so once */
+    bool repeats;        /* STRING: may be given several times, and all count; otherwise the last one does */
     bool
         internal; /* what the program tells a process that it starts: in no document, and not in the environment */
     const char *help; /* one paragraph without the default, range and unit, which are added */
@@ -82,6 +83,9 @@ bool proa_options_bool(const proa_options *options, const char *name);
 const char *proa_options_string(const proa_options *options, const char *name); /* CHOICE too */
 int64_t proa_options_int(const proa_options *options, const char *name);        /* BYTES too */
 double proa_options_real(const proa_options *options, const char *name);
+
+/* Of an option that repeats, the index-th value, in the order of the command line; NULL past the end. */
+const char *proa_options_repeated(const proa_options *options, const char *name, int index);
 
 /* Whether the command line or the environment gave it. */
 bool proa_options_given(const proa_options *options, const char *name);
