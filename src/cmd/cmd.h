@@ -34,6 +34,7 @@ int proa_cmd_bench_transfer(const proa_options *options);  /* `bench transfer` *
 int proa_cmd_doctor(const proa_options *options);
 int proa_cmd_detokenize(const proa_options *options);
 int proa_cmd_logits(const proa_options *options);
+int proa_cmd_env(const proa_options *options);
 int proa_cmd_eplb(const proa_options *options);
 int proa_cmd_eval(const proa_options *options);
 int proa_cmd_frontend(const proa_options *options);
