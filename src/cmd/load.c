@@ -2,6 +2,7 @@
 #include "cmd/load.h"
 
 #include "base/file.h"
+#include "base/log.h"
 
 #include <stdio.h>
 #include <string.h>
@@ -79,31 +80,83 @@ const char *proa_served_model_name(const proa_options *options, const char *dir)
     return name != NULL ? name : slash != NULL ? slash + 1 : dir;
 }
 
+static proa_status load_host(proa_loaded *loaded, proa_load_format format, proa_error *err)
+{
+    proa_status status =
+        proa_checkpoint_load(loaded->dir, format, &loaded->config, loaded->device->host.precision,
+                             loaded->device->host.pool, &loaded->checkpoint, err);
+    if (status == PROA_OK)
+        loaded->weight_bytes = proa_checkpoint_weights(loaded->checkpoint)->bytes;
+    return status;
+}
+
+/* The host's copy goes once the GPU has its own. */
+static proa_status load_gpu(const proa_options *options, proa_loaded *loaded, proa_load_format format,
+                            proa_error *err)
+{
+    proa_status status = proa_loaded_gpu_open(options, &loaded->gpu, err);
+    if (status == PROA_OK && format != PROA_LOAD_DUMMY)
+        status = load_host(loaded, format, err);
+    if (status == PROA_OK)
+        status = proa_loaded_gpu_take(loaded->gpu, options, &loaded->config,
+                                      loaded->checkpoint != NULL ? proa_checkpoint_weights(loaded->checkpoint)
+                                                                 : NULL,
+                                      loaded->device->host.pool, err);
+    proa_checkpoint_free(loaded->checkpoint);
+    loaded->checkpoint = NULL;
+    return status;
+}
+
+/* Flags of guides that are written for GPUs. */
+static void tell_of_idle_flags(const proa_options *options)
+{
+    static const char *const names[] = {"cuda-graph-bs", "cuda-graph-max-bs", "disable-cuda-graph"};
+    for (size_t i = 0; i < sizeof names / sizeof *names; i++)
+        if (proa_options_given(options, names[i]))
+            proa_log(PROA_LOG_INFO, "cmd", "--%s has nothing to do here: --device %s has no graphs", names[i],
+                     proa_options_string(options, "device"));
+}
+
 proa_status proa_loaded_open_dir(const proa_options *options, const char *dir, proa_load_format format,
                                  proa_loaded *loaded, proa_error *err)
 {
     *loaded = (proa_loaded){0};
     snprintf(loaded->dir, sizeof loaded->dir, "%s", dir);
-    bool exact = strcmp(proa_options_string(options, "activation-dtype"), "float32") == 0;
+    const bool exact = strcmp(proa_options_string(options, "activation-dtype"), "float32") == 0,
+               cuda = strcmp(proa_options_string(options, "device"), "cuda") == 0;
     proa_precision precision = exact ? PROA_PRECISION_EXACT : PROA_PRECISION_DEFAULT;
     int threads = (int)proa_options_int(options, "threads");
+    if (exact && cuda)
+        return proa_error_set(err, PROA_ERR_INVALID,
+                              "--activation-dtype float32: a GPU computes in bf16 and FP8; use --device cpu");
+    if (!cuda)
+        tell_of_idle_flags(options);
     proa_status status = proa_model_config_load(dir, &loaded->config, err);
     if (status == PROA_OK)
         status = proa_generation_config_load(dir, &loaded->config, &loaded->generation, err);
     if (status == PROA_OK)
-        status = proa_device_create(proa_options_string(options, "device"),
+        status = proa_device_create(cuda ? "cpu" : proa_options_string(options, "device"),
                                     threads > 0 ? threads : proa_cpu_core_count(), precision, &loaded->device,
                                     err);
     if (status == PROA_OK)
-        status = proa_checkpoint_load(dir, format, &loaded->config, precision, loaded->device->host.pool,
-                                      &loaded->checkpoint, err);
+        status = cuda ? load_gpu(options, loaded, format, err) : load_host(loaded, format, err);
     if (status != PROA_OK)
         proa_loaded_close(loaded);
     return status;
 }
 
+proa_status proa_loaded_forward(const proa_loaded *loaded, const proa_options *options,
+                                const proa_forward_limits *limits, proa_forward **forward, proa_error *err)
+{
+    if (loaded->gpu != NULL)
+        return proa_loaded_gpu_forward(loaded->gpu, options, limits, forward, err);
+    return proa_forward_create(&loaded->config, proa_checkpoint_weights(loaded->checkpoint), loaded->device,
+                               limits, forward, err);
+}
+
 void proa_loaded_close(proa_loaded *loaded)
 {
+    proa_loaded_gpu_close(loaded->gpu);
     proa_checkpoint_free(loaded->checkpoint);
     proa_device_free(loaded->device);
     *loaded = (proa_loaded){0};

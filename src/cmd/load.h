@@ -1,12 +1,13 @@
 /* load.h - what serve, logits and eval do first: config, device and weights from the same flags.
  *
- * Reads --model-path, --load-format, --device, --threads and --activation-dtype. The parts live until
+ * Reads --model-path, --load-format, --device, --threads and --activation-dtype, and with a GPU what gpu.h reads. The parts live until
  * proa_loaded_free; the engine and the forward borrow them.
  */
 #ifndef PROA_CMD_LOAD_H
 #define PROA_CMD_LOAD_H
 
 #include "base/option.h"
+#include "cmd/gpu.h"
 #include "model/weights.h"
 #include "op/device.h"
 
@@ -14,8 +15,10 @@ typedef struct proa_loaded {
     char dir[4096]; /* of the checkpoint */
     proa_model_config config;
     proa_generation_config generation;
-    proa_device *device;
-    proa_checkpoint *checkpoint;
+    proa_device *device;         /* of the host: with a GPU too, for what is done there */
+    proa_checkpoint *checkpoint; /* NULL with a GPU, which has the weights then */
+    proa_loaded_gpu *gpu;        /* --device cuda, else NULL */
+    uint64_t weight_bytes;
 } proa_loaded;
 
 /* The checkpoint's folder: --model-path, or the bundled tiny-r1 beside this program. */
@@ -32,6 +35,9 @@ proa_status proa_loaded_open(const proa_options *options, proa_loaded *loaded, p
 /* The same with this folder and format instead of what --model-path and --load-format say. */
 proa_status proa_loaded_open_dir(const proa_options *options, const char *dir, proa_load_format format,
                                  proa_loaded *loaded, proa_error *err);
+/* A forward on the device that was asked for. */
+proa_status proa_loaded_forward(const proa_loaded *loaded, const proa_options *options,
+                                const proa_forward_limits *limits, proa_forward **forward, proa_error *err);
 void proa_loaded_close(proa_loaded *loaded); /* accepts a half-built one */
 
 #endif

@@ -74,7 +74,7 @@ static proa_status read_input(job *j, const proa_options *options, proa_error *e
     return PROA_OK;
 }
 
-static proa_status allocate(job *j, proa_error *err)
+static proa_status allocate(job *j, const proa_options *options, proa_error *err)
 {
     const proa_model_config *c = &j->loaded.config;
     int64_t longest = j->length > j->prefix + j->generate ? j->length : j->prefix + j->generate;
@@ -98,8 +98,7 @@ static proa_status allocate(job *j, proa_error *err)
         .positions_max = (int32_t)longest,
         .kv_blocks = blocks,
     };
-    return proa_forward_create(c, proa_checkpoint_weights(j->loaded.checkpoint), j->loaded.device, &limits,
-                               &j->forward, err);
+    return proa_loaded_forward(&j->loaded, options, &limits, &j->forward, err);
 }
 
 /* One segment at `position`; logits of its last `logit_count` rows. */
@@ -295,7 +294,7 @@ int proa_cmd_logits(const proa_options *options)
     if (status == PROA_OK)
         status = read_input(&j, options, &err);
     if (status == PROA_OK)
-        status = allocate(&j, &err);
+        status = allocate(&j, options, &err);
     if (status == PROA_OK)
         status = compute(&j, &err);
     const char *output = proa_options_string(options, "output");

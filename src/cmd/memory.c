@@ -35,11 +35,27 @@ uint64_t proa_memory_available(void)
     return available;
 }
 
+/* On a GPU what is asked for is reserved at once, and never swapped. */
+static proa_status check_fits(const proa_memory_plan *plan, int64_t tokens, double left, proa_error *err)
+{
+    const double blocks = (double)(tokens / PROA_KV_BLOCK_TOKENS),
+                 wanted = blocks * (double)plan->block_bytes;
+    if (wanted <= left)
+        return PROA_OK;
+    return proa_error_set(
+        err, PROA_ERR_MEMORY,
+        "--max-total-tokens %lld takes %.1f GiB, and of %.1f GiB of %s %.1f are left by %.1f GiB of weights "
+        "and %.1f GiB of step buffers: at most %lld tokens fit",
+        (long long)tokens, wanted / gib, (double)plan->available_bytes / gib, plan->where,
+        left > 0 ? left / gib : 0, (double)plan->weight_bytes / gib, (double)plan->buffer_bytes / gib,
+        left > 0 ? (long long)(left / (double)plan->block_bytes) * PROA_KV_BLOCK_TOKENS : 0LL);
+}
+
 proa_status proa_memory_plan_kv(proa_memory_plan *plan, double fraction, int64_t wanted, int32_t running_max,
                                 int32_t context_length, proa_error *err)
 {
     const int64_t block = PROA_KV_BLOCK_TOKENS, most = INT32_MAX / block * block;
-    double taken = (double)plan->weight_bytes + (double)plan->exchange_bytes,
+    double taken = (double)plan->weight_bytes + (double)plan->exchange_bytes + (double)plan->buffer_bytes,
            room = fraction * (double)plan->available_bytes - taken;
     int64_t tokens = (wanted + block - 1) / block * block;
     if (wanted <= 0) {
@@ -51,13 +67,17 @@ proa_status proa_memory_plan_kv(proa_memory_plan *plan, double fraction, int64_t
     if (tokens > most)
         tokens = most;
     if (tokens < block)
-        return proa_error_set(
-            err, PROA_ERR_MEMORY,
-            "no room for a KV cache: %.2f of the available %.1f GiB are taken by %.1f GiB of weights and "
-            "%.1f GiB "
-            "of all-to-all buffers; free memory, raise --mem-fraction-static or give --max-total-tokens",
-            fraction, (double)plan->available_bytes / gib, (double)plan->weight_bytes / gib,
-            (double)plan->exchange_bytes / gib);
+        return proa_error_set(err, PROA_ERR_MEMORY,
+                              "no room for a KV cache: %.2f of the available %.1f GiB of %s are taken by "
+                              "%.1f GiB of weights, %.1f GiB of "
+                              "all-to-all buffers and %.1f GiB of step buffers; free memory, raise "
+                              "--mem-fraction-static, lower "
+                              "--chunked-prefill-size or give --max-total-tokens",
+                              fraction, (double)plan->available_bytes / gib, plan->where,
+                              (double)plan->weight_bytes / gib, (double)plan->exchange_bytes / gib,
+                              (double)plan->buffer_bytes / gib);
     plan->kv_tokens = (int32_t)tokens;
+    if (plan->buffer_bytes > 0)
+        return check_fits(plan, tokens, (double)plan->available_bytes - taken, err);
     return PROA_OK;
 }

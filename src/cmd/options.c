@@ -303,14 +303,6 @@ static const proa_option options[] = {
      .help = "With --enable-two-batch-overlap: where the smaller half would have less than this share of a step's tokens, a sequence is "
              "cut in two; 0: never"},
 
-    {.name = "cuda-graph-bs", .commands = "worker", .group = "Ranks",
-     .type = PROA_OPTION_INT, .low = 1, .high = 65536, .ignored = "the device has no graphs",
-     .help = "Accepted for SGLang's command lines"},
-    {.name = "cuda-graph-max-bs", .commands = "worker", .group = "Ranks",
-     .type = PROA_OPTION_INT, .low = 1, .high = 65536, .ignored = "the device has no graphs",
-     .help = "Accepted for SGLang's command lines"},
-    {.name = "disable-cuda-graph", .commands = "worker", .group = "Ranks", .type = PROA_OPTION_FLAG,
-     .ignored = "the device has no graphs", .help = "Accepted for SGLang's command lines"},
     {.name = "disable-shared-experts-fusion", .commands = "worker", .group = "Ranks", .type = PROA_OPTION_FLAG,
      .ignored = "the shared expert is never fused with the routed ones", .help = "Accepted for SGLang's command lines"},
     {.name = "attention-backend", .commands = "worker", .group = "Ranks", .type = PROA_OPTION_STRING, .metavar = "NAME",
@@ -324,9 +316,29 @@ static const proa_option options[] = {
              "long others wait for a rank whose process lives and whose step does not go on, before they leave it out. That a process has "
              "died, stopped or fallen asleep in a lock is seen at once, after 2.5 s and after 2 s, whatever this says"},
 
-    {.name = "device", .commands = MODEL_COMMANDS " bench", .group = "Device",
+    {.name = "device", .commands = MODEL_COMMANDS, .group = "Device",
+     .type = PROA_OPTION_CHOICE, .choices = "cpu|ref|cuda", .fallback = "cpu",
+     .help = "cpu is AVX2 or AVX-512 on all cores; ref is the scalar reference that defines the results, and slow; cuda is one "
+             "H100 or H200, for a worker of one rank that does both prefill and decode"},
+    {.name = "device", .commands = "bench", .group = "Device",
      .type = PROA_OPTION_CHOICE, .choices = "cpu|ref", .fallback = "cpu",
      .help = "cpu is AVX2 or AVX-512 on all cores; ref is the scalar reference that defines the results, and slow"},
+    {.name = "base-gpu-id", .commands = MODEL_COMMANDS, .group = "Device",
+     .type = PROA_OPTION_INT, .low = 0, .high = 1023, .fallback = "0",
+     .help = "With --device cuda: which of the GPUs that this process sees"},
+    {.name = "slice-experts", .commands = MODEL_COMMANDS, .group = "Device",
+     .type = PROA_OPTION_INT, .low = 1, .high = 1024, .unit = "experts",
+     .help = "With --device cuda and --load-format dummy: one rank's share of a model, to measure it. So many experts of each "
+             "layer are there and stand for all; answers mean nothing"},
+    {.name = "cuda-graph-bs", .commands = MODEL_COMMANDS, .group = "Device",
+     .type = PROA_OPTION_STRING, .metavar = "N,...",
+     .help = "With --device cuda: batch sizes that have a graph of their own; a decode step is padded to the next one. Without it, "
+             "1, 2, 4, 8 and on in steps of 8"},
+    {.name = "cuda-graph-max-bs", .commands = MODEL_COMMANDS, .group = "Device",
+     .type = PROA_OPTION_INT, .low = 1, .high = 65536, .unit = "rows",
+     .help = "With --device cuda and without --cuda-graph-bs: the largest graph; 256 unless fewer requests run at once"},
+    {.name = "disable-cuda-graph", .commands = MODEL_COMMANDS, .group = "Device", .type = PROA_OPTION_FLAG,
+     .help = "With --device cuda: decode steps are queued op by op"},
     {.name = "threads", .commands = MODEL_COMMANDS " bench", .group = "Device",
      .type = PROA_OPTION_INT, .low = 0, .high = 4096, .fallback = "0",
      .help = "Threads that compute; 0 for one a physical core"},

@@ -69,18 +69,15 @@ static uint64_t allocated_bytes(void)
 }
 
 static proa_status plan_memory(const proa_options *o, const proa_rank_use *use, const proa_rank *r,
-                               uint64_t available, int32_t context, proa_memory_plan *plan, proa_error *err)
+                               const proa_memory_plan *memory, int32_t context, proa_memory_plan *plan,
+                               proa_error *err)
 {
     int32_t running = running_requests(o, use);
     int64_t wanted = proa_options_given(o, "max-total-tokens") ? proa_options_int(o, "max-total-tokens") : 0;
     double share = use->memory_share > 0 ? use->memory_share : 1;
-    *plan = (proa_memory_plan){
-        .available_bytes = available,
-        .weight_bytes =
-            r->loaded.checkpoint != NULL ? proa_checkpoint_weights(r->loaded.checkpoint)->bytes : 0,
-        .exchange_bytes = r->group != NULL ? proa_ep_group_exchange_bytes(proa_rank_group_ep(r->group)) : 0,
-        .block_bytes = proa_forward_kv_block_bytes(&r->loaded.config, r->precision),
-    };
+    *plan = *memory;
+    plan->exchange_bytes = r->group != NULL ? proa_ep_group_exchange_bytes(proa_rank_group_ep(r->group)) : 0;
+    plan->block_bytes = proa_forward_kv_block_bytes(&r->loaded.config, r->precision);
     return proa_memory_plan_kv(plan, proa_options_real(o, "mem-fraction-static") * share, wanted, running,
                                context, err);
 }
@@ -98,8 +95,7 @@ static proa_status make_forward(proa_rank *r, const proa_options *o, const proa_
         with.team = proa_ep_group_team(proa_rank_group_ep(r->group), &team) ? &team : NULL;
         with.overlap_threshold = proa_options_real(o, "tbo-token-distribution-threshold");
     }
-    return proa_forward_create(&r->loaded.config, proa_checkpoint_weights(r->loaded.checkpoint),
-                               r->loaded.device, &with, &r->forward, err);
+    return proa_loaded_forward(&r->loaded, o, &with, &r->forward, err);
 }
 
 static proa_status start_forward(proa_rank *r, const proa_options *o, const proa_engine_options *options,
@@ -155,39 +151,67 @@ typedef struct rank_size {
 } rank_size;
 
 static proa_status find_size(const proa_options *o, const proa_rank_use *use, const proa_rank *r,
-                             uint64_t available, int32_t context, rank_size *size, proa_error *err)
+                             const proa_memory_plan *memory, int32_t context, rank_size *size,
+                             proa_error *err)
 {
-    proa_status status = plan_memory(o, use, r, available, context, &size->plan, err);
+    proa_status status = plan_memory(o, use, r, memory, context, &size->plan, err);
     if (status != PROA_OK)
         return status;
     size->options = engine_options(o, use, tokens_of(o, use, &size->plan), context);
     return proa_engine_forward_limits(&size->options, &size->limits, err);
 }
 
+/* What there is, and what is taken already. The buffers of a GPU depend on the size of the cache, a little: they are counted for one that takes
+ * all that the weights leave. */
+static proa_status find_memory(const proa_options *o, const proa_rank_use *use, const proa_rank *r,
+                               uint64_t available, int32_t context, proa_memory_plan *memory, proa_error *err)
+{
+    proa_loaded_gpu_bytes gpu;
+    rank_size size;
+    *memory = (proa_memory_plan){
+        .available_bytes = available, .weight_bytes = r->loaded.weight_bytes, .where = "memory"};
+    if (r->loaded.gpu == NULL)
+        return PROA_OK;
+    proa_status status = proa_loaded_gpu_plan(r->loaded.gpu, o, NULL, &gpu, err);
+    if (status != PROA_OK)
+        return status;
+    *memory = (proa_memory_plan){
+        .available_bytes = gpu.available, .weight_bytes = gpu.weights, .where = "GPU memory"};
+    status = find_size(o, use, r, memory, context, &size, err);
+    if (status == PROA_OK)
+        status = proa_loaded_gpu_plan(r->loaded.gpu, o, &size.limits, &gpu, err);
+    memory->buffer_bytes = gpu.buffers;
+    return status;
+}
+
 /* The buffers of the all-to-all depend on a step's rows, and these on the KV cache, which takes what the buffers leave: so their size is
  * found for a cache without them, and it is large enough for the smaller one. */
 static proa_status make_group(const proa_options *o, const proa_rank_use *use, proa_rank *r,
-                              uint64_t available, int32_t context, rank_size *size, proa_error *err)
+                              const proa_memory_plan *memory, int32_t context, rank_size *size,
+                              proa_error *err)
 {
     if (r->loaded.checkpoint == NULL || use->world == NULL || use->world->world == 1)
         return PROA_OK;
     proa_status status =
         proa_rank_group_create(o, use->world, &r->loaded.config, r->precision, &size->limits, &r->group, err);
-    return status == PROA_OK ? find_size(o, use, r, available, context, size, err) : status;
+    return status == PROA_OK ? find_size(o, use, r, memory, context, size, err) : status;
 }
 
 static void log_memory(const rank_size *size, uint64_t allocated)
 {
     double kv = (double)size->limits.kv_blocks * (double)size->plan.block_bytes,
-           exchange = (double)size->plan.exchange_bytes, rest = (double)allocated - kv - exchange;
+           exchange = (double)size->plan.exchange_bytes,
+           rest = size->plan.buffer_bytes > 0 ? (double)size->plan.buffer_bytes
+                                              : (double)allocated - kv - exchange;
     char ranks[64] = "";
     if (exchange > 0)
         snprintf(ranks, sizeof ranks, "all-to-all %.1f MiB, ", exchange / mib);
     proa_log(PROA_LOG_INFO, "serve",
-             "memory: %.0f MiB available; weights %.1f MiB, KV cache %.1f MiB (%d blocks of 64 tokens, %d "
+             "%s: %.0f MiB available; weights %.1f MiB, KV cache %.1f MiB (%d blocks of 64 tokens, %d "
              "tokens), %sbuffers %.1f MiB",
-             (double)size->plan.available_bytes / mib, (double)size->plan.weight_bytes / mib, kv / mib,
-             size->limits.kv_blocks, size->plan.kv_tokens, ranks, rest > 0 ? rest / mib : 0);
+             size->plan.where, (double)size->plan.available_bytes / mib,
+             (double)size->plan.weight_bytes / mib, kv / mib, size->limits.kv_blocks, size->plan.kv_tokens,
+             ranks, rest > 0 ? rest / mib : 0);
 }
 
 static proa_status start_engine(proa_rank *r, const proa_options *o, const proa_rank_use *use,
@@ -195,15 +219,18 @@ static proa_status start_engine(proa_rank *r, const proa_options *o, const proa_
 {
     int32_t context;
     rank_size size;
+    proa_memory_plan memory;
     uint64_t before = allocated_bytes();
     proa_status status = choose_context(o, &r->loaded.config, &context, err);
     if (status == PROA_OK)
-        status = find_size(o, use, r, available, context, &size, err);
+        status = find_memory(o, use, r, available, context, &memory, err);
     if (status == PROA_OK)
-        status = make_group(o, use, r, available, context, &size, err);
+        status = find_size(o, use, r, &memory, context, &size, err);
     if (status == PROA_OK)
-        status = r->loaded.checkpoint != NULL ? start_forward(r, o, &size.options, &size.limits, err)
-                                              : start_proof(r, &size.options, &size.limits, err);
+        status = make_group(o, use, r, &memory, context, &size, err);
+    if (status == PROA_OK)
+        status = r->loaded.device != NULL ? start_forward(r, o, &size.options, &size.limits, err)
+                                          : start_proof(r, &size.options, &size.limits, err);
     if (status != PROA_OK)
         return status;
     log_memory(&size, allocated_bytes() - before);
@@ -214,11 +241,31 @@ static proa_status start_engine(proa_rank *r, const proa_options *o, const proa_
     return PROA_OK;
 }
 
+/* What a GPU does not do yet is said before its weights are loaded. */
+static proa_status check_gpu_use(const proa_options *o, const proa_rank_use *use, proa_error *err)
+{
+    if (strcmp(proa_options_string(o, "device"), "cuda") != 0)
+        return PROA_OK;
+    if (use->world != NULL && use->world->world > 1)
+        return proa_error_set(
+            err, PROA_ERR_UNSUPPORTED,
+            "--device cuda with %d ranks: a GPU serves alone for now; use --tp-size 1, or --device cpu",
+            use->world->world);
+    if (use->role != PROA_ENGINE_COMBINED)
+        return proa_error_set(
+            err, PROA_ERR_UNSUPPORTED,
+            "--device cuda with prefill and decode apart: a GPU's KV cache is not handed over yet; "
+            "use --disaggregation-mode null, or --device cpu");
+    return PROA_OK;
+}
+
 proa_status proa_rank_open(const proa_options *o, const proa_rank_use *use, proa_rank *r, proa_error *err)
 {
     *r = (proa_rank){0};
     uint64_t available = proa_memory_available();
-    proa_status status = proa_loaded_open(o, &r->loaded, err);
+    proa_status status = check_gpu_use(o, use, err);
+    if (status == PROA_OK)
+        status = proa_loaded_open(o, &r->loaded, err);
     if (status != PROA_OK)
         return status;
     r->precision = r->loaded.device != NULL ? r->loaded.device->host.precision : PROA_PRECISION_DEFAULT;

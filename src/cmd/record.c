@@ -29,6 +29,10 @@ proa_status proa_recording_start(proa_recording *recording, const proa_options *
     r->path = proa_options_string(options, "expert-load");
     if (r->path == NULL)
         return PROA_OK;
+    if (strcmp(proa_options_string(options, "device"), "cuda") == 0)
+        return proa_error_set(
+            err, PROA_ERR_UNSUPPORTED,
+            "--expert-load: the choices of a GPU's router are not recorded; use --device cpu");
     if (config->n_routed_experts == 0)
         return proa_error_set(err, PROA_ERR_INVALID, "--expert-load: this model has no experts to record");
     if (proa_options_given(options, "expert-distribution-recorder-buffer-size"))
