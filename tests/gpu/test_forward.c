@@ -4,13 +4,15 @@
 #include "model/cuda/forward.h"
 #include "model/forward.h"
 
-enum { VOCAB = 320, BLOCKS = 64, ROWS = 640, LENGTH = 150, STEPS = 4, OTHERS = 3, CONTEXT = 512 };
+enum { VOCAB = 320, BLOCKS = 64, ROWS = 640, LENGTH = 150, STEPS = 4, OTHERS = 2, CONTEXT = 512 };
+/* Tokens that are compared: the prompt's last ones and those of STEPS. */
+enum { LAST = 16, TOKENS = LAST + STEPS };
 
 static const char *const config_text =
     "{\"model_type\": \"deepseek_v3\", \"vocab_size\": 320, \"hidden_size\": 512, \"intermediate_size\": "
     "768, \"moe_intermediate_size\": 256,"
-    " \"num_hidden_layers\": 4, \"num_nextn_predict_layers\": 0, \"num_attention_heads\": 4, "
-    "\"num_key_value_heads\": 4,"
+    " \"num_hidden_layers\": 3, \"num_nextn_predict_layers\": 0, \"num_attention_heads\": 2, "
+    "\"num_key_value_heads\": 2,"
     " \"n_shared_experts\": 1, \"n_routed_experts\": 16, \"routed_scaling_factor\": 2.5, \"kv_lora_rank\": "
     "512, \"q_lora_rank\": 256,"
     " \"qk_rope_head_dim\": 64, \"v_head_dim\": 128, \"qk_nope_head_dim\": 128, \"n_group\": 4, "
@@ -60,7 +62,7 @@ static void open_fixture(fixture *f, proa_gpu *gpu, bool fp8)
                                      .decode_rows_max = 16,
                                      .segments_max = 8,
                                      .keys_max = 4 * CONTEXT,
-                                     .logit_rows_max = 16,
+                                     .logit_rows_max = (1 + OTHERS) * LAST,
                                      .positions_max = CONTEXT,
                                      .kv_blocks = BLOCKS};
     gpu_good(proa_cuda_forward_create(gpu, f->weights, &limits, NULL, &f->forward, &err), &err);
@@ -88,23 +90,25 @@ static void fill_ids(int32_t sequence, int32_t *ids)
         ids[i] = token(sequence, i);
 }
 
-/* ---- the CPU's logits after the prompt and after each of STEPS tokens ---- */
+/* ---- the CPU's logits of the prompt's last tokens and of each of STEPS tokens ---- */
 
-static void run_cpu(fixture *f, float logits[1 + STEPS][VOCAB])
+static void run_cpu(fixture *f, float logits[TOKENS][VOCAB])
 {
     proa_error err = {0};
     proa_forward *forward;
-    int32_t ids[CONTEXT];
+    int32_t ids[CONTEXT], wanted[LAST];
     float *out;
     const proa_forward_limits limits = {
-        .rows_max = ROWS, .logit_rows_max = 4, .positions_max = CONTEXT, .kv_blocks = BLOCKS};
+        .rows_max = ROWS, .logit_rows_max = LAST, .positions_max = CONTEXT, .kv_blocks = BLOCKS};
     gpu_good(proa_forward_create(&f->config, proa_checkpoint_weights(f->checkpoint), f->cpu, &limits,
                                  &forward, &err),
              &err);
     fill_ids(0, ids);
     for (int32_t step = 0; step <= STEPS; step++) {
         const int32_t first = step == 0 ? 0 : LENGTH + step - 1, rows = step == 0 ? LENGTH : 1,
-                      last = rows - 1;
+                      count = step == 0 ? LAST : 1;
+        for (int32_t i = 0; i < count; i++)
+            wanted[i] = rows - count + i;
         const proa_segment segment = {
             .row_count = rows, .position_first = first, .blocks = f->blocks[0], .absorbed = step > 0};
         gpu_good(proa_forward_step(forward,
@@ -112,11 +116,11 @@ static void run_cpu(fixture *f, float logits[1 + STEPS][VOCAB])
                                                 .token_ids = ids + first,
                                                 .segments = &segment,
                                                 .segment_count = 1,
-                                                .logit_rows = &last,
-                                                .logit_count = 1},
+                                                .logit_rows = wanted,
+                                                .logit_count = count},
                                    &out, &err),
                  &err);
-        memcpy(logits[step], out, sizeof logits[step]);
+        memcpy(logits[step == 0 ? 0 : LAST + step - 1], out, sizeof *logits * (size_t)count);
     }
     proa_forward_free(forward);
 }
@@ -124,19 +128,23 @@ static void run_cpu(fixture *f, float logits[1 + STEPS][VOCAB])
 /* ---- the GPU's ---- */
 
 typedef struct way {
-    int32_t chunk;  /* of the prompt */
+    int32_t head;   /* rows of the prompt that come first, together */
+    int32_t chunk;  /* of the rest */
     int32_t others; /* sequences that prefill and decode beside it */
     int32_t padding;
     bool graph; /* decode steps */
 } way;
 
-/* Steps of sequence 0 with others before it; its logits are the last ones. */
-static void run_step(fixture *f, const way *w, bool decode, int32_t first, int32_t rows, float *logits)
+/* Steps of sequence 0 with others before it; its logits are the last ones, of those tokens that are compared. */
+static void run_step(fixture *f, const way *w, bool decode, int32_t first, int32_t rows,
+                     float logits[TOKENS][VOCAB])
 {
     static int32_t ids[1 + OTHERS][CONTEXT];
     proa_error err = {0};
     proa_gpu_graph *graph = NULL;
     proa_cuda_sequence all[1 + OTHERS];
+    const int32_t to = first > LENGTH - LAST ? first - (LENGTH - LAST) : 0,
+                  end = first + rows - (LENGTH - LAST), wanted = end > to ? end - to : 0;
     int32_t count = 0;
     for (int32_t i = w->others; i >= 0; i--) {
         fill_ids(i, ids[i]);
@@ -144,7 +152,7 @@ static void run_step(fixture *f, const way *w, bool decode, int32_t first, int32
                                             .position_first = first,
                                             .ids = ids[i] + first,
                                             .blocks = f->blocks[i],
-                                            .logits = 1};
+                                            .logits = wanted};
     }
     const proa_cuda_step step = {.decode = decode ? all : NULL,
                                  .decode_count = decode ? count : 0,
@@ -161,52 +169,84 @@ static void run_step(fixture *f, const way *w, bool decode, int32_t first, int32
     } else {
         gpu_good(proa_cuda_forward_run(f->forward, &err), &err);
     }
-    gpu_read(f->gpu, logits, proa_cuda_forward_logits(f->forward) + (int64_t)(count - 1) * VOCAB,
-             sizeof(float) * VOCAB);
+    gpu_good(proa_gpu_sync(f->gpu, &err), &err); /* the next step's description takes this one's place */
+    if (wanted > 0)
+        gpu_read(f->gpu, logits[to],
+                 proa_cuda_forward_logits(f->forward) + (int64_t)(count - 1) * wanted * VOCAB,
+                 sizeof *logits * (size_t)wanted);
     proa_gpu_graph_free(graph);
 }
 
-static void run_gpu(fixture *f, const way *w, float logits[1 + STEPS][VOCAB])
+static void run_gpu(fixture *f, const way *w, float logits[TOKENS][VOCAB])
 {
-    for (int32_t first = 0; first < LENGTH; first += w->chunk)
-        run_step(f, w, false, first, LENGTH - first < w->chunk ? LENGTH - first : w->chunk, logits[0]);
+    for (int32_t first = 0, rows; first < LENGTH; first += rows) {
+        rows = first < w->head ? w->head : w->chunk;
+        rows = LENGTH - first < rows ? LENGTH - first : rows;
+        run_step(f, w, false, first, rows, logits);
+    }
     for (int32_t step = 1; step <= STEPS; step++)
-        run_step(f, w, true, LENGTH + step - 1, 1, logits[step]);
+        run_step(f, w, true, LENGTH + step - 1, 1, logits);
 }
 
-static void compare(void **state, bool fp8, double most)
+/* ---- */
+
+static int by_value(const void *a, const void *b)
 {
-    static const way ways[] = {{LENGTH, 0, 0, false},
-                               {64, 0, 3, false},
-                               {37, OTHERS, 0, false},
-                               {LENGTH, OTHERS, 9, true},
-                               {1, 1, 0, true}};
-    static float want[1 + STEPS][VOCAB], first[1 + STEPS][VOCAB], got[1 + STEPS][VOCAB];
+    const double x = *(const double *)a, y = *(const double *)b;
+    return (x > y) - (x < y);
+}
+
+/* Of the tokens' distances, that of the middle one, and that of the ninth of ten: where a rounding sends a token to other experts, its logits
+ * and those of tokens behind it move far, in either type. */
+static void assert_alike(float got[TOKENS][VOCAB], float want[TOKENS][VOCAB], double median, double ninth)
+{
+    double distance[TOKENS];
+    for (int32_t i = 0; i < TOKENS; i++) {
+        distance[i] = test_distance(got[i], want[i], VOCAB);
+        assert_false(isnan(distance[i]));
+    }
+    qsort(distance, TOKENS, sizeof *distance, by_value);
+    if (distance[TOKENS / 2] > median || distance[TOKENS * 9 / 10] > ninth)
+        fail_msg("relative distances of %d tokens: median %g, at most %g; 90th percentile %g, at most %g",
+                 TOKENS, distance[TOKENS / 2], median, distance[TOKENS * 9 / 10], ninth);
+}
+
+static void compare(void **state, bool fp8, double median, double ninth)
+{
+    static const way ways[] = {{0, LENGTH, 0, 0, false},
+                               {0, 64, 0, 3, false},
+                               {0, 37, OTHERS, 0, false},
+                               {0, LENGTH, OTHERS, 9, true},
+                               {LENGTH - 5, 1, 1, 0, true}};
+    static float want[TOKENS][VOCAB], first[TOKENS][VOCAB], got[TOKENS][VOCAB];
     fixture f;
     open_fixture(&f, gpu_of(state), fp8);
     run_cpu(&f, want);
     run_gpu(&f, &ways[0], first);
-    for (int32_t i = 0; i <= STEPS; i++)
-        assert_near(first[i], want[i], VOCAB, most);
+    assert_alike(first, want, median, ninth);
     for (size_t i = 1; i < sizeof ways / sizeof *ways; i++) {
+        memset(got, 0xff, sizeof got);
         run_gpu(&f, &ways[i], got);
-        for (int32_t step = 0; step <= STEPS; step++)
-            if (memcmp(first[step], got[step], sizeof got[step]) != 0)
-                fail_msg("chunks of %d, %d others, %d rows of padding, graph %d: other bits at step %d",
-                         ways[i].chunk, ways[i].others, ways[i].padding, ways[i].graph, step);
+        for (int32_t t = 0; t < TOKENS; t++)
+            if (memcmp(first[t], got[t], sizeof got[t]) != 0)
+                fail_msg("%d rows, chunks of %d, %d others, %d rows of padding, graph %d: other bits at "
+                         "position %d",
+                         ways[i].head, ways[i].chunk, ways[i].others, ways[i].padding, ways[i].graph,
+                         LENGTH - LAST + t);
     }
     close_fixture(&f);
 }
 
-/* What rounding alone does to a random model: DESIGN's bounds, for the median token 0.032 (bf16) and 0.16 (FP8), times 1.3. */
+/* What rounding alone does to a random model: DESIGN's bounds for the median token, 0.032 (bf16) and 0.16 (FP8), and the 90th percentile, 0.33;
+ * times 1.3. */
 static void test_bf16(void **state)
 {
-    compare(state, false, 1.3 * 0.032);
+    compare(state, false, 1.3 * 0.032, 1.3 * 0.33);
 }
 
 static void test_fp8(void **state)
 {
-    compare(state, true, 1.3 * 0.16);
+    compare(state, true, 1.3 * 0.16, 1.3 * 0.33);
 }
 
 int main(void)
