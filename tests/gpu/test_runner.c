@@ -1,0 +1,265 @@
+/* test_runner.c - what an engine asks of a GPU's forward: steps of prompts, decode rows and rows that are computed again, in any mix, against
+ * the same sequences each alone without graphs (law 2: bitwise) and against the CPU's forward; steps too large for the buffers; copies in
+ * the cache; logits in the step's order. */
+#include "gpu_test.h"
+#include "model/cuda/runner.h"
+
+enum { VOCAB = 320, SEQUENCES = 6, LENGTH = 150, PROMPT = 90, BLOCKS = 48, PER_SEQUENCE = 4, MOST = 8 };
+
+static const char config_text[] =
+    "{\"model_type\": \"deepseek_v3\", \"vocab_size\": 320, \"hidden_size\": 256, \"intermediate_size\": 256,"
+    " \"moe_intermediate_size\": 128, \"num_hidden_layers\": 3, \"num_nextn_predict_layers\": 0, "
+    "\"num_attention_heads\": 4,"
+    " \"num_key_value_heads\": 4, \"n_shared_experts\": 1, \"n_routed_experts\": 16, "
+    "\"routed_scaling_factor\": 2.5,"
+    " \"kv_lora_rank\": 128, \"q_lora_rank\": 128, \"qk_rope_head_dim\": 32, \"v_head_dim\": 32, "
+    "\"qk_nope_head_dim\": 32,"
+    " \"n_group\": 4, \"topk_group\": 2, \"num_experts_per_tok\": 4, \"moe_layer_freq\": 1, "
+    "\"first_k_dense_replace\": 1,"
+    " \"norm_topk_prob\": true, \"scoring_func\": \"sigmoid\", \"topk_method\": \"noaux_tc\", "
+    "\"hidden_act\": \"silu\","
+    " \"max_position_embeddings\": 512, \"rms_norm_eps\": 1e-6, \"rope_theta\": 10000.0, \"attention_bias\": "
+    "false,"
+    " \"tie_word_embeddings\": false, \"bos_token_id\": 0, \"eos_token_id\": 1}";
+
+typedef float all_logits[SEQUENCES][LENGTH][VOCAB]; /* after each position whose logits were wanted */
+
+typedef struct fixture {
+    proa_gpu *gpu;
+    proa_model_config config;
+    proa_device *cpu;
+    proa_checkpoint *checkpoint;
+    proa_cuda_weights *weights;
+    int32_t ids[SEQUENCES][LENGTH];
+    int32_t blocks[SEQUENCES][PER_SEQUENCE];
+} fixture;
+
+static void open_fixture(fixture *f, proa_gpu *gpu)
+{
+    proa_error err = {0};
+    *f = (fixture){.gpu = gpu};
+    proa_json *json = proa_json_parse(config_text, strlen(config_text), &err);
+    assert_non_null(json);
+    gpu_good(proa_model_config_parse(json, "test", &f->config, &err), &err);
+    proa_json_free(json);
+    gpu_good(proa_device_create("cpu", 2, PROA_PRECISION_DEFAULT, &f->cpu, &err), &err);
+    gpu_good(proa_checkpoint_load("test", PROA_LOAD_DUMMY, &f->config, PROA_PRECISION_DEFAULT,
+                                  f->cpu->host.pool, &f->checkpoint, &err),
+             &err);
+    gpu_good(proa_cuda_weights_load(gpu, &f->config, proa_checkpoint_weights(f->checkpoint),
+                                    f->cpu->host.pool, &f->weights, &err),
+             &err);
+    for (int32_t s = 0; s < SEQUENCES; s++) {
+        for (int32_t i = 0; i < LENGTH; i++)
+            f->ids[s][i] = (i * 37 + s * 101 + i * i * 3) % VOCAB;
+        for (int32_t i = 0; i < PER_SEQUENCE; i++)
+            f->blocks[s][i] = (i * SEQUENCES + s) * 7 % BLOCKS;
+    }
+}
+
+static void close_fixture(fixture *f)
+{
+    proa_cuda_weights_free(f->gpu, f->weights);
+    proa_checkpoint_free(f->checkpoint);
+    proa_device_free(f->cpu);
+}
+
+static proa_forward *make_runner(fixture *f, int32_t rows, int32_t graphs)
+{
+    static const int32_t sizes[] = {1, 2, 5, MOST};
+    const proa_forward_limits limits = {.rows_max = rows,
+                                        .logit_rows_max = rows < MOST ? rows : MOST,
+                                        .positions_max = 256,
+                                        .kv_blocks = BLOCKS};
+    proa_cuda_graph_sizes graph_sizes = {.count = graphs};
+    proa_error err = {0};
+    proa_forward *forward;
+    memcpy(graph_sizes.rows, sizes, sizeof sizes);
+    gpu_good(proa_cuda_runner_create(f->gpu, f->weights, NULL, &limits, &graph_sizes, &forward, &err), &err);
+    return forward;
+}
+
+/* ---- steps ---- */
+
+typedef struct chunk {
+    int32_t sequence, first, rows;
+    bool logits; /* of the last row */
+} chunk;
+
+static void run_step(fixture *f, proa_forward *forward, const chunk *chunks, int32_t count, all_logits to)
+{
+    proa_segment segments[SEQUENCES];
+    int32_t ids[SEQUENCES * LENGTH], logit_rows[SEQUENCES], rows = 0, logits = 0;
+    float *out = NULL;
+    proa_error err = {0};
+    for (int32_t i = 0; i < count; i++) {
+        const chunk *c = &chunks[i];
+        segments[i] = (proa_segment){.row_first = rows,
+                                     .row_count = c->rows,
+                                     .position_first = c->first,
+                                     .blocks = f->blocks[c->sequence],
+                                     .absorbed = c->first >= PROMPT};
+        memcpy(ids + rows, f->ids[c->sequence] + c->first, sizeof *ids * (size_t)c->rows);
+        rows += c->rows;
+        if (c->logits)
+            logit_rows[logits++] = rows - 1;
+    }
+    gpu_good(proa_forward_step(forward,
+                               &(proa_step){.row_count = rows,
+                                            .token_ids = ids,
+                                            .segments = segments,
+                                            .segment_count = count,
+                                            .logit_rows = logit_rows,
+                                            .logit_count = logits},
+                               &out, &err),
+             &err);
+    for (int32_t i = 0, l = 0; i < count; i++)
+        if (chunks[i].logits)
+            memcpy(to[chunks[i].sequence][chunks[i].first + chunks[i].rows - 1], out + (int64_t)l++ * VOCAB,
+                   sizeof(float) * VOCAB);
+}
+
+/* Each sequence alone: its prompt, then a row a step. */
+static void run_alone(fixture *f, proa_forward *forward, all_logits to)
+{
+    for (int32_t s = 0; s < SEQUENCES; s++) {
+        run_step(f, forward, &(chunk){s, 0, PROMPT, true}, 1, to);
+        for (int32_t i = PROMPT; i < LENGTH; i++)
+            run_step(f, forward, &(chunk){s, i, 1, true}, 1, to);
+    }
+}
+
+/* Some rows of some sequences a step, `most` rows in all; each sequence may be thrown back to its beginning once or twice, as one that
+ * was retracted. What logits were wanted is marked by to[s][i][0] being no NaN. */
+static void run_mixed(fixture *f, proa_forward *forward, uint64_t seed, int32_t most, all_logits to)
+{
+    int32_t done[SEQUENCES] = {0}, thrown = 0;
+    uint64_t draw = 0;
+    for (int32_t left = 1; left > 0;) {
+        chunk chunks[SEQUENCES];
+        int32_t count = 0, rows = 0;
+        const bool decode_alone = proa_random_uniform(seed, draw++) < 0.5;
+        left = 0;
+        for (int32_t k = 0; k < SEQUENCES; k++) {
+            const int32_t s = (int32_t)((k + (int32_t)draw) % SEQUENCES), first = done[s],
+                          form_end = first < PROMPT ? PROMPT : LENGTH;
+            left += first < LENGTH;
+            if (first == LENGTH || rows == most || (decode_alone && first < PROMPT) ||
+                proa_random_uniform(seed, draw++) < 0.2)
+                continue;
+            int32_t n = 1 + (int32_t)(proa_random_uniform(seed, draw++) * (decode_alone     ? 1
+                                                                           : first < PROMPT ? 60
+                                                                                            : 20));
+            n = n > form_end - first ? form_end - first : n;
+            n = n > most - rows ? most - rows : n;
+            chunks[count++] = (chunk){s, first, n, proa_random_uniform(seed, draw++) < 0.8 || decode_alone};
+            rows += n;
+            done[s] += n;
+            if (done[s] > PROMPT + 20 && thrown < 4 && proa_random_uniform(seed, draw++) < 0.1) {
+                done[s] = 0;
+                thrown++;
+            }
+        }
+        if (count > 0)
+            run_step(f, forward, chunks, count, to);
+    }
+}
+
+static void forget(all_logits to)
+{
+    memset(to, 0xff, sizeof(all_logits));
+}
+
+static void check_same(all_logits want, all_logits got, const char *what)
+{
+    int32_t seen = 0;
+    for (int32_t s = 0; s < SEQUENCES; s++)
+        for (int32_t i = 0; i < LENGTH; i++) {
+            if (isnan(got[s][i][0]))
+                continue;
+            seen++;
+            if (i >= PROMPT - 1 && memcmp(want[s][i], got[s][i], sizeof got[s][i]) != 0)
+                fail_msg("%s: other bits after position %d of sequence %d", what, i, s);
+        }
+    assert_true(seen > 10 * SEQUENCES);
+}
+
+static int by_value(const void *a, const void *b)
+{
+    const double x = *(const double *)a, y = *(const double *)b;
+    return (x > y) - (x < y);
+}
+
+/* A rounding may flip an expert of a random model, so the bound is of the median token (DESIGN's for bf16, times 1.3). */
+static void check_near(all_logits want, all_logits got)
+{
+    enum { TOKENS = SEQUENCES * (LENGTH - PROMPT) };
+    double distances[TOKENS];
+    for (int32_t i = 0; i < TOKENS; i++) {
+        const int32_t s = i / (LENGTH - PROMPT), at = PROMPT + i % (LENGTH - PROMPT);
+        distances[i] = test_distance(got[s][at], want[s][at], VOCAB);
+    }
+    qsort(distances, TOKENS, sizeof *distances, by_value);
+    if (!(distances[TOKENS / 2] <= 1.3 * 0.032))
+        fail_msg("the median token is %g away from the CPU's", distances[TOKENS / 2]);
+}
+
+static void test_any_mix_gives_the_bits_of_each_alone(void **state)
+{
+    static all_logits alone, mixed, host;
+    fixture f;
+    open_fixture(&f, gpu_of(state));
+    proa_forward *plain = make_runner(&f, PROMPT, 0), *graphs = make_runner(&f, 200, 4),
+                 *small = make_runner(&f, PROMPT, 2);
+    run_alone(&f, plain, alone);
+    for (uint64_t seed = 1; seed <= 3; seed++) {
+        forget(mixed);
+        run_mixed(&f, graphs, seed, 200, mixed);
+        check_same(alone, mixed, "graphs");
+        forget(mixed);
+        run_mixed(&f, small, 100 + seed, PROMPT,
+                  mixed); /* rows that are computed again come in pieces of MOST */
+        check_same(alone, mixed, "pieces");
+    }
+    proa_error err = {0};
+    proa_forward *cpu;
+    const proa_forward_limits limits = {
+        .rows_max = 200, .logit_rows_max = MOST, .positions_max = 256, .kv_blocks = BLOCKS};
+    gpu_good(
+        proa_forward_create(&f.config, proa_checkpoint_weights(f.checkpoint), f.cpu, &limits, &cpu, &err),
+        &err);
+    run_alone(&f, cpu, host);
+    check_near(host, alone);
+    proa_forward_free(cpu);
+    proa_forward_free(plain);
+    proa_forward_free(graphs);
+    proa_forward_free(small);
+    close_fixture(&f);
+}
+
+/* The first 40 rows of a prompt, copied to another sequence's block, serve that one. */
+static void test_copies(void **state)
+{
+    static all_logits want, got;
+    fixture f;
+    proa_error err = {0};
+    open_fixture(&f, gpu_of(state));
+    memcpy(f.ids[1], f.ids[0], sizeof *f.ids[0] * 40);
+    proa_forward *forward = make_runner(&f, PROMPT, 0);
+    run_step(&f, forward, &(chunk){1, 0, PROMPT, true}, 1, want);
+    run_step(&f, forward, &(chunk){0, 0, 40, true}, 1, got);
+    const int32_t to = f.blocks[1][0] = BLOCKS - 1;
+    const proa_kv_copy copies[] = {{f.blocks[0][0], f.blocks[2][0], 64}, {f.blocks[2][0], to, 40}};
+    gpu_good(proa_forward_kv_copy(forward, copies, 2, &err), &err);
+    run_step(&f, forward, &(chunk){1, 40, PROMPT - 40, true}, 1, got);
+    assert_memory_equal(got[1][PROMPT - 1], want[1][PROMPT - 1], sizeof want[1][PROMPT - 1]);
+    proa_forward_free(forward);
+    close_fixture(&f);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {cmocka_unit_test(test_any_mix_gives_the_bits_of_each_alone),
+                                       cmocka_unit_test(test_copies)};
+    return cmocka_run_group_tests(tests, gpu_open_state, gpu_close_state);
+}
