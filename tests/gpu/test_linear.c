@@ -195,7 +195,10 @@ static void test_fp8_equals_reference_by_every_tile(void **state)
     };
     proa_gpu *gpu = gpu_of(state);
     for (size_t i = 0; i < sizeof shapes / sizeof *shapes; i++) {
-        fp8_case c = make_fp8(gpu, shapes[i]);
+        const shape s = shapes[i];
+        if (gpu_is_slow(gpu) && (double)s.rows * s.n * s.k * s.groups > 4e8)
+            continue;
+        fp8_case c = make_fp8(gpu, s);
         proa_cuda_fp8_linear_args args = fp8_args(&c);
         float *first = NULL;
         for (int32_t t = 0; proa_cuda_fp8_linear_tiles(t, &args.tile); t++) {
