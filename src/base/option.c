@@ -364,7 +364,8 @@ static void set_defaults(proa_options *options)
 typedef struct parse {
     proa_options *options;
     proa_error *err;
-    int next; /* the word that argp reads now */
+    int next;   /* the word that argp reads now */
+    bool child; /* of a process with the same flags, which has said what they do not do here */
     proa_status status;
 } parse;
 
@@ -377,7 +378,8 @@ static proa_status take_option(parse *p, int index, const char *word, const char
         return unknown_flag(p->options->program, p->options->command, name + 2, p->err);
     bool repeated = p->options->values[index].given;
     proa_status status = set(p->options, index, name, text != NULL ? text : "1", p->err);
-    if (status == PROA_OK && option->ignored != NULL && !repeated)
+    p->child |= option->internal;
+    if (status == PROA_OK && option->ignored != NULL && !repeated && !p->child)
         proa_log(PROA_LOG_INFO, "cmd", "--%s has nothing to do here: %s", option->name, option->ignored);
     return status;
 }

@@ -192,8 +192,10 @@ static bool take_hello(worker_session *s, const uint8_t *body, size_t length, pr
                                  &s->peer, &s->peer_blocks, err) != PROA_OK)
             return false;
         s->greeted = true;
-        proa_log(PROA_LOG_INFO, "worker", "decode worker %s is linked, KV rows go by %s %s",
-                 proa_link_address(s->link), proa_kv_transfer_name(w->transfer), proa_kv_peer_path(s->peer));
+        const char *path = proa_kv_peer_path(s->peer);
+        proa_log(PROA_LOG_INFO, "worker", "decode worker %s is linked, KV rows go by %s%s%s",
+                 proa_link_address(s->link), proa_kv_transfer_name(w->transfer), *path != '\0' ? " " : "",
+                 path);
         return greet(s, err);
     }
     s->greeted = true;

@@ -7,11 +7,14 @@
 #include "engine/expert_load.h"
 #include "net/bytes.h"
 
+#include <errno.h>
 #include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <sys/time.h>
+#include <unistd.h>
 
 enum { COLLECT_US = 2000000, PART_BYTES = 64 << 10 };
 
@@ -27,6 +30,22 @@ struct proa_rank_record {
     int32_t complete; /* ranks */
     int64_t since_us; /* 0: none is under way */
 };
+
+proa_status proa_rank_record_check(const proa_options *o, const proa_rank_world *world, proa_error *err)
+{
+    const char *dir = proa_options_string(o, "expert-distribution-recorder-dir");
+    struct stat info;
+    if (proa_options_string(o, "expert-distribution-recorder-mode") == NULL || world->rank != 0)
+        return PROA_OK;
+    bool there = stat(dir, &info) == 0;
+    if (there && !S_ISDIR(info.st_mode))
+        errno = ENOTDIR;
+    if (there && S_ISDIR(info.st_mode) && access(dir, W_OK | X_OK) == 0)
+        return PROA_OK;
+    return proa_error_set(err, PROA_ERR_IO,
+                          "--expert-distribution-recorder-dir %s: %s: make the folder, or give another one",
+                          dir, strerror(errno));
+}
 
 proa_rank_record *proa_rank_record_create(const proa_options *o, const proa_rank_world *world,
                                           const proa_model_config *config,

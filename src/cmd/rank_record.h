@@ -22,6 +22,10 @@ typedef struct proa_rank_record_hooks {
     void *context;
 } proa_rank_record_hooks;
 
+/* At rank 0, before anything is started, whether the folder is there to write into: after a record is too late. */
+proa_status proa_rank_record_check(const proa_options *options, const proa_rank_world *world,
+                                   proa_error *err);
+
 /* NULL: out of memory. */
 proa_rank_record *proa_rank_record_create(const proa_options *options, const proa_rank_world *world,
                                           const proa_model_config *config,

@@ -10,6 +10,7 @@
 #include "cmd/cluster_flags.h"
 #include "cmd/cmd.h"
 #include "cmd/rank.h"
+#include "cmd/rank_record.h"
 #include "cmd/watchdog.h"
 #include "cmd/worker_ranks.h"
 
@@ -251,7 +252,8 @@ int proa_cmd_worker(const proa_options *options)
     service s = {.options = options};
     proa_error err = {0};
     proa_log_set_level(proa_options_string(options, "log-level"));
-    if (proa_worker_ranks_world(options, &s.world, &err) != PROA_OK)
+    if (proa_worker_ranks_world(options, &s.world, &err) != PROA_OK ||
+        proa_rank_record_check(options, &s.world, &err) != PROA_OK)
         return proa_cmd_fail(&err);
     if (proa_worker_ranks_is_parent(options, &s.world))
         return proa_worker_ranks_run(options, &s.world);

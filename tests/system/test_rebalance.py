@@ -149,6 +149,10 @@ def test_flags_that_do_not_fit(run):
         ("--init-expert-location", '{"physical_to_logical_map": [[0, 1]]}'): "--init-expert-location",
         ("--enable-eplb", "--eplb-rebalance-num-iterations", "10", "--expert-distribution-recorder-buffer-size", "11"):
             "--eplb-rebalance-num-iterations 10",
+        ("--expert-distribution-recorder-mode", "stat", "--expert-distribution-recorder-dir", "/nowhere"):
+            "--expert-distribution-recorder-dir /nowhere: No such file or directory",
+        ("--expert-distribution-recorder-mode", "stat", "--expert-distribution-recorder-dir", "/dev/null"):
+            "--expert-distribution-recorder-dir /dev/null: Not a directory",
     }.items():
         got = run("worker", *shared, *flags)
         assert got.returncode != 0 and words in got.stderr, (flags, got.stderr)

@@ -47,7 +47,8 @@ def assert_as_one(cluster, answers, one_process):
 
 
 WIDTHS = {
-    "4, copies, two halves": (4, "--ep-num-redundant-experts", "8", "--ep-dispatch-algorithm", "dynamic", "--enable-two-batch-overlap"),
+    "4, copies, two halves": (4, "--ep-num-redundant-experts", "8", "--ep-dispatch-algorithm", "dynamic", "--enable-two-batch-overlap",
+                                "--enable-dp-lm-head"),
     "8, low latency": (8, "--deepep-mode", "low_latency", "--moe-a2a-backend", "deepep", "--ep-num-redundant-experts", "16",
                        "--eplb-algorithm", "deepseek"),
 }
@@ -64,6 +65,9 @@ def test_ranks_answer_as_one_process(cluster, one_process, width):
     cluster.wait_ready(READY_SECONDS)
     assert_as_one(cluster, ask(cluster), one_process)
     assert len(re.findall(r"memory: .* tokens\), all-to-all [\d.]+ MiB, buffers", worker.process.log())) == width[0]
+    for flag in set(re.findall(r"(--\S+) has nothing to do here", worker.process.log())):
+        assert worker.process.log().count(f"{flag} has nothing to do here") == 1  # not by each rank
+    assert ("--enable-dp-lm-head has nothing" in worker.process.log()) == ("--enable-dp-lm-head" in width)
     cluster.stop()
 
 
