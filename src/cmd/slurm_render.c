@@ -6,6 +6,7 @@
 #include "cmd/slurm.h"
 
 #include "base/file.h"
+#include "base/shell.h"
 #include "text/template.h"
 
 #include <stdlib.h>
@@ -29,7 +30,7 @@ static void set_text(tree *t, const char *name, const char *text)
 {
     proa_buf quoted = {0};
     text = text != NULL ? text : "";
-    proa_shell_quote(text, &quoted);
+    proa_shell_quote(&quoted, text);
     set(t, name, proa_json_new_string(text, strlen(text)));
     t->failed |= quoted.failed ||
                  !proa_json_set(t->shell, name, proa_json_new_string(proa_buf_text(&quoted), quoted.length));
@@ -44,7 +45,7 @@ static proa_json *words_json(const proa_words *words, bool quoted, bool *failed)
     for (int i = 0; i < words->count && !*failed; i++) {
         proa_buf_clear(&text);
         if (quoted)
-            proa_shell_quote(words->list[i], &text);
+            proa_shell_quote(&text, words->list[i]);
         else
             proa_buf_append_text(&text, words->list[i]);
         *failed |= !proa_json_append(array, proa_json_new_string(proa_buf_text(&text), text.length));
@@ -64,7 +65,7 @@ static proa_json *flags_json(const proa_flags *flags, bool *failed)
         proa_buf_append_format(&line, "--%s", flags->list[i].name);
         if (flags->list[i].value != NULL) {
             proa_buf_append_char(&line, ' ');
-            proa_shell_quote(flags->list[i].value, &line);
+            proa_shell_quote(&line, flags->list[i].value);
         }
         *failed |= line.failed || !proa_json_append(array, proa_json_new_string(line.data, line.length));
     }

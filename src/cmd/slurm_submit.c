@@ -1,5 +1,6 @@
 /* slurm_submit.c - `proa slurm submit`: plan, script, sbatch; script and plan are kept under logs/JOB. */
 #include "base/file.h"
+#include "base/shell.h"
 #include "cmd/cmd.h"
 #include "cmd/slurm.h"
 
@@ -134,7 +135,7 @@ static void say_what_now(const submission *s)
 {
     const char *id = s->ids.list[0];
     proa_buf dir = {0};
-    proa_shell_quote(s->plan.work_dir, &dir);
+    proa_shell_quote(&dir, s->plan.work_dir);
     printf("Submitted batch job %s: %d prefill and %d decode nodes\n", id, s->plan.prefill.nodes,
            s->plan.decode.nodes);
     for (int i = 1; i < s->ids.count; i++)

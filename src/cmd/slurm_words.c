@@ -99,23 +99,6 @@ proa_status proa_words_split(proa_words *words, const char *text, const char *wh
     return PROA_OK;
 }
 
-void proa_shell_quote(const char *text, proa_buf *out)
-{
-    static const char safe[] = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_@%+=:,./-";
-    if (*text != '\0' && text[strspn(text, safe)] == '\0') {
-        proa_buf_append_text(out, text);
-        return;
-    }
-    proa_buf_append_char(out, '\'');
-    for (const char *c = text; *c != '\0'; c++) {
-        if (*c == '\'')
-            proa_buf_append_text(out, "'\\''");
-        else
-            proa_buf_append_char(out, *c);
-    }
-    proa_buf_append_char(out, '\'');
-}
-
 /* ---- flags ---- */
 
 /* The row of the table; NULL: the command has no such flag. */

@@ -24,9 +24,6 @@ void proa_words_add_format(proa_words *words, const char *format, ...) __attribu
  * " and \ alone. Nothing is expanded. A quote without its end is PROA_ERR_INVALID; `where` names the text. */
 proa_status proa_words_split(proa_words *words, const char *text, const char *where, proa_error *err);
 
-/* Appends the text as one word of a shell: as it is where that is safe, else in single quotes. */
-void proa_shell_quote(const char *text, proa_buf *out);
-
 /* --- flags of one command of this program --- */
 
 typedef struct proa_flag {

@@ -50,6 +50,7 @@ BAD = [
     ("symbols", "src/base/b.c", "int stray(void)\n{\n    return 1;\n}\n", "build/proa.p/b.o:1: stray is public"),
     ("symbols", "src/base/b.c", "static int kept;\nint *proa_b(void)\n{\n    return &kept;\n}\n", "kept is a mutable static"),
     ("symbols", "src/base/b.c", "static __thread int kept = 1;\nint *proa_b(void)\n{\n    return &kept;\n}\n", "kept is a mut"),
+    ("symbols", "src/base/b.c", "int proa_a(void)\n{\n    return 2;\n}\n", "b.o:1: proa_a is public in build/proa.p/a.o too"),
     ("environment", "src/base/b.c", '\nchar *p = getenv("HOME");\n', "src/base/b.c:2: getenv outside"),
     ("docs", "docs/flags.md", "flags\nmore\n", "docs/flags.md:2: not what build/proa says"),
     ("docs", "docs/flags.md", "", "docs/flags.md:1: not what build/proa says"),
