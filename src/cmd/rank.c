@@ -36,7 +36,7 @@ static int32_t running_requests(const proa_options *o, const proa_rank_use *use)
 
 static int32_t prefill_chunk(const proa_options *o, const proa_rank_use *use)
 {
-    return use->world != NULL ? use->world->chunked_prefill_size
+    return use->world != NULL ? proa_rank_group_chunk(o, use->world, running_requests(o, use))
                               : (int32_t)proa_options_int(o, "chunked-prefill-size");
 }
 

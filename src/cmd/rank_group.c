@@ -254,16 +254,36 @@ static bool overlaps(const proa_options *o)
     return proa_options_bool(o, "enable-two-batch-overlap");
 }
 
-/* Rows of a window: all of a step, or of its larger half, or of a rank's slice of it, in the low-latency mode; else what the buffers allow. */
+static bool is_low_latency(const proa_options *o)
+{
+    return strcmp(proa_options_string(o, "deepep-mode"), "low_latency") == 0;
+}
+
+/* Rows of the one window that has all of a step, or of its larger half, or of a rank's slice of it. */
+static int32_t whole_window(const proa_options *o, const proa_rank_world *w, int32_t step_rows)
+{
+    return overlaps(o)
+               ? proa_overlap_half_rows(step_rows, proa_options_real(o, "tbo-token-distribution-threshold"))
+               : proa_team_slice_max(step_rows, w->attention_tp_size);
+}
+
+int32_t proa_rank_group_chunk(const proa_options *o, const proa_rank_world *w, int32_t running)
+{
+    int32_t chunk = w->chunked_prefill_size;
+    if (!is_low_latency(o) || w->world == 1 || chunk < 0 || whole_window(o, w, running + 1) > WINDOW_ROWS_MAX)
+        return chunk;
+    while (whole_window(o, w, running + chunk) > WINDOW_ROWS_MAX)
+        chunk--;
+    return chunk;
+}
+
+/* Rows of a window: the whole one in the low-latency mode; else what the buffers allow. */
 static proa_status choose_window(const proa_options *o, const proa_rank_world *w, const proa_model_config *m,
                                  int32_t step_rows, int32_t *rows, proa_error *err)
 {
-    bool low_latency = strcmp(proa_options_string(o, "deepep-mode"), "low_latency") == 0;
+    bool low_latency = is_low_latency(o);
     int32_t lanes = overlaps(o) ? 2 : 1;
-    int32_t most =
-        lanes == 2
-            ? proa_overlap_half_rows(step_rows, proa_options_real(o, "tbo-token-distribution-threshold"))
-            : proa_team_slice_max(step_rows, w->attention_tp_size);
+    int32_t most = whole_window(o, w, step_rows);
     /* per row of a window: what comes from each rank as floats, and the outputs for them */
     int64_t row_bytes =
         (int64_t)lanes * w->world * m->hidden_size * (4 + 2 * (int64_t)m->num_experts_per_tok);
@@ -277,9 +297,8 @@ static proa_status choose_window(const proa_options *o, const proa_rank_world *w
     return proa_error_set(
         err, PROA_ERR_TOO_LONG,
         "--deepep-mode low_latency: a step of a rank may have %d tokens (--chunked-prefill-size and "
-        "--max-running-requests, divided by --dp-size), %d in a window, where %d are possible: lower them, "
-        "or "
-        "use normal",
+        "--max-running-requests, divided by --dp-size), %d in a window, where %d are possible: lower "
+        "--max-running-requests, or use normal",
         step_rows, most, WINDOW_ROWS_MAX);
 }
 
@@ -365,6 +384,12 @@ proa_status proa_rank_group_create(const proa_options *o, const proa_rank_world 
         status = choose_window(o, world, config, limits->rows_max, &rows, err);
     if (status != PROA_OK)
         return status;
+    int32_t chunk = limits->rows_max - limits->logit_rows_max;
+    if (world->rank == 0 && is_low_latency(o) && chunk < world->chunked_prefill_size)
+        proa_log(PROA_LOG_INFO, "ranks",
+                 "--deepep-mode low_latency: prompts that this worker computes go %d tokens a step and rank, "
+                 "not %d (--chunked-prefill-size): a step has %d at most, with its running requests",
+                 chunk, world->chunked_prefill_size, WINDOW_ROWS_MAX);
     proa_rank_group *g = calloc(1, sizeof *g);
     if (g == NULL)
         return proa_error_set(err, PROA_ERR_MEMORY, "no memory for the group of ranks");

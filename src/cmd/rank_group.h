@@ -14,6 +14,11 @@
 
 typedef struct proa_rank_group proa_rank_group;
 
+/* --chunked-prefill-size of the rank, but in the low-latency mode no more than what a step can have beside the tokens of `running` requests:
+ * SGLang's command lines for decode workers give both as if they had a step each. Answers do not depend on it. When not even one prompt token has
+ * room, it stays, and creating the group fails. */
+int32_t proa_rank_group_chunk(const proa_options *options, const proa_rank_world *world, int32_t running);
+
 /* Reads the flags of group "Ranks". `limits`: of steps of the engine; its KV cache may become smaller. */
 proa_status proa_rank_group_create(const proa_options *options, const proa_rank_world *world,
                                    const proa_model_config *config, proa_precision precision,
