@@ -1,15 +1,19 @@
 # What `make gpu-check` runs in a folder that gpu_pack.sh made, on a machine with a GPU. Each program's output is $(OUT)/NAME.log.
 #
-#   gpu-check      parity with the references, then the memory checker over them
+#   gpu-check      parity with the references, whole models, a step's ops beside the bound, the memory checker
 #   gpu-parity     parity alone
+#   gpu-model      golden checkpoints, tiny-r1's answers, law 2 through the engine, DeepSeek-R1's slice behind HTTP (PARTS="golden answers slice")
 #   gpu-memcheck   compute-sanitizer's memcheck and racecheck
 #   gpu-bench      one rank's share of DeepSeek-R1, op by op (SHAPE=text: those steps alone)
 OUT ?= out
 export LD_LIBRARY_PATH := $(CURDIR)/lib:$(LD_LIBRARY_PATH)
 tests = $(notdir $(wildcard bin/gpu_test_*))
 
-.PHONY: gpu-check gpu-parity gpu-bench gpu-memcheck
-gpu-check: gpu-parity gpu-bench gpu-memcheck
+.PHONY: gpu-check gpu-parity gpu-model gpu-bench gpu-memcheck
+gpu-check: gpu-parity gpu-model gpu-bench gpu-memcheck
+
+gpu-model:
+	@./gpu_model.sh bin/proa $(OUT)
 
 gpu-parity:
 	@mkdir -p $(OUT); nvidia-smi --query-gpu=name,driver_version --format=csv,noheader | tee $(OUT)/gpu.txt
