@@ -41,8 +41,11 @@ proa_status proa_loaded_gpu_open(const proa_options *o, proa_loaded_gpu **out, p
 
 void proa_loaded_gpu_close(proa_loaded_gpu *g)
 {
+    proa_error unused;
     if (g == NULL)
         return;
+    if (g->gpu != NULL)
+        (void)proa_gpu_own(g->gpu, &unused);
     proa_cuda_weights_free(g->gpu, g->weights);
     proa_gpu_close(g->gpu);
     free(g->where);

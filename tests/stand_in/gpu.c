@@ -56,6 +56,13 @@ void proa_gpu_close(proa_gpu *gpu)
     free(gpu);
 }
 
+proa_status proa_gpu_own(proa_gpu *gpu, proa_error *err)
+{
+    (void)err;
+    gpu->owner = pthread_self();
+    return PROA_OK;
+}
+
 const proa_gpu_facts *proa_gpu_facts_of(const proa_gpu *gpu)
 {
     return &gpu->facts;

@@ -203,7 +203,7 @@ static proa_status step(void *context, const proa_step *step, float **logits, pr
     runner *r = context;
     piece *p = &r->piece;
     int32_t next = 0;
-    proa_status status = PROA_OK;
+    proa_status status = proa_gpu_own(r->gpu, err); /* made on another thread than the engine's */
     p->decode_count = p->prompt_count = p->rows = p->keys = p->splits = p->logits = 0;
     r->logit_rows = 0;
     for (int32_t i = 0; i < step->segment_count && status == PROA_OK; i++)
@@ -221,7 +221,7 @@ static proa_status step(void *context, const proa_step *step, float **logits, pr
 static proa_status kv_copy(void *context, const proa_kv_copy *copies, int32_t count, proa_error *err)
 {
     runner *r = context;
-    proa_status status = PROA_OK;
+    proa_status status = proa_gpu_own(r->gpu, err);
     for (int32_t i = 0; i < count && status == PROA_OK; i++)
         status = proa_cuda_forward_kv_copy(r->forward, copies[i].from, copies[i].to, copies[i].tokens, err);
     return status;
@@ -238,6 +238,8 @@ static void set_tap(void *context, proa_forward_tap tap, void *tap_context)
 static void free_runner(void *context)
 {
     runner *r = context;
+    proa_error unused;
+    (void)proa_gpu_own(r->gpu, &unused); /* frees what it can in any case */
     for (int32_t i = 0; i < r->graph_count; i++)
         proa_gpu_graph_free(r->graphs[i]);
     proa_cuda_forward_free(r->forward);

@@ -4,7 +4,7 @@
  * is done in pieces, one after another: a row's bits do not depend on it (law 2). A step of decode rows alone is padded to the next of the
  * graphs' sizes, and is one launch then; larger ones, and those with prompts, are queued op by op.
  *
- * Owner: the thread of the GPU.
+ * Each call takes the GPU over for its thread.
  */
 #ifndef PROA_MODEL_CUDA_RUNNER_H
 #define PROA_MODEL_CUDA_RUNNER_H

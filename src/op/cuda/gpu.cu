@@ -103,6 +103,11 @@ void proa_gpu_close(proa_gpu *gpu)
     free(gpu);
 }
 
+proa_status proa_gpu_own(proa_gpu *gpu, proa_error *err)
+{
+    return proa_cuda_status(cudaSetDevice(gpu->facts.ordinal), "taking the GPU", err);
+}
+
 const proa_gpu_facts *proa_gpu_facts_of(const proa_gpu *gpu)
 {
     return &gpu->facts;

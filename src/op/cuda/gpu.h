@@ -1,7 +1,7 @@
 /* gpu.h - one GPU: its facts, its memory, its stream. The rest of the program knows no CUDA type.
  *
  * A program that was built with CUDA starts without a driver or a GPU; proa_gpu_open says what is missing. One owner thread a GPU, for
- * all calls but the facts. Everything runs on one stream, in the order of the calls.
+ * all calls but the facts: the one that opened it, until another one takes it over. Everything runs on one stream, in the order of the calls.
  */
 #ifndef PROA_OP_CUDA_GPU_H
 #define PROA_OP_CUDA_GPU_H
@@ -33,6 +33,8 @@ int32_t proa_gpu_count(proa_error *err);
 /* Fails with what is there and what is needed: no driver, an older one, or a GPU that no built-in kernel is for. */
 proa_status proa_gpu_open(int32_t ordinal, proa_gpu **gpu, proa_error *err);
 void proa_gpu_close(proa_gpu *gpu); /* accepts NULL */
+/* The calling thread owns it from now on; the one before must have stopped using it. Cheap where it does already. */
+proa_status proa_gpu_own(proa_gpu *gpu, proa_error *err);
 const proa_gpu_facts *proa_gpu_facts_of(const proa_gpu *gpu);
 void *proa_gpu_stream(const proa_gpu *gpu); /* cudaStream_t */
 
