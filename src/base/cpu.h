@@ -6,7 +6,7 @@
 
 /* Instruction sets that kernels are written for, weakest first: each includes the ones before it. */
 typedef enum proa_isa {
-    PROA_ISA_PORTABLE,    /* plain C */
+    PROA_ISA_PORTABLE,    /* what all processors of the family have: NEON on arm64, else plain C */
     PROA_ISA_AVX2,        /* AVX2 + FMA + F16C */
     PROA_ISA_AVX512,      /* AVX-512 F, BW, DQ, VL */
     PROA_ISA_AVX512_BF16, /* and AVX512_BF16 + VBMI (Zen 4, Sapphire Rapids) */

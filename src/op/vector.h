@@ -8,8 +8,7 @@
 
 #include "base/cpu.h"
 
-#if defined(__x86_64__)
-#include <immintrin.h>
+#include <stdint.h>
 
 /* Before a loop of at most 16 turns over an array of accumulators: unrolled, the array lives in registers; neither
  * gcc nor clang does it by itself at -O2. */
@@ -29,6 +28,9 @@
 #define PROA_EXP_P2      0.0416683881f
 #define PROA_EXP_P3      0.00836871709f
 #define PROA_EXP_P4      0.00138145964f
+
+#if defined(__x86_64__)
+#include <immintrin.h>
 
 /* -- AVX-512 -- */
 
@@ -131,6 +133,75 @@ PROA_TARGET_AVX2 static inline void proa_store_8(float *to, int n, __m256 x)
         _mm256_storeu_ps(to, x);
     else if (n > 0)
         _mm256_maskstore_ps(to, proa_mask_8(n), x);
+}
+
+#elif defined(__aarch64__)
+#include <arm_neon.h>
+
+/* -- NEON -- */
+
+static inline float32x4_t proa_exp_4(float32x4_t x)
+{
+    x = vminq_f32(x, vdupq_n_f32(PROA_EXP_HIGHEST)); /* NaN stays NaN */
+    x = vmaxq_f32(x, vdupq_n_f32(PROA_EXP_LOWEST));
+    int32x4_t turns = vcvtnq_s32_f32(vmulq_f32(x, vdupq_n_f32(PROA_EXP_LOG2E)));
+    float32x4_t n = vcvtq_f32_s32(turns);
+    float32x4_t r = vfmsq_f32(x, n, vdupq_n_f32(PROA_EXP_LN2_HI));
+    r = vfmsq_f32(r, n, vdupq_n_f32(PROA_EXP_LN2_LO));
+    float32x4_t p = vfmaq_f32(vdupq_n_f32(PROA_EXP_P3), vdupq_n_f32(PROA_EXP_P4), r);
+    p = vfmaq_f32(vdupq_n_f32(PROA_EXP_P2), p, r);
+    p = vfmaq_f32(vdupq_n_f32(PROA_EXP_P1), p, r);
+    p = vfmaq_f32(vdupq_n_f32(PROA_EXP_P0), p, r);
+    p = vfmaq_f32(r, vmulq_f32(r, r), p);
+    p = vaddq_f32(p, vdupq_n_f32(1));
+    /* 2^n in two factors, each a normal number, so that the product can be denormal or infinite */
+    int32x4_t half = vshrq_n_s32(turns, 1), rest = vsubq_s32(turns, half), bias = vdupq_n_s32(127);
+    p = vmulq_f32(p, vreinterpretq_f32_s32(vshlq_n_s32(vaddq_s32(half, bias), 23)));
+    return vmulq_f32(p, vreinterpretq_f32_s32(vshlq_n_s32(vaddq_s32(rest, bias), 23)));
+}
+
+static inline float32x4_t proa_neon_round_bf16_4(float32x4_t x)
+{
+    uint32x4_t bits = vreinterpretq_u32_f32(x);
+    uint32x4_t odd = vandq_u32(vshrq_n_u32(bits, 16), vdupq_n_u32(1));
+    uint32x4_t rounded = vaddq_u32(vaddq_u32(bits, vdupq_n_u32(0x7fff)), odd);
+    rounded = vandq_u32(rounded, vdupq_n_u32(0xffff0000u));
+    return vbslq_f32(vceqq_f32(x, x), vreinterpretq_f32_u32(rounded), x);
+}
+
+static inline float32x4_t proa_load_bf16_4(const uint16_t *from)
+{
+    return vreinterpretq_f32_u32(vshll_n_u16(vld1_u16(from), 16));
+}
+
+/* The first n lanes of 4. */
+static inline uint32x4_t proa_mask_4(int n)
+{
+    const int32x4_t lanes = {0, 1, 2, 3};
+    return vcgtq_s32(vdupq_n_s32(n), lanes);
+}
+
+/* At most n floats, at most 4; lanes beyond are 0. */
+static inline float32x4_t proa_load_4(const float *from, int n)
+{
+    if (n >= 4)
+        return vld1q_f32(from);
+    float tail[4] = {0};
+    for (int i = 0; i < n; i++)
+        tail[i] = from[i];
+    return vld1q_f32(tail);
+}
+
+static inline void proa_store_4(float *to, int n, float32x4_t x)
+{
+    if (n >= 4) {
+        vst1q_f32(to, x);
+        return;
+    }
+    float all[4];
+    vst1q_f32(all, x);
+    for (int i = 0; i < n; i++)
+        to[i] = all[i];
 }
 
 #endif

@@ -44,6 +44,8 @@ void proa_quantise_cpu(const proa_host *host, const proa_quantise_args *args)
         w.row = proa_quantise_row_avx512();
     else if (host->isa >= PROA_ISA_AVX2)
         w.row = proa_quantise_row_avx2();
+    else
+        w.row = proa_quantise_row_portable();
     bool alone = (int64_t)args->rows * args->cols <= ALONE;
     proa_pool_run(alone ? NULL : host->pool, run_rows, &w, (args->rows + ROWS_PER_TASK - 1) / ROWS_PER_TASK);
 }

@@ -3,29 +3,18 @@
 #include "op/swiglu/swiglu.h"
 
 #include "op/host.h"
+#include "op/swiglu/run.h"
 #include "op/vector.h"
-
-#include <math.h>
 
 enum { RUN = 1024 };
 
-typedef void (*swiglu_run)(const float *gate, const float *up, float *y, int32_t count, bool round);
-
 typedef struct swiglu_job {
     const proa_swiglu_args *args;
-    swiglu_run run;
+    proa_swiglu_run run;
     bool round;
     int32_t runs;
     int32_t tasks;
 } swiglu_job;
-
-static void run_portable(const float *gate, const float *up, float *y, int32_t count, bool round)
-{
-    for (int32_t i = 0; i < count; i++) {
-        float value = gate[i] / (1 + expf(-gate[i])) * up[i];
-        y[i] = round ? proa_round_bf16(value) : value;
-    }
-}
 
 #if defined(__x86_64__)
 PROA_TARGET_AVX2 static void run_avx2(const float *gate, const float *up, float *y, int32_t count, bool round)
@@ -51,7 +40,7 @@ PROA_TARGET_AVX512 static void run_avx512(const float *gate, const float *up, fl
 }
 #endif
 
-static swiglu_run pick_run(proa_isa isa)
+static proa_swiglu_run pick_run(proa_isa isa)
 {
 #if defined(__x86_64__)
     if (isa >= PROA_ISA_AVX512)
@@ -60,7 +49,7 @@ static swiglu_run pick_run(proa_isa isa)
         return run_avx2;
 #endif
     (void)isa;
-    return run_portable;
+    return proa_swiglu_run_portable();
 }
 
 static void swiglu_task(void *context, int task, int thread)
