@@ -1,12 +1,12 @@
 /* gpu.c - see stand_in.h: facts, memory, copies, marks. */
 #include "internal.h"
 
-#include "base/clock.h"
 #include "base/number.h"
 
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 
 enum {
     MEMORY_BYTES = 1 << 30,
@@ -318,13 +318,15 @@ proa_status proa_gpu_sync(proa_gpu *gpu, proa_error *err)
 /* ---- times ---- */
 
 struct proa_gpu_mark {
-    int64_t passed_us; /* 0: not yet */
+    int64_t passed_ns; /* 0: not yet */
 };
 
 static void run_mark(proa_gpu *gpu, const void *args)
 {
+    struct timespec now;
     (void)gpu;
-    (*(proa_gpu_mark *const *)args)->passed_us = proa_clock_us();
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    (*(proa_gpu_mark *const *)args)->passed_ns = (int64_t)now.tv_sec * 1000000000 + now.tv_nsec;
 }
 
 proa_status proa_gpu_mark_create(proa_gpu *gpu, proa_gpu_mark **out, proa_error *err)
@@ -352,5 +354,5 @@ proa_status proa_gpu_mark_wait(proa_gpu *gpu, proa_gpu_mark *mark, proa_error *e
 
 double proa_gpu_mark_us(const proa_gpu_mark *from, const proa_gpu_mark *to)
 {
-    return from->passed_us > 0 && to->passed_us > 0 ? (double)(to->passed_us - from->passed_us) : -1;
+    return from->passed_ns > 0 && to->passed_ns > 0 ? (double)(to->passed_ns - from->passed_ns) / 1e3 : -1;
 }
