@@ -25,10 +25,11 @@ static proa_status ask(const proa_options *options, const char *address, proa_pr
     return probe->serves ? PROA_OK : proa_error_set(err, PROA_ERR_UNREACHABLE, "%s", text);
 }
 
-/* A malformed address or a key file that is not there stays wrong: only what may yet come is asked for again. */
+/* Whether it may serve later. A malformed address, or one that wants a key, stays wrong. */
 static bool may_come(proa_status status)
 {
-    return proa_is_peer_error(status) || status == PROA_ERR_DEADLINE;
+    return proa_failed(status) && status != PROA_ERR_INVALID && status != PROA_ERR_TOO_LONG &&
+           status != PROA_ERR_MEMORY;
 }
 
 int proa_cmd_health(const proa_options *options)

@@ -53,6 +53,18 @@ def test_a_server(run, server):
     assert result.stdout.startswith(f"{server().url}: a server by HTTP, healthy, ")
 
 
+def test_who_is_not_there_yet_is_waited_for(proa, tmp_path):
+    port = HERE.free_port()
+    waiting = subprocess.Popen([proa, "health", "--address", f"127.0.0.1:{port}", "--wait", "60"], env=clean_environment())
+    time.sleep(0.5)  # it has asked before anybody was there; nothing is wrong if it has not
+    assert waiting.poll() is None
+    late = HERE.popen("serve", [proa, "serve", "--port", port], tmp_path / "serve.log")
+    try:
+        assert waiting.wait(60) == 0, late.log_tail()
+    finally:
+        late.end()
+
+
 def test_a_frontend_is_waited_for(proa, run, cluster):
     """Without workers it serves nothing; a wait that is under way ends when the first one is there."""
     url = cluster.frontends[0].url
