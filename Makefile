@@ -7,6 +7,7 @@
 #   make deps         install missing packages        make format    clang-format in place
 #   make docs         docs/flags.md                   make fuzz-run  each of them for SECONDS
 #   make kernels      the GPU kernels alone           make clean     remove all build folders
+#   make image        the container image, with docker, podman or buildah (tools/image/make.sh has its variables)
 #   make gpu-pack     build/gpu, for a machine with a GPU: `make gpu-check` there (tools/gpu_check.mk)
 #
 # Variables: CC=clang; ONLY=mla_cuda_decode (of kernels: this object); MODEL=DIR (default: the bundled one); ARGS="flags for proa serve"; PYTEST="flags for pytest";
@@ -23,7 +24,7 @@ SANITIZE = -Db_sanitize=address,undefined -Db_lundef=false
 
 STAMP = build/compiler-$(notdir $(CC))
 
-.PHONY: all serve test test-long check tidy sanitize fuzz fuzz-run format docs deps clean kernels gpu-pack
+.PHONY: all serve test test-long check tidy sanitize fuzz fuzz-run format docs deps clean kernels gpu-pack image
 all: $(STAMP)
 	ninja -C build
 
@@ -65,6 +66,10 @@ kernels: $(STAMP)
 
 gpu-pack: all
 	tools/gpu_pack.sh build/gpu build
+
+export IMAGE_TOOL IMAGE_FLAGS IMAGE ARCH GPU_TARGETS CUDA_VERSION BASE
+image:
+	tools/image/make.sh
 
 tidy: all
 	tools/tidy.sh

@@ -1,0 +1,203 @@
+"""The container image: built for real, and served from. And what `make image` says where it cannot.
+
+Long: Debian is fetched, its packages are installed and the program is compiled, which takes some minutes."""
+import json
+import os
+import shutil
+import subprocess
+import threading
+import time
+
+import httpx
+import pytest
+
+from conftest import TOP
+from containers import Store, Unavailable
+from places import Loopback
+
+HERE = Loopback()
+SIZE_MAX = 300e6
+GRACE = 10  # podman's own
+QUESTION = {"messages": [{"role": "user", "content": "what is 384+967?"}], "temperature": 0}
+KEY = "a key for tests, 32 bytes long..."
+
+
+# --- make image, without an image ---
+
+def make_image(tmp_path, tools=(), **environment):
+    """`make image` where no tools are but those of `tools`, which do nothing but print their words."""
+    programs = tmp_path / "programs"
+    programs.mkdir()
+    for name in "bash", "dirname", "git", "make", "sed", "sh", "uname":
+        (programs / name).symlink_to(shutil.which(name))
+    for name in tools:
+        (programs / name).write_text('#!/bin/sh\necho "ran: $0 $*"\n')
+        (programs / name).chmod(0o755)
+    clean = {k: v for k, v in os.environ.items() if not k.startswith(("MAKE", "MFLAGS"))}
+    return subprocess.run(["make", "-C", TOP, "image"], capture_output=True, text=True, timeout=60,
+                          env=clean | {"PATH": str(programs), **environment})
+
+
+@pytest.mark.parametrize("tools, environment, says", [
+    ((), {}, "none of docker, podman and buildah is installed: `apt-get install buildah` suffices"),
+    ((), {"IMAGE_TOOL": "/opt/docker --tls"}, 'IMAGE_TOOL is "/opt/docker --tls", and there is no /opt/docker'),
+    (("kaniko",), {"IMAGE_TOOL": "kaniko"}, 'IMAGE_TOOL is "kaniko": give docker, podman or buildah'),
+    (("docker",), {"ARCH": "x86_64"}, 'ARCH is "x86_64": give amd64 or arm64'),
+])
+def test_make_image_says_what_is_missing(tmp_path, tools, environment, says):
+    result = make_image(tmp_path, tools, **environment)
+    assert result.returncode == 2 and f"make image: {says}\n" in result.stderr
+
+
+@pytest.mark.parametrize("tools, environment, runs", [
+    (("docker", "buildah"), {"IMAGE": "registry.example/proa:7"}, "docker build --platform linux/{own} --tag registry.example/proa:7 "),
+    (("podman", "buildah"), {}, "podman build "),
+    (("buildah",), {"IMAGE_TOOL": "buildah --root /x", "IMAGE_FLAGS": "--pull-never --quiet"}, "buildah --root /x build "),
+    (("buildah",), {"ARCH": "arm64", "GPU_TARGETS": "90a"}, "buildah build --platform linux/arm64 "),
+])
+def test_make_image_picks_the_tool_at_hand(tmp_path, tools, environment, runs):
+    result = make_image(tmp_path, tools, **environment)
+    own = {"x86_64": "amd64", "aarch64": "arm64"}[os.uname().machine]
+    assert result.returncode == 0, result.stderr
+    line = next(line for line in result.stdout.splitlines() if line.startswith("ran: "))
+    assert f"/{runs.format(own=own)}" in line and line.endswith(" --file Containerfile .")
+    assert ("--format docker" in line) == ("/docker " not in line)
+    assert ("--build-arg GPU_TARGETS=90a" in line) == ("GPU_TARGETS" in environment)
+    assert environment.get("IMAGE_FLAGS", "") in line
+
+
+# --- the image ---
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory):
+    try:
+        one = Store(tmp_path_factory.mktemp("containers"))
+    except Unavailable as why:
+        pytest.skip(f"no containers here: {why}")
+    try:
+        one.make_base()
+        yield one
+    except Unavailable as why:
+        pytest.skip(f"no base image: {why}")
+    finally:
+        one.close()
+
+
+def build(store, **environment):
+    return store.run("make", "-C", TOP, "image", timeout=3000, IMAGE_TOOL="buildah", IMAGE="localhost/proa:test", IMAGE_FLAGS="--pull-never",
+                     **environment)
+
+
+@pytest.fixture(scope="module")
+def image(store):
+    begin = time.monotonic()
+    build(store)
+    inspected = store.inspect("localhost/proa:test")
+    print(f"built in {time.monotonic() - begin:.0f} s: {inspected['Size'] / 1e6:.0f} MB")
+    return inspected
+
+
+def health_of(image):
+    kind, *command = image["Healthcheck"]["Test"]
+    assert kind == "CMD"
+    return command
+
+
+@pytest.mark.long
+def test_what_the_image_is(image):
+    config = image["Config"]
+    assert config["Entrypoint"] == ["proa"] and config["Cmd"] == ["serve"]
+    assert config["User"] == "10001:10001" and config["StopSignal"] == "SIGTERM" and list(config["ExposedPorts"]) == ["8000/tcp"]
+    assert config["Labels"]["org.opencontainers.image.licenses"] == "Apache-2.0"
+    assert config["Labels"]["org.opencontainers.image.revision"] != "unknown"
+    assert image["Size"] < SIZE_MAX
+    assert health_of(image) == ["proa", "health"]
+
+
+@pytest.mark.long
+def test_what_the_image_holds(store, image):
+    """The program, libraries and the model; nothing else that could be run, and the licence of each."""
+    top = store.run("buildah", "from", image["Id"]).stdout.strip()
+    root = store.run("buildah", "mount", top).stdout.strip()
+    files = store.run("find", root, "-type", "f", "-printf", "%m %P\n").stdout.splitlines()
+    names = {name for _, name in (line.split(" ", 1) for line in files)}
+    programs = {name for name in names if "/bin/" in name or "/sbin/" in name}
+    assert programs == {"usr/bin/proa"}
+    assert "usr/share/proa/models/tiny-r1/config.json" in names
+    strange = [name for name in names if not name.startswith(("usr/bin/", "usr/lib/", "lib64/", "lib/ld-", "usr/share/doc/", "usr/share/proa/",
+                                                              "etc/libibverbs.d/", "etc/passwd", "etc/group", "etc/ssl/certs/ca-certificates.crt"))]
+    assert not strange
+    owners = {name.split("/")[3] for name in names if name.startswith("usr/share/doc/")}
+    assert {"proa", "libc6", "libevent-core-2.1-7", "libucx0"} <= owners
+    assert not [line for line in files if int(line.split()[0], 8) & 0o6022]  # set-uid, or others may write
+    store.run("buildah", "rm", top)
+
+
+@pytest.mark.long
+def test_nothing_is_built_twice(store, image):
+    begin = time.monotonic()
+    build(store)
+    assert store.inspect("localhost/proa:test")["Id"] == image["Id"]
+    assert time.monotonic() - begin < 60
+
+
+@pytest.mark.long
+def test_a_wrong_target_is_explained(store, image):
+    result = store.run("make", "-C", TOP, "image", IMAGE_TOOL="buildah", IMAGE_FLAGS="--pull-never", GPU_TARGETS="80",
+                       BASE="docker.io/library/debian:bookworm-slim", timeout=300, check=False)
+    assert result.returncode != 0 and 'choices: "90a"' in result.stdout + result.stderr
+
+
+# --- the service ---
+
+@pytest.mark.long
+def test_it_serves_and_stops(store, image):
+    """With the bundled model, nothing writable but /tmp, no flag; a request in flight is answered before the end."""
+    port = HERE.free_port()
+    url = f"http://127.0.0.1:{port}"
+    one = store.start(image["Id"], "serves", PROA_HOST="127.0.0.1", PROA_PORT=port, PROA_ADDRESS=url)
+    assert "healthy" in one.wait_healthy(health_of(image))
+    assert store.podman("top", "serves", "user,args").splitlines()[1:] == ["proa        proa serve"]
+    answer = httpx.post(f"{url}/v1/chat/completions", json=QUESTION, timeout=60)
+    assert answer.status_code == 200 and answer.json()["choices"][0]["message"]["content"] == "1351"
+    doctor = one.exec("proa", "doctor").stdout
+    assert "rows arrive in another process of this host" in doctor and "0 failures" in doctor
+
+    begun, ended = threading.Event(), []
+    streamed = QUESTION | {"stream": True, "max_tokens": 40, "ignore_eos": True}
+
+    def read():
+        with httpx.stream("POST", f"{url}/v1/chat/completions", json=streamed, timeout=60) as lines:
+            events = [json.loads(line[6:]) for line in lines.iter_lines() if line.startswith("data: {") and (begun.set() or True)]
+        ended.append(events[-1]["choices"][0]["finish_reason"])
+
+    client = threading.Thread(target=read)
+    client.start()
+    assert begun.wait(60)
+    status, seconds = one.stop(GRACE)
+    client.join(60)
+    assert ended == ["length"], one.log()
+    assert status == 0 and seconds < GRACE, one.log()
+
+
+@pytest.mark.long
+def test_prefill_and_decode_in_containers(store, image, tmp_path):
+    """Three containers that find each other through a folder, with a key, as another user than the image's."""
+    ports = {name: HERE.free_port() for name in ("frontend", "prefill", "decode", "bootstrap")}
+    (tmp_path / "discovery").mkdir(mode=0o777)
+    (tmp_path / "discovery").chmod(0o777)
+    common = {"PROA_DISCOVERY_PATH": "/discovery", "PROA_CLUSTER_KEY": KEY, "PROA_HOST": "127.0.0.1"}
+    flags = ("--volume", f"{tmp_path}/discovery:/discovery", "--user", "12345:12345")
+    model = ("--model-path", "/usr/share/proa/models/tiny-r1", "--threads", 1)
+    parts = [store.start(image["Id"], "frontend", "frontend", "--http-host", "127.0.0.1", "--http-port", ports["frontend"], flags=flags, **common)]
+    for mode in "prefill", "decode":
+        parts.append(store.start(image["Id"], mode, "worker", *model, "--disaggregation-mode", mode, "--port", ports[mode],
+                                 "--disaggregation-bootstrap-port", ports["bootstrap"], flags=flags, **common))
+        assert f"worker for {mode}" in parts[-1].wait_healthy(["proa", "health", "--address", f"127.0.0.1:{ports[mode]}"])
+    url = f"http://127.0.0.1:{ports['frontend']}"
+    assert "workers: 2" in parts[0].wait_healthy(["proa", "health", "--address", url, "--wait", "5"])
+    answer = httpx.post(f"{url}/v1/chat/completions", json=QUESTION, timeout=60)
+    assert answer.status_code == 200 and answer.json()["choices"][0]["message"]["content"] == "1351"
+    for part in parts:
+        status, seconds = part.stop(GRACE)
+        assert status == 0 and seconds < GRACE, part.log()

@@ -1,0 +1,30 @@
+#!/bin/bash
+# build.sh BUILDARCH TARGETARCH GPU_TARGETS OUT - compiles the program for an image's architecture (amd64, arm64) and lays out what the image
+# holds: OUT/program and OUT/libraries, apart because the latter change rarely. In the Containerfile's builder, from the sources' folder.
+set -euo pipefail
+cd "$(dirname "$0")/../.."
+
+own=${1:-$(dpkg --print-architecture)}
+target=${2:-$own}
+gpu_targets=$3
+out=$4
+sysroot=/
+triplet=$(gcc -print-multiarch)
+options=(--prefix=/usr -Dtests=false)
+
+if [ "$target" != "$own" ]; then
+    echo "an image for $target is built on a machine of that architecture, not on $own" >&2
+    exit 1
+fi
+if [ -n "$gpu_targets" ]; then
+    options+=(-Dcuda=enabled "-Dgpu_targets=${gpu_targets// /,}")
+else
+    options+=(-Dcuda=disabled)
+fi
+
+meson setup /build "${options[@]}"
+DESTDIR=$out/program meson install -C /build --quiet
+rm -r "$out/program/usr/share/man"
+install -Dm644 LICENSE "$out/program/usr/share/doc/proa/copyright"
+python3 tools/image/libraries.py --sysroot "$sysroot" --triplet "$triplet" "$out/program/usr/bin/proa" "$out/libraries"
+du -sh "$out"/*

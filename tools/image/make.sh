@@ -1,0 +1,55 @@
+#!/bin/bash
+# make.sh - builds the image with the tool at hand; `make image` runs it. From the environment:
+#
+#   IMAGE_TOOL    docker, podman or buildah, with flags of its own ("buildah --root DIR"); default: the first of them that is there
+#   IMAGE_FLAGS   more flags of its build ("--pull-never")
+#   IMAGE         name and tag; default proa:VERSION
+#   ARCH          amd64 or arm64; default: this machine's
+#   GPU_TARGETS, CUDA_VERSION, BASE   arguments of the Containerfile
+set -euo pipefail
+cd "$(dirname "$0")/../.."
+
+fail() {
+    echo "make image: $*" >&2
+    exit 1
+}
+
+case $(uname -m) in
+    x86_64) own=amd64 ;;
+    aarch64) own=arm64 ;;
+    *) fail "this machine is a $(uname -m): images are built on x86_64 and aarch64" ;;
+esac
+
+read -ra tool <<<"${IMAGE_TOOL:-}"
+for name in docker podman buildah; do
+    [ ${#tool[@]} -gt 0 ] || ! command -v "$name" >/dev/null || tool=("$name")
+done
+[ ${#tool[@]} -gt 0 ] || fail "none of docker, podman and buildah is installed: \`apt-get install buildah\` suffices"
+command -v "${tool[0]}" >/dev/null || fail "IMAGE_TOOL is \"${tool[*]}\", and there is no ${tool[0]}"
+
+arch=${ARCH:-$own}
+case $arch in
+    amd64 | arm64) ;;
+    *) fail "ARCH is \"$arch\": give amd64 or arm64" ;;
+esac
+version=$(sed -n "s/^ *version: '\(.*\)',/\1/p" meson.build)
+image=${IMAGE:-proa:$version}
+revision=$(git describe --always --dirty 2>/dev/null || echo unknown)
+arguments=(--platform "linux/$arch" --tag "$image" --build-arg "REVISION=$revision")
+for name in GPU_TARGETS CUDA_VERSION BASE; do
+    [ -z "${!name:-}" ] || arguments+=(--build-arg "$name=${!name}")
+done
+
+case ${tool[0]##*/} in
+    docker)
+        export DOCKER_BUILDKIT=1
+        ;;
+    podman | buildah)
+        # The health check is part of Docker's format alone. BuildKit knows the builder's platform; older ones of these do not.
+        arguments+=(--format docker --layers --build-arg "BUILDPLATFORM=linux/$own" --build-arg "BUILDARCH=$own" --build-arg "TARGETARCH=$arch")
+        ;;
+    *) fail "IMAGE_TOOL is \"${tool[*]}\": give docker, podman or buildah" ;;
+esac
+read -ra flags <<<"${IMAGE_FLAGS:-}"
+set -x
+exec "${tool[@]}" build "${arguments[@]}" ${flags[@]+"${flags[@]}"} --file Containerfile .
