@@ -364,8 +364,7 @@ static void set_defaults(proa_options *options)
 typedef struct parse {
     proa_options *options;
     proa_error *err;
-    int next;   /* the word that argp reads now */
-    bool child; /* of a process with the same flags, which has said what they do not do here */
+    int next; /* the word that argp reads now */
     proa_status status;
 } parse;
 
@@ -378,8 +377,7 @@ static proa_status take_option(parse *p, int index, const char *word, const char
         return unknown_flag(p->options->program, p->options->command, name + 2, p->err);
     bool repeated = p->options->values[index].given;
     proa_status status = set(p->options, index, name, text != NULL ? text : "1", p->err);
-    p->child |= option->internal;
-    if (status == PROA_OK && option->ignored != NULL && !repeated && !p->child)
+    if (status == PROA_OK && option->ignored != NULL && !repeated && !proa_options_by_parent(p->options))
         proa_log(PROA_LOG_INFO, "cmd", "--%s has nothing to do here: %s", option->name, option->ignored);
     return status;
 }
@@ -618,6 +616,14 @@ const char *proa_options_repeated(const proa_options *options, const char *name,
 bool proa_options_given(const proa_options *options, const char *name)
 {
     return get(options, name, ~0u)->given;
+}
+
+bool proa_options_by_parent(const proa_options *options)
+{
+    for (int i = 0; i < options->program->option_count; i++)
+        if (options->program->options[i].internal && options->values[i].given)
+            return true;
+    return false;
 }
 
 const char *proa_options_argument(const proa_options *options, int index)

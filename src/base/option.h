@@ -89,6 +89,8 @@ const char *proa_options_repeated(const proa_options *options, const char *name,
 
 /* Whether the command line or the environment gave it. */
 bool proa_options_given(const proa_options *options, const char *name);
+/* Whether an internal option was given: then this process has its flags from a parent, which has said what is to be said of them. */
+bool proa_options_by_parent(const proa_options *options);
 
 /* What followed the options; NULL past the end. */
 const char *proa_options_argument(const proa_options *options, int index);

@@ -107,14 +107,14 @@ static proa_status load_gpu(const proa_options *options, proa_loaded *loaded, pr
     return status;
 }
 
-/* Flags of guides that are written for GPUs. */
-static void tell_of_idle_flags(const proa_options *options)
+void proa_loaded_tell_of_idle_flags(const proa_options *options)
 {
     static const char *const names[] = {"cuda-graph-bs", "cuda-graph-max-bs", "disable-cuda-graph"};
+    const char *device = proa_options_string(options, "device");
     for (size_t i = 0; i < sizeof names / sizeof *names; i++)
-        if (proa_options_given(options, names[i]))
+        if (strcmp(device, "cuda") != 0 && proa_options_given(options, names[i]))
             proa_log(PROA_LOG_INFO, "cmd", "--%s has nothing to do here: --device %s has no graphs", names[i],
-                     proa_options_string(options, "device"));
+                     device);
 }
 
 proa_status proa_loaded_open_dir(const proa_options *options, const char *dir, proa_load_format format,
@@ -129,8 +129,8 @@ proa_status proa_loaded_open_dir(const proa_options *options, const char *dir, p
     if (exact && cuda)
         return proa_error_set(err, PROA_ERR_INVALID,
                               "--activation-dtype float32: a GPU computes in bf16 and FP8; use --device cpu");
-    if (!cuda)
-        tell_of_idle_flags(options);
+    if (!proa_options_by_parent(options))
+        proa_loaded_tell_of_idle_flags(options);
     proa_status status = proa_model_config_load(dir, &loaded->config, err);
     if (status == PROA_OK)
         status = proa_generation_config_load(dir, &loaded->config, &loaded->generation, err);

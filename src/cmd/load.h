@@ -30,6 +30,10 @@ bool proa_bundled_dir(const char *name, char *dir, size_t bytes);
 /* --served-model-name, else --model-path as given, else the folder's name of the bundled model. May lie inside `dir`. */
 const char *proa_served_model_name(const proa_options *options, const char *dir);
 
+/* Says which flags of guides that are written for GPUs change nothing on the device that was asked for. Opening does; who opens nothing and
+ * starts others that do (proa_options_by_parent) says it for all. */
+void proa_loaded_tell_of_idle_flags(const proa_options *options);
+
 /* With --load-format proof, config and generation alone. */
 proa_status proa_loaded_open(const proa_options *options, proa_loaded *loaded, proa_error *err);
 /* The same with this folder and format instead of what --model-path and --load-format say. */

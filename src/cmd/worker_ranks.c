@@ -131,6 +131,7 @@ int proa_worker_ranks_run(const proa_options *o, const proa_rank_world *world)
         write_id(id, sizeof id);
         ranks.more_words[more++] = id;
     }
+    proa_loaded_tell_of_idle_flags(o);
     if (proa_ranks_run(&ranks, &exit_status, &err) != PROA_OK)
         return proa_cmd_fail(&err);
     return exit_status;

@@ -48,7 +48,7 @@ def assert_as_one(cluster, answers, one_process):
 
 WIDTHS = {
     "4, copies, two halves": (4, "--ep-num-redundant-experts", "8", "--ep-dispatch-algorithm", "dynamic", "--enable-two-batch-overlap",
-                                "--enable-dp-lm-head"),
+                                "--enable-dp-lm-head", "--cuda-graph-bs", "128"),
     "8, low latency": (8, "--deepep-mode", "low_latency", "--moe-a2a-backend", "deepep", "--ep-num-redundant-experts", "16",
                        "--eplb-algorithm", "deepseek"),
 }
