@@ -72,7 +72,7 @@ proa_status proa_deepep_config_check(const char *given, proa_error *err)
     proa_json *whole = *text == '{' ? proa_json_parse(text, strlen(text), err)
                                     : proa_json_parse_file(given, FILE_BYTES_MAX, err);
     if (whole == NULL)
-        return err->status;
+        return proa_error_prefix(err, "--deepep-config");
     proa_status status = check_whole(whole, err);
     proa_json_free(whole);
     return status;

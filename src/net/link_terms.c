@@ -21,6 +21,8 @@ proa_status proa_link_read_key(const char *text, const char *path, char **key, p
         proa_buf_append_text(&bytes, text);
     else {
         proa_status status = proa_file_read(path, KEY_FILE_BYTES_MAX, &bytes, err);
+        if (status != PROA_OK)
+            proa_error_prefix(err, "the cluster key");
         while (status == PROA_OK && bytes.length > 0 && isspace((unsigned char)bytes.data[bytes.length - 1]))
             proa_buf_truncate(&bytes, bytes.length - 1);
         if (status == PROA_OK && memchr(proa_buf_text(&bytes), 0, bytes.length) != NULL)

@@ -153,6 +153,8 @@ def test_flags_that_do_not_fit(run):
             "--expert-distribution-recorder-dir /nowhere: No such file or directory",
         ("--expert-distribution-recorder-mode", "stat", "--expert-distribution-recorder-dir", "/dev/null"):
             "--expert-distribution-recorder-dir /dev/null: Not a directory",
+        ("--cluster-key-file", "/nowhere"): "the cluster key: cannot open /nowhere",
+        ("--deepep-config", "/nowhere.json"): "--deepep-config: cannot open /nowhere.json",
     }.items():
         got = run("worker", *shared, *flags)
         assert got.returncode != 0 and words in got.stderr, (flags, got.stderr)
