@@ -2,13 +2,14 @@
 #include "base/progress.h"
 
 #include "base/clock.h"
+#include "base/log.h"
 
 #include <inttypes.h>
 #include <stdio.h>
 #include <string.h>
 #include <unistd.h>
 
-enum { BAR_CELLS = 20, DRAW_EVERY_US = 100000, LINE_BYTES = 160 };
+enum { BAR_CELLS = 20, DRAW_EVERY_US = 100000, LOG_EVERY_US = 10000000, LINE_BYTES = 160 };
 
 const char *proa_format_bytes(double bytes, char text[24])
 {
@@ -52,6 +53,11 @@ size_t proa_progress_line(const proa_progress *p, uint64_t done, double seconds,
 static void draw(const proa_progress *p, uint64_t done, int64_t now_us)
 {
     char line[LINE_BYTES] = "\r";
+    if (!p->drawn) {
+        proa_progress_line(p, done, (double)(now_us - p->start_us) * 1e-6, line, sizeof line);
+        proa_log(PROA_LOG_INFO, "progress", "%s", line);
+        return;
+    }
     size_t n =
         1 + proa_progress_line(p, done, (double)(now_us - p->start_us) * 1e-6, line + 1, sizeof line - 5);
     memcpy(line + n, "\033[K", 4); /* clear what a longer line left behind */
@@ -67,17 +73,18 @@ void proa_progress_start(proa_progress *p, const char *label, uint64_t total, co
     p->start_us = proa_clock_us();
     p->drawn = total > 0 && isatty(STDERR_FILENO);
     atomic_init(&p->done, 0);
-    atomic_init(&p->next_draw_us, p->start_us + DRAW_EVERY_US);
+    p->every_us = p->drawn ? DRAW_EVERY_US : LOG_EVERY_US;
+    atomic_init(&p->next_draw_us, p->start_us + p->every_us);
 }
 
 void proa_progress_add(proa_progress *p, uint64_t added)
 {
     /* relaxed: the count is only shown, and the bar's time is only a rate limit */
     uint64_t done = atomic_fetch_add_explicit(&p->done, added, memory_order_relaxed) + added;
-    if (!p->drawn)
+    if (p->total == 0)
         return;
     int64_t now = proa_clock_us(), next = atomic_load_explicit(&p->next_draw_us, memory_order_relaxed);
-    if (now >= next && atomic_compare_exchange_strong_explicit(&p->next_draw_us, &next, now + DRAW_EVERY_US,
+    if (now >= next && atomic_compare_exchange_strong_explicit(&p->next_draw_us, &next, now + p->every_us,
                                                                memory_order_relaxed, memory_order_relaxed))
         draw(p, done, now);
 }

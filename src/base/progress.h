@@ -1,9 +1,9 @@
-/* progress.h - a bar on standard error for work that takes a while; nothing at all when that is no terminal.
+/* progress.h - a bar on standard error for work that takes a while; a line of the log every ten seconds when that is no terminal.
  *
  *   loading  [##########----------]  51%  1.4 of 2.7 GB  512 MB/s  3 s left
  *
  * The struct lives on the stack of whoever does the work. proa_progress_add may be called from any thread; one of
- * them redraws, at most ten times a second. Between start and finish nothing else should write to the terminal.
+ * them redraws, at most ten times a second (or logs). Between start and finish nothing else should write to the terminal.
  */
 #ifndef PROA_BASE_PROGRESS_H
 #define PROA_BASE_PROGRESS_H
@@ -18,7 +18,8 @@ typedef struct proa_progress {
     const char *unit; /* "B" is scaled to kB, MB, GB; others are counted as they are */
     uint64_t total;
     int64_t start_us;
-    bool drawn;
+    bool drawn; /* standard error is a terminal */
+    int64_t every_us;
     _Atomic uint64_t done;
     _Atomic int64_t next_draw_us;
 } proa_progress;

@@ -21,6 +21,7 @@ int proa_cmd_slurm(const proa_options *options)
         int arguments_max;
     } verbs[] = {
         {"submit", proa_cmd_slurm_submit, PROA_SLURM_ARGUMENTS_MAX},
+        {"status", proa_cmd_slurm_status, 1},
         {"wait", proa_cmd_slurm_wait, 0},
         {"template", print_template, 0},
     };
@@ -34,6 +35,7 @@ int proa_cmd_slurm(const proa_options *options)
         fprintf(stderr, "proa: slurm %s: unexpected argument \"%s\"\n", verb, more);
         return PROA_EXIT_USAGE;
     }
-    fprintf(stderr, "proa: slurm %s: give submit, wait or template\n", verb != NULL ? verb : "needs a verb");
+    fprintf(stderr, "proa: slurm %s: give submit, status, wait or template\n",
+            verb != NULL ? verb : "needs a verb");
     return PROA_EXIT_USAGE;
 }

@@ -1,8 +1,9 @@
 /* slurm.h - `proa slurm`: a job that serves one model on the nodes of a Slurm cluster, with prefill and decode apart.
  *
- *   submit    plan (slurm_plan.c: arguments checked, flags of both workers from a preset) ─> script (slurm_render.c: the job template,
+ *   submit    plan (slurm_plan.c, slurm_flags.c: arguments checked, flags of both workers from a preset) ─> script (slurm_render.c: the job template,
  *             slurm_job.sh.j2, or a user's) ─> sbatch (slurm_submit.c), which keeps script and plan under logs/JOB
  *   wait      a step of the job: until the frontends list every worker (slurm_health.c)
+ *   status    what job, nodes and service are doing (slurm_status.c, from logs/JOB, scontrol and a frontend's /health)
  *   template  prints the job template, to be changed and given to submit
  *
  * Which node does what, when it is known, the script says in logs/JOB/layout.tsv: role, worker, rank, node, address, name of the logs.
@@ -57,6 +58,13 @@ typedef struct proa_slurm_plan {
 proa_status proa_slurm_plan_make(const proa_options *options, proa_arena *arena, proa_slurm_plan *plan,
                                  proa_error *err);
 
+/* Its parts (slurm_flags.c, slurm_profiler.c). */
+proa_status proa_slurm_plan_flags(proa_slurm_plan *plan, proa_error *err);
+proa_status proa_slurm_plan_profiler(proa_slurm_plan *plan, proa_error *err);
+
+/* JSON and the template hold UTF-8, and a script's lines have an end: other text is an error, which calls it `where`. */
+proa_status proa_slurm_check_text(const char *text, const char *where, proa_error *err);
+
 /* The flags that a GPU type's preset gives to a side, for its number of ranks; experts of the model 0: unknown. `config_dir` is where
  * steps see it, or "". */
 proa_status proa_slurm_preset(const char *gpu_type, const char *config_dir, bool deepep_config, int experts,
@@ -92,5 +100,6 @@ proa_status proa_slurm_ask_health(const char *url, double seconds, proa_slurm_he
 /* The verbs; each returns the exit status. */
 int proa_cmd_slurm_submit(const proa_options *options);
 int proa_cmd_slurm_wait(const proa_options *options);
+int proa_cmd_slurm_status(const proa_options *options);
 
 #endif

@@ -140,9 +140,9 @@ static void say_what_now(const submission *s)
            s->plan.decode.nodes);
     for (int i = 1; i < s->ids.count; i++)
         printf("Job %s runs if those before it fail\n", s->ids.list[i]);
-    printf("\n  cd %s/%s/%s\n  tail -f *_decode_*.err *_prefill_*.err\n  cat "
+    printf("\n  proa slurm status %s\n  cd %s/%s/%s\n  tail -f *_decode_*.err *_prefill_*.err\n  cat "
            "log.out\n  scancel",
-           proa_buf_text(&dir), logs_dir, id);
+           id, proa_buf_text(&dir), logs_dir, id);
     for (int i = 0; i < s->ids.count; i++)
         printf(" %s", s->ids.list[i]);
     printf("\n");

@@ -1,9 +1,11 @@
 """`proa slurm submit` up to sbatch: the script that it renders, what it refuses, what it keeps. sbatch, where it is called, is a stand-in;
 with a real Slurm: test_slurm_cluster.py."""
+import http.server
 import json
 import os
 import shutil
 import subprocess
+import threading
 
 import pytest
 
@@ -148,7 +150,7 @@ def test_what_is_needed(run, submit, tmp_path):
     assert "--model-dir /nowhere: No such file" in submit(*NONE, model="/nowhere").stderr
     (tmp_path / "empty").mkdir()
     assert "has no config.json" in submit(*NONE, model=tmp_path / "empty").stderr
-    assert "give submit, wait or template" in run("slurm", "begin").stderr
+    assert "give submit, status, wait or template" in run("slurm", "begin").stderr
     colon = tmp_path / "a:b"
     shutil.copytree(TINY, colon)
     assert "cannot be mounted" in submit("--dry-run", "--container-image", "x", model=colon).stderr
@@ -188,7 +190,7 @@ def test_what_is_kept(submit, tmp_path):
     metadata = json.loads((kept / "metadata.json").read_text())
     assert metadata["job_id"] == "42" and metadata["total_nodes"] == 4 and metadata["decode_instances"] == 16
     assert (kept / "sbatch_script.sh").read_text().startswith("#!/bin/bash\n#SBATCH --job-name=dynamo_setup\n")
-    assert "scancel 41 42 43" in done.stdout
+    assert "proa slurm status 41" in done.stdout and "scancel 41 42 43" in done.stdout
 
 
 @pytest.mark.parametrize("text, complaint", [("echo 'sbatch: error: invalid account' >&2; exit 1", "invalid account"), ("echo hello", "has refused")])
@@ -201,3 +203,118 @@ def test_sbatch_refuses(submit, tmp_path, text, complaint):
 def test_without_slurm(submit, tmp_path):
     done = submit(*NONE, path=tmp_path)
     assert done.returncode == 1 and "sbatch is not in PATH" in done.stderr
+
+
+# ---- status ----
+
+LAYOUT = """\
+frontend\t0\t0\tn0\t127.0.0.1\tn0_frontend_0
+prefill\t0\t0\tn0\t10.0.0.1\tn0_prefill_w0
+decode\t0\t0\tn1\t10.0.0.2\tn1_decode_w0
+a line that is none
+decode\t0\t1\tn2\t10.0.0.3\tn2_decode_w0
+"""
+SCONTROL = "echo 'JobId=7 JobName=x'; echo '   JobState=RUNNING Reason=None'; echo '   RunTime=00:01:02 TimeLimit=04:00:00 ExitCode=0:0'"
+
+
+@pytest.fixture
+def job_folder(tmp_path):
+    logs = tmp_path / "logs" / "7"
+    logs.mkdir(parents=True)
+    (logs / "metadata.json").write_text(json.dumps({"job_name": "x", "prefill_instances": 2, "decode_instances": 4, "prefill_nodes": 1,
+                                                    "decode_nodes": 2}))
+    (logs / "layout.tsv").write_text(LAYOUT)
+    (logs / "n1_decode_w0.err").write_text("10:00:00.000 info  rank 0 progress: loading  [#####---]  45%  1.4 GB of 2.7 GB\n"
+                                           "10:00:01.000 info  rank 0 other: something\n")
+    (logs / "n2_decode_w0.err").write_text("10:00:00.000 error rank 3 model: shard 5 is cut off\n" + "10:00:01.000 warn  rank 3 x: y\n" * 100)
+    binary = tmp_path / "bin"
+    binary.mkdir()
+    return logs
+
+
+def status_of(run, tmp_path, scontrol, *arguments):
+    program = tmp_path / "bin" / "scontrol"
+    program.write_text(f"#!/bin/bash\n{scontrol}\n")
+    program.chmod(0o755)
+    return subprocess.run([run, "slurm", "status", *arguments], cwd=tmp_path, capture_output=True, text=True, timeout=60,
+                          env=clean_environment(PATH=f"{tmp_path / 'bin'}:/usr/bin:/bin"))
+
+
+def instance(component, address, status="ready"):
+    return {"component": component, "endpoint": "generate", "status": status, "transport": {"tcp": f"{address}:4000"}}
+
+
+@pytest.fixture
+def health():
+    """health(200, [instances]) is the URL of a frontend that says so."""
+    servers = []
+
+    def make(code, instances):
+        body = json.dumps({"status": "healthy", "endpoints": ["generate"], "instances": instances}).encode()
+
+        class Handler(http.server.BaseHTTPRequestHandler):
+            def do_GET(self):
+                self.send_response(code)
+                self.send_header("Content-Length", str(len(body)))
+                self.end_headers()
+                self.wfile.write(body)
+
+            def log_message(self, *_):
+                pass
+
+        servers.append(http.server.HTTPServer(("127.0.0.1", 0), Handler))
+        threading.Thread(target=servers[-1].serve_forever, daemon=True).start()
+        return f"http://127.0.0.1:{servers[-1].server_port}"
+
+    yield make
+    for server in servers:
+        server.shutdown()
+        server.server_close()
+
+
+ALL = [instance("prefill", "10.0.0.1"), instance("prefill", "10.0.0.1"), instance("backend", "10.0.0.2"), instance("backend", "10.0.0.2"),
+       instance("backend", "10.0.0.3"), instance("backend", "10.0.0.3")]
+
+
+def test_status_of_a_service_that_begins(proa, job_folder, tmp_path, health):
+    (job_folder / "url").write_text(health(503, ALL[:3] + [instance("backend", "10.0.0.3", "connecting")]) + "\n")
+    done = status_of(proa, tmp_path, SCONTROL)
+    assert done.returncode == 1 and done.stderr == ""
+    lines = done.stdout.splitlines()
+    assert lines[0] == "job 7 x: RUNNING, 00:01:02 of 04:00:00"
+    assert "not healthy" in lines[1] and lines[1].endswith("2 of 2 prefill and 1 of 4 decode instances are ready")
+    rows = {line.split()[0]: " ".join(line.split()) for line in lines if line.startswith("n") and " decode " in line}
+    assert rows["n1"] == "n1 10.0.0.2 decode 0 0 1 of 2 ready 10:00:00.000 info rank 0 progress: loading [#####---] 45% 1.4 GB of 2.7 GB"
+    assert rows["n2"] == "n2 10.0.0.3 decode 0 1 0 of 2 ready"
+    assert lines[lines.index("last errors") + 1:] == ["n2_decode_w0.err: 10:00:00.000 error rank 3 model: shard 5 is cut off"]
+
+
+def test_status_of_a_healthy_service(proa, job_folder, tmp_path, health):
+    done = status_of(proa, tmp_path, SCONTROL, "7", "--url", health(200, ALL))
+    assert done.returncode == 0 and "service: healthy at http://127.0.0.1" in done.stdout
+
+
+def test_status_of_a_job_that_slurm_has_forgotten(proa, job_folder, tmp_path):
+    done = status_of(proa, tmp_path, "echo 'slurm_load_jobs error: Invalid job id specified' >&2; exit 1")
+    assert done.returncode == 1
+    assert done.stdout.startswith("job 7 x: state unknown: slurm_load_jobs error: Invalid job id specified\n"
+                                  "service: the job has not said where its service is\n")
+
+
+def test_status_without_a_job(run, tmp_path, proa):
+    empty = subprocess.run([proa, "slurm", "status"], cwd=tmp_path, capture_output=True, text=True, timeout=60, env=clean_environment())
+    assert empty.returncode == 1 and "no logs/JOB here" in empty.stderr
+    assert "logs/12 is absent" in run("slurm", "status", "12").stderr
+    assert "\"../x\" is no job" in run("slurm", "status", "../x").stderr
+
+
+def test_wait(run, health):
+    url = health(200, ALL)
+    done = run("slurm", "wait", "--url", f"{url},{url}", "--prefill-instances", 2, "--decode-instances", 4)
+    assert done.returncode == 0 and "Model is ready: 2 prefill and 4 decode instances" in done.stdout
+    late = run("slurm", "wait", "--url", url, "--prefill-instances", 3, "--decode-instances", 5, "--health-timeout", 1)
+    assert late.returncode == 1 and "Model is not ready, waiting for 1 prefills and 1 decodes to spin up" in late.stdout
+    assert "not healthy after 1 s" in late.stderr
+    assert run("slurm", "wait").returncode == 2
+    silent = run("slurm", "wait", "--url", "http://127.0.0.1:1", "--health-timeout", 1)
+    assert silent.returncode == 1 and "no frontend answers yet" in silent.stderr
