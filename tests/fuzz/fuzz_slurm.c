@@ -1,4 +1,5 @@
 /* What `proa slurm` reads that it has not written itself: flags in one text, lines of a layout, ends of logs. */
+#include "base/shell.h"
 #include "cmd/slurm_layout.h"
 #include "cmd/slurm_words.h"
 
@@ -12,7 +13,7 @@ static void split_again(const proa_words *words, proa_arena *arena)
     proa_buf text = {0};
     proa_words again = {.arena = arena};
     for (int i = 0; i < words->count; i++) {
-        proa_shell_quote(words->list[i], &text);
+        proa_shell_quote(&text, words->list[i]);
         proa_buf_append_char(&text, ' ');
     }
     PROA_ASSERT(proa_words_split(&again, proa_buf_text(&text), "again", NULL) == PROA_OK);

@@ -1,4 +1,5 @@
 /* Words of command lines, flags that take each other's place, and what is read of a job's folder. */
+#include "base/shell.h"
 #include "cmd/slurm_layout.h"
 #include "cmd/slurm_words.h"
 
@@ -99,7 +100,7 @@ static void quoted_words_are_one_word(void **state)
     for (size_t i = 0; i < sizeof texts / sizeof *texts; i++) {
         proa_buf quoted = {0};
         proa_words words = {.arena = proa_arena_create(0)};
-        proa_shell_quote(texts[i], &quoted);
+        proa_shell_quote(&quoted, texts[i]);
         assert_int_equal(proa_words_split(&words, proa_buf_text(&quoted), "here", NULL), PROA_OK);
         assert_int_equal(words.count, 1);
         assert_string_equal(words.list[0], texts[i]);
@@ -107,7 +108,7 @@ static void quoted_words_are_one_word(void **state)
         proa_buf_free(&quoted);
     }
     proa_buf plain = {0};
-    proa_shell_quote(texts[0], &plain);
+    proa_shell_quote(&plain, texts[0]);
     assert_string_equal(plain.data, texts[0]);
     proa_buf_free(&plain);
 }
