@@ -133,16 +133,17 @@ proa_status proa_loaded_gpu_plan(const proa_loaded_gpu *g, const proa_options *o
 }
 
 proa_status proa_loaded_gpu_forward(proa_loaded_gpu *g, const proa_options *o,
-                                    const proa_forward_limits *limits, proa_forward **forward,
-                                    proa_error *err)
+                                    const proa_forward_limits *limits, bool host_logits,
+                                    proa_forward **forward, proa_error *err)
 {
-    proa_cuda_graph_sizes sizes;
-    proa_status status = graph_sizes(o, limits, &sizes, err);
+    proa_cuda_runner_options options = {.host_logits = host_logits};
+    const proa_cuda_graph_sizes *sizes = &options.graphs;
+    proa_status status = graph_sizes(o, limits, &options.graphs, err);
     if (status != PROA_OK)
         return status;
-    status = proa_cuda_runner_create(g->gpu, g->weights, g->where, limits, &sizes, forward, err);
-    if (status == PROA_OK && sizes.count > 0)
-        proa_log(PROA_LOG_INFO, "gpu", "%d CUDA graphs for decode steps of 1 to %d rows", sizes.count,
-                 sizes.rows[sizes.count - 1]);
+    status = proa_cuda_runner_create(g->gpu, g->weights, g->where, limits, &options, forward, err);
+    if (status == PROA_OK && sizes->count > 0)
+        proa_log(PROA_LOG_INFO, "gpu", "%d CUDA graphs for decode steps of 1 to %d rows", sizes->count,
+                 sizes->rows[sizes->count - 1]);
     return status;
 }

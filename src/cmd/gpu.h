@@ -31,7 +31,7 @@ proa_status proa_loaded_gpu_plan(const proa_loaded_gpu *gpu, const proa_options 
                                  proa_error *err);
 
 proa_status proa_loaded_gpu_forward(proa_loaded_gpu *gpu, const proa_options *options,
-                                    const proa_forward_limits *limits, proa_forward **forward,
-                                    proa_error *err);
+                                    const proa_forward_limits *limits, bool host_logits,
+                                    proa_forward **forward, proa_error *err);
 
 #endif

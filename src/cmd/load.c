@@ -146,10 +146,11 @@ proa_status proa_loaded_open_dir(const proa_options *options, const char *dir, p
 }
 
 proa_status proa_loaded_forward(const proa_loaded *loaded, const proa_options *options,
-                                const proa_forward_limits *limits, proa_forward **forward, proa_error *err)
+                                const proa_forward_limits *limits, bool host_logits, proa_forward **forward,
+                                proa_error *err)
 {
     if (loaded->gpu != NULL)
-        return proa_loaded_gpu_forward(loaded->gpu, options, limits, forward, err);
+        return proa_loaded_gpu_forward(loaded->gpu, options, limits, host_logits, forward, err);
     return proa_forward_create(&loaded->config, proa_checkpoint_weights(loaded->checkpoint), loaded->device,
                                limits, forward, err);
 }

@@ -39,9 +39,10 @@ proa_status proa_loaded_open(const proa_options *options, proa_loaded *loaded, p
 /* The same with this folder and format instead of what --model-path and --load-format say. */
 proa_status proa_loaded_open_dir(const proa_options *options, const char *dir, proa_load_format format,
                                  proa_loaded *loaded, proa_error *err);
-/* A forward on the device that was asked for. */
+/* A forward on the device that was asked for. `host_logits`: the caller reads them, and does not only draw tokens. */
 proa_status proa_loaded_forward(const proa_loaded *loaded, const proa_options *options,
-                                const proa_forward_limits *limits, proa_forward **forward, proa_error *err);
+                                const proa_forward_limits *limits, bool host_logits, proa_forward **forward,
+                                proa_error *err);
 void proa_loaded_close(proa_loaded *loaded); /* accepts a half-built one */
 
 #endif

@@ -98,7 +98,7 @@ static proa_status allocate(job *j, const proa_options *options, proa_error *err
         .positions_max = (int32_t)longest,
         .kv_blocks = blocks,
     };
-    return proa_loaded_forward(&j->loaded, options, &limits, &j->forward, err);
+    return proa_loaded_forward(&j->loaded, options, &limits, true, &j->forward, err);
 }
 
 /* One segment at `position`; logits of its last `logit_count` rows. */

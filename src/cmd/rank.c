@@ -95,7 +95,7 @@ static proa_status make_forward(proa_rank *r, const proa_options *o, const proa_
         with.team = proa_ep_group_team(proa_rank_group_ep(r->group), &team) ? &team : NULL;
         with.overlap_threshold = proa_options_real(o, "tbo-token-distribution-threshold");
     }
-    return proa_loaded_forward(&r->loaded, o, &with, &r->forward, err);
+    return proa_loaded_forward(&r->loaded, o, &with, false, &r->forward, err);
 }
 
 static proa_status start_forward(proa_rank *r, const proa_options *o, const proa_engine_options *options,

@@ -71,11 +71,11 @@ static proa_forward *make_runner(fixture *f, int32_t rows, int32_t graphs)
                                         .logit_rows_max = rows < MOST ? rows : MOST,
                                         .positions_max = 256,
                                         .kv_blocks = BLOCKS};
-    proa_cuda_graph_sizes graph_sizes = {.count = graphs};
+    proa_cuda_runner_options options = {.graphs = {.count = graphs}, .host_logits = true};
     proa_error err = {0};
     proa_forward *forward;
-    memcpy(graph_sizes.rows, sizes, sizeof sizes);
-    gpu_good(proa_cuda_runner_create(f->gpu, f->weights, NULL, &limits, &graph_sizes, &forward, &err), &err);
+    memcpy(options.graphs.rows, sizes, sizeof sizes);
+    gpu_good(proa_cuda_runner_create(f->gpu, f->weights, NULL, &limits, &options, &forward, &err), &err);
     return forward;
 }
 

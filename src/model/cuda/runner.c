@@ -2,8 +2,10 @@
 #include "model/cuda/runner.h"
 
 #include "model/forward_backend.h"
+#include "op/sample/cuda.h"
 
 #include <stdlib.h>
+#include <string.h>
 
 enum { KEY_TILE = 128, SEGMENTS_MAX = 1024, NO_LOGITS = -1 };
 
@@ -22,9 +24,11 @@ typedef struct runner {
     proa_cuda_limits limits;
     int32_t vocab;
     piece piece;
-    float *logits;      /* [logit_rows_max, vocab] pinned, in the order of the step */
-    int32_t *logit_of;  /* [logit_rows_max]: row of the logits on the GPU -> logit row of the step */
-    int32_t logit_rows; /* of the pieces so far */
+    float *logits; /* [logit_rows_max, vocab] pinned, in the order of the step; NULL with a sampler */
+    proa_cuda_sampler *sampler; /* or NULL */
+    int32_t *row_of;            /* [logit_rows_max]: logit row of the step -> row of the logits on the GPU */
+    int32_t logit_rows;         /* of the pieces so far */
+    bool queued;                /* work that nobody has waited for */
     int32_t graph_count;
     int32_t graph_rows[PROA_CUDA_GRAPHS_MAX];
     proa_gpu_graph *graphs[PROA_CUDA_GRAPHS_MAX];
@@ -84,10 +88,10 @@ static void place_logits(runner *r)
     const piece *p = &r->piece;
     for (int32_t i = 0; i < p->decode_count; i++)
         if (p->decode_logit[i] != NO_LOGITS)
-            r->logit_of[r->logit_rows++] = p->decode_logit[i];
+            r->row_of[p->decode_logit[i]] = r->logit_rows++;
     for (int32_t i = 0; i < p->prompt_count; i++)
         for (int32_t j = 0; j < p->prompts[i].logits; j++)
-            r->logit_of[r->logit_rows++] = p->prompt_logit[i] + j;
+            r->row_of[p->prompt_logit[i] + j] = r->logit_rows++;
 }
 
 /* Queues the piece and forgets it. A graph's rows all have logits, and are all of the step. */
@@ -190,31 +194,58 @@ static proa_status fetch_logits(runner *r, proa_error *err)
     const size_t row = (size_t)r->vocab;
     proa_status status = PROA_OK;
     for (int32_t i = 0, n; i < r->logit_rows && status == PROA_OK; i += n) {
-        for (n = 1; i + n < r->logit_rows && r->logit_of[i + n] == r->logit_of[i] + n; n++)
+        for (n = 1; i + n < r->logit_rows && r->row_of[i + n] == r->row_of[i] + n; n++)
             ;
-        status = proa_gpu_download(r->gpu, r->logits + (size_t)r->logit_of[i] * row, from + (size_t)i * row,
+        status = proa_gpu_download(r->gpu, r->logits + (size_t)i * row, from + (size_t)r->row_of[i] * row,
                                    (size_t)n * row * sizeof *from, err);
     }
     return status;
 }
 
+static proa_status wait(runner *r, proa_error *err)
+{
+    r->queued = false;
+    return proa_gpu_sync(r->gpu, err);
+}
+
+/* With a sampler, a step that wants logits is waited for by `sample`. */
 static proa_status step(void *context, const proa_step *step, float **logits, proa_error *err)
 {
     runner *r = context;
     piece *p = &r->piece;
     int32_t next = 0;
     proa_status status = proa_gpu_own(r->gpu, err); /* made on another thread than the engine's */
+    if (status == PROA_OK && r->queued)
+        status = wait(r, err);
     p->decode_count = p->prompt_count = p->rows = p->keys = p->splits = p->logits = 0;
     r->logit_rows = 0;
     for (int32_t i = 0; i < step->segment_count && status == PROA_OK; i++)
         status = add_segment(r, step, i, &next, err);
     if (status == PROA_OK)
         status = run_piece(r, p->rows == step->row_count, err);
-    if (status == PROA_OK)
+    r->queued = true;
+    if (status == PROA_OK && r->sampler == NULL)
         status = fetch_logits(r, err);
-    if (status == PROA_OK)
-        status = proa_gpu_sync(r->gpu, err);
+    if (status == PROA_OK && (r->sampler == NULL || r->logit_rows == 0))
+        status = wait(r, err);
     *logits = r->logits;
+    return status;
+}
+
+static proa_status sample(void *context, const proa_sample_args *args, proa_error *err)
+{
+    runner *r = context;
+    PROA_ASSERT(args->rows == r->logit_rows);
+    const proa_cuda_sample_args there = {.rows = args->rows,
+                                         .logits = proa_cuda_forward_logits(r->forward),
+                                         .params = args->params,
+                                         .row_of = r->row_of};
+    proa_status status = proa_cuda_sampler_run(r->sampler, &there, err);
+    if (status == PROA_OK)
+        status = wait(r, err);
+    if (status == PROA_OK)
+        memcpy(args->results, proa_cuda_sampler_results(r->sampler),
+               (size_t)args->rows * sizeof *args->results);
     return status;
 }
 
@@ -240,11 +271,13 @@ static void free_runner(void *context)
     runner *r = context;
     proa_error unused;
     (void)proa_gpu_own(r->gpu, &unused); /* frees what it can in any case */
+    (void)proa_gpu_sync(r->gpu, &unused);
+    proa_cuda_sampler_free(r->sampler);
     for (int32_t i = 0; i < r->graph_count; i++)
         proa_gpu_graph_free(r->graphs[i]);
     proa_cuda_forward_free(r->forward);
     proa_gpu_free_host(r->gpu, r->logits);
-    free(r->logit_of);
+    free(r->row_of);
     free(r->piece.decode);
     free(r->piece.prompts);
     free(r->piece.decode_logit);
@@ -252,7 +285,7 @@ static void free_runner(void *context)
     free(r);
 }
 
-static proa_status allocate(runner *r, proa_error *err)
+static proa_status allocate(runner *r, bool host_logits, proa_error *err)
 {
     const proa_cuda_limits *l = &r->limits;
     piece *p = &r->piece;
@@ -260,10 +293,12 @@ static proa_status allocate(runner *r, proa_error *err)
     p->prompts = calloc((size_t)l->segments_max, sizeof *p->prompts);
     p->decode_logit = calloc((size_t)l->decode_rows_max, sizeof *p->decode_logit);
     p->prompt_logit = calloc((size_t)l->segments_max, sizeof *p->prompt_logit);
-    r->logit_of = calloc((size_t)l->logit_rows_max, sizeof *r->logit_of);
+    r->row_of = calloc((size_t)l->logit_rows_max, sizeof *r->row_of);
     if (p->decode == NULL || p->prompts == NULL || p->decode_logit == NULL || p->prompt_logit == NULL ||
-        r->logit_of == NULL)
+        r->row_of == NULL)
         return proa_error_set(err, PROA_ERR_MEMORY, "no memory for steps of %d rows", l->rows_max);
+    if (!host_logits)
+        return proa_cuda_sampler_create(r->gpu, l->logit_rows_max, r->vocab, &r->sampler, err);
     return proa_gpu_alloc_host(r->gpu, (size_t)l->logit_rows_max * (size_t)r->vocab * sizeof *r->logits,
                                (void **)&r->logits, err);
 }
@@ -293,13 +328,17 @@ static proa_status make_graph(runner *r, int32_t rows, proa_error *err)
     return status == PROA_OK ? proa_gpu_sync(r->gpu, err) : status;
 }
 
-static const proa_forward_backend backend = {
+static const proa_forward_backend reads_there = {
+    .free = free_runner, .step = step, .kv_copy = kv_copy, .set_tap = set_tap, .sample = sample};
+static const proa_forward_backend reads_here = {
     .free = free_runner, .step = step, .kv_copy = kv_copy, .set_tap = set_tap};
 
 proa_status proa_cuda_runner_create(proa_gpu *gpu, const proa_cuda_weights *weights, const int32_t *where,
-                                    const proa_forward_limits *limits, const proa_cuda_graph_sizes *graphs,
-                                    proa_forward **forward, proa_error *err)
+                                    const proa_forward_limits *limits,
+                                    const proa_cuda_runner_options *options, proa_forward **forward,
+                                    proa_error *err)
 {
+    const proa_cuda_graph_sizes *graphs = &options->graphs;
     PROA_ASSERT(graphs->count <= PROA_CUDA_GRAPHS_MAX);
     runner *r = calloc(1, sizeof *r);
     *forward = NULL;
@@ -308,7 +347,7 @@ proa_status proa_cuda_runner_create(proa_gpu *gpu, const proa_cuda_weights *weig
     r->gpu = gpu;
     r->limits = proa_cuda_runner_limits(limits, graphs);
     r->vocab = weights->config.vocab_size;
-    proa_status status = allocate(r, err);
+    proa_status status = allocate(r, options->host_logits, err);
     if (status == PROA_OK)
         status = proa_cuda_forward_create(gpu, weights, &r->limits, where, &r->forward, err);
     for (int32_t i = 0; i < graphs->count && status == PROA_OK; i++)
@@ -317,5 +356,6 @@ proa_status proa_cuda_runner_create(proa_gpu *gpu, const proa_cuda_weights *weig
         free_runner(r);
         return status;
     }
-    return proa_forward_wrap(&weights->config, limits, &backend, r, forward, err);
+    return proa_forward_wrap(&weights->config, limits, r->sampler != NULL ? &reads_there : &reads_here, r,
+                             forward, err);
 }

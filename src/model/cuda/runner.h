@@ -19,13 +19,20 @@ typedef struct proa_cuda_graph_sizes {
     int32_t rows[PROA_CUDA_GRAPHS_MAX]; /* ascending */
 } proa_cuda_graph_sizes;
 
+typedef struct proa_cuda_runner_options {
+    proa_cuda_graph_sizes graphs;
+    bool
+        host_logits; /* they come to the host, for who reads them there; else tokens are drawn on the GPU (proa_forward_samples) */
+} proa_cuda_runner_options;
+
 /* Limits of the GPU's forward for an engine's. */
 proa_cuda_limits proa_cuda_runner_limits(const proa_forward_limits *limits,
                                          const proa_cuda_graph_sizes *graphs);
 
 /* Borrows gpu and weights. `where` as for proa_cuda_forward_create. All graphs are made here, and a step of each is run. */
 proa_status proa_cuda_runner_create(proa_gpu *gpu, const proa_cuda_weights *weights, const int32_t *where,
-                                    const proa_forward_limits *limits, const proa_cuda_graph_sizes *graphs,
-                                    proa_forward **forward, proa_error *err);
+                                    const proa_forward_limits *limits,
+                                    const proa_cuda_runner_options *options, proa_forward **forward,
+                                    proa_error *err);
 
 #endif
