@@ -1,7 +1,7 @@
 /* test_sample.c - sampling on a GPU against its ref.c over random rows and parameters; a row's bits alone and among others.
  *
  * Greedy tokens and alternatives are ref's exactly. A drawn token may be a neighbour of ref's where a sum comes within rounding of top_p or
- * the draw (op/sample/cuda.h): it must lie there indeed, and that is rare.
+ * the draw (op/sample/cuda.h): it must lie there indeed, and that is rare. `gpu_test_sample bench` times rows of a model's vocabulary.
  */
 #include "gpu_test.h"
 #include "op/sample/cuda.h"
@@ -356,10 +356,91 @@ static void test_rounds(void **state)
     free_batch(&b);
 }
 
-int main(void)
+/* ---- times ---- */
+
+enum { BENCH_VOCAB = 129280, BENCH_ROWS = 512, BENCH_DISTINCT = 16, BENCH_RUNS = 30 };
+
+/* Rows as a model makes them, a few of them over and over. */
+static float *make_bench_logits(proa_gpu *gpu)
+{
+    const size_t some = (size_t)BENCH_DISTINCT * BENCH_VOCAB;
+    float *x = malloc(some * sizeof *x),
+          *there = gpu_room(gpu, BENCH_ROWS / BENCH_DISTINCT * some * sizeof *x);
+    proa_error err = {0};
+    dice d = {1, 0};
+    assert_non_null(x);
+    for (size_t i = 0; i < some; i++)
+        x[i] = (float)(8 * (roll(&d) + roll(&d) + roll(&d) - 1.5)) + (one_in(&d, 20000) ? 12 : 0);
+    for (size_t i = 0; i < BENCH_ROWS / BENCH_DISTINCT; i++)
+        gpu_good(proa_gpu_upload(gpu, there + i * some, x, some * sizeof *x, &err), &err);
+    gpu_good(proa_gpu_sync(gpu, &err), &err);
+    free(x);
+    return there;
+}
+
+/* The fastest of some runs: parameters up, sampling, results down. */
+static double time_rows(proa_gpu *gpu, proa_cuda_sampler *sampler, proa_gpu_mark *const *marks,
+                        const proa_cuda_sample_args *args)
+{
+    proa_error err = {0};
+    double best = INFINITY;
+    for (int32_t i = 0; i < BENCH_RUNS; i++) {
+        gpu_good(proa_gpu_mark_set(gpu, marks[0], &err), &err);
+        gpu_good(proa_cuda_sampler_run(sampler, args, &err), &err);
+        gpu_good(proa_gpu_mark_set(gpu, marks[1], &err), &err);
+        gpu_good(proa_gpu_sync(gpu, &err), &err);
+        best = fmin(best, proa_gpu_mark_us(marks[0], marks[1]));
+    }
+    return best;
+}
+
+static void bench(void **state)
+{
+    static const struct {
+        const char *name;
+        proa_sample_params params;
+    } kinds[] = {
+        {"greedy", {.temperature = 0, .top_p = 1, .repetition_penalty = 1, .top_logprobs = -1}},
+        {"temperature 1", {.temperature = 1, .top_p = 1, .repetition_penalty = 1, .top_logprobs = -1}},
+        {"0.6, top_p 0.95",
+         {.temperature = 0.6f, .top_p = 0.95f, .repetition_penalty = 1, .top_logprobs = -1}},
+        {"greedy, 20 alternatives",
+         {.temperature = 0, .top_p = 1, .repetition_penalty = 1, .top_logprobs = 20}},
+    };
+    static const int32_t rows[] = {1, 16, 128, 512};
+    static proa_sample_params params[BENCH_ROWS];
+    proa_gpu *gpu = gpu_of(state);
+    proa_error err = {0};
+    proa_gpu_mark *marks[2];
+    float *logits = make_bench_logits(gpu);
+    proa_cuda_sampler *sampler = make_sampler(gpu, BENCH_ROWS, BENCH_VOCAB);
+    for (int i = 0; i < 2; i++)
+        gpu_good(proa_gpu_mark_create(gpu, &marks[i], &err), &err);
+    printf("%-26s %5s %9s %7s\n", "rows of 129,280", "rows", "us", "TB/s");
+    for (size_t k = 0; k < sizeof kinds / sizeof *kinds; k++)
+        for (size_t n = 0; n < sizeof rows / sizeof *rows; n++) {
+            for (int32_t r = 0; r < rows[n]; r++) {
+                params[r] = kinds[k].params;
+                params[r].seed = (uint64_t)r;
+            }
+            const proa_cuda_sample_args args = {.rows = rows[n], .logits = logits, .params = params};
+            const double us = time_rows(gpu, sampler, marks, &args);
+            printf("%-26s %5d %9.1f %7.2f\n", kinds[k].name, rows[n], us,
+                   (double)rows[n] * BENCH_VOCAB * sizeof(float) / us * 1e-6);
+        }
+    for (int i = 0; i < 2; i++)
+        proa_gpu_mark_free(marks[i]);
+    proa_cuda_sampler_free(sampler);
+    proa_gpu_free(gpu, logits);
+}
+
+int main(int argc, char **argv)
 {
     const struct CMUnitTest tests[] = {cmocka_unit_test(test_against_ref),
                                        cmocka_unit_test(test_rows_do_not_meet),
                                        cmocka_unit_test(test_rounds)};
+    const struct CMUnitTest times[] = {cmocka_unit_test(bench)};
+    if (argc > 1 && strcmp(argv[1], "bench") == 0)
+        return cmocka_run_group_tests(times, gpu_open_state, gpu_close_state);
     return cmocka_run_group_tests(tests, gpu_open_state, gpu_close_state);
 }

@@ -218,6 +218,9 @@ __device__ __forceinline__ Scale make_scale(float max, float least, float temper
     return {max, bins, z / bins};
 }
 
+/* Nearer than so, e^-z is 1 in ref's doubles: all such tokens have the largest probability. */
+constexpr double ONE_BELOW = 0x1p-54;
+
 __device__ __forceinline__ int32_t draw(const Row &r, const proa_sample_packed_row &p, float max, float least)
 {
     const Scale s = make_scale(max, least, p.temperature);
@@ -228,9 +231,7 @@ __device__ __forceinline__ int32_t draw(const Row &r, const proa_sample_packed_r
         if (!drawn) { /* first what stays */
             limits.count = p.top_k > 0 ? (uint32_t)p.top_k : 0xffffffffu;
             limits.strict = false;
-            limits.distance = p.min_p <= 0  ? INFINITY
-                              : p.min_p < 1 ? (float)(-log((double)p.min_p) / s.z)
-                                            : 0;
+            limits.distance = p.min_p > 0 ? (float)((ONE_BELOW - log((double)p.min_p)) / s.z) : INFINITY;
             limits.weight = p.top_p < 1 ? p.top_p * bins.total : INFINITY;
         }
         chosen = choose(r, s, bins, limits);

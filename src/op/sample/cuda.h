@@ -30,14 +30,14 @@ typedef struct proa_cuda_sample_args {
     const int32_t *row_of; /* [rows] row of logits of each; NULL: its own index. Read during the call */
 } proa_cuda_sample_args;
 
-/* Fails where the vocabulary is too large for the shared memory of 8 blocks: over 440,000. */
+/* Fails where the vocabulary is too large for the shared memory of 8 blocks: over about 440,000. */
 proa_status proa_cuda_sampler_create(proa_gpu *gpu, int32_t rows_max, int32_t vocab,
                                      proa_cuda_sampler **sampler, proa_error *err);
 void proa_cuda_sampler_free(proa_cuda_sampler *sampler); /* accepts NULL; after proa_gpu_sync */
 
-/* Queues all; not before the run before it is over (proa_gpu_sync). There is room for the biases, counts and bans of one row that has every
- * id in each, and 8,192 more, for ids that come again; a row with more still is PROA_ERR_TOO_LONG. Where those of all rows do not fit
- * together, rows go in several rounds, and the call waits for the GPU between them. */
+/* Queues all; not before the run before it is over (proa_gpu_sync), nor while a graph is recorded. There is room for the biases, counts and
+ * bans of one row that has every id in each, and 8,192 more, for ids that come again; a row with more still is PROA_ERR_TOO_LONG. Where
+ * those of all rows do not fit together, rows go in several rounds, and the call waits for the GPU between them. */
 proa_status proa_cuda_sampler_run(proa_cuda_sampler *sampler, const proa_cuda_sample_args *args,
                                   proa_error *err);
 

@@ -70,6 +70,9 @@ struct alignas(16) SampleShared {
     uint32_t place_here;
 };
 
+static_assert(sizeof(SampleShared) + 129280 / SAMPLE_CLUSTER * sizeof(float) <= 75 * 1024,
+              "three blocks share a multiprocessor's 228 KiB, of which each block costs one more");
+
 /* A block's part of a row. */
 struct Row {
     SampleShared *shared;
