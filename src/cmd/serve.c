@@ -74,7 +74,8 @@ static proa_status load(service *s, proa_error *err)
     const proa_device *device =
         s->roles != NULL ? proa_roles_rank(s->roles)->loaded.device : s->rank.loaded.device;
     proa_log(PROA_LOG_INFO, "serve", "ready: %s, context %d tokens, device %s with %d threads", s->name,
-             s->language.model.limits.context_length, device != NULL ? device->ops->name : "none (proof)",
+             s->language.model.limits.context_length,
+             device == NULL ? "none (proof)" : proa_options_string(s->options, "device"),
              device != NULL ? proa_pool_threads(device->host.pool) : 0);
     proa_ready_tell(s->options);
     return PROA_OK;
