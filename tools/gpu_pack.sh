@@ -12,7 +12,7 @@ for program in "${programs[@]}"; do
     [ -f "$program" ] && [ -x "$program" ] || continue
     strip -o "$folder/bin/${program##*/}" "$program"
     # the C library and what belongs to it are the machine's own
-    ldd "$program" | awk '$3 ~ /^\// { print $3 }' | grep -vE '/(libc|libm|libdl|librt|libpthread|ld-linux[^/]*)\.so' |
+    ldd "$program" | awk '$3 ~ /^\// && $3 !~ /\/(libc|libm|libdl|librt|libpthread|ld-linux[^\/]*)\.so/ { print $3 }' |
         while read -r library; do cp -nL "$library" "$folder/lib/"; done
 done
 mkdir -p "$folder/bench" "$folder/models" "$folder/golden"
