@@ -132,12 +132,13 @@ static proa_status set_row(const row *r, proa_slurm_side *side, proa_error *err)
     return set_number(side, r->name, limit < LIMIT_MAX ? limit : LIMIT_MAX, err);
 }
 
-/* The guides have 32, for 256 experts on 8, 32, 48 or 72 ranks. Elsewhere as many more as let all divide. */
+/* The guides have 32, for 256 experts on 8, 32, 48 or 72 ranks. Elsewhere the nearest number that lets all divide; the larger of two. */
 static proa_status set_redundant(int experts, proa_slurm_side *side, proa_error *err)
 {
-    int all = (experts > 0 ? experts : GUIDE_EXPERTS) + REDUNDANT_EXPERTS, more = -all % side->ranks;
-    return set_number(side, "ep-num-redundant-experts",
-                      REDUNDANT_EXPERTS + (more + side->ranks) % side->ranks, err);
+    int own = experts > 0 ? experts : GUIDE_EXPERTS, over = (own + REDUNDANT_EXPERTS) % side->ranks;
+    bool fewer = over < side->ranks - over && over <= REDUNDANT_EXPERTS;
+    int redundant = REDUNDANT_EXPERTS - over + (fewer || over == 0 ? 0 : side->ranks);
+    return set_number(side, "ep-num-redundant-experts", redundant, err);
 }
 
 proa_status proa_slurm_preset(const char *gpu_type, const char *config_dir, bool deepep_config, int experts,

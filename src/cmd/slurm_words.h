@@ -1,4 +1,4 @@
-/* slurm_words.h - words of command lines: kept in an arena, split as a shell does, quoted for one; and lists of flags in which a
+/* slurm_words.h - words of command lines: kept in an arena, split as a shell does; and lists of flags in which a
  * later one takes the place of an earlier one. Pure.
  */
 #ifndef PROA_CMD_SLURM_WORDS_H

@@ -79,8 +79,8 @@ def test_the_gb200_guides_line(submit):
         ["12", "48", "48", "36864", "768"]
     assert "--enable-dp-attention" in prefill and value(prefill, "--deepep-mode") == "normal"
     assert value(decode, "--deepep-mode") == "low_latency" and value(decode, "--disaggregation-mode") == "decode"
-    # 32 as in the guide where they divide, else as many as do: tiny-r1 has 32 experts
-    assert value(prefill, "--ep-num-redundant-experts") == "32" and value(decode, "--ep-num-redundant-experts") == "64"
+    # 32 as in the guide where they divide, else the nearest number that does: tiny-r1 has 32 experts
+    assert value(prefill, "--ep-num-redundant-experts") == "32" and value(decode, "--ep-num-redundant-experts") == "16"
     assert "etcd" not in script.split("# ---- frontends")[0].split("discovery='file'")[1].split("if [")[0]
 
 

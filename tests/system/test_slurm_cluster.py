@@ -49,6 +49,7 @@ class Job:
 
     def wait_healthy(self, seconds=HEALTHY_SECONDS):
         def healthy():
+            self.slurm.go_first()
             state = self.slurm.state(self.id)
             assert state in ("PENDING", "CONFIGURING", "RUNNING", ""), f"job {self.id} is {state}\n{self.log_tails()}"
             return (self.logs / "healthy").exists()
