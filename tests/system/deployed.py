@@ -83,14 +83,12 @@ def read_environment_file(path, commented=False):
     return {m[2]: m[3] for m in matches if commented or not m[1]}
 
 
-def unit_command(path, instance="", places=None, commented=False):
-    """What the unit runs, with deploy/systemd's files in place of /etc/proa. `places` are what systemd fills in, by specifier."""
+def unit_command(path, instance="", commented=False):
+    """What the unit runs, with deploy/systemd's files in place of /etc/proa."""
     service = read_unit(path)["Service"]
 
     def fill(text):
-        for specifier, value in {"%i": instance, **(places or {"%d": "/run/credentials"})}.items():
-            text = text.replace(specifier, str(value))
-        return text
+        return text.replace("%i", instance)
 
     environment = {}
     for line in service["Environment"]:

@@ -134,10 +134,11 @@ def test_what_the_units_start_serves(proa, tmp_path):
             "PROA_DISAGGREGATION_BOOTSTRAP_PORT": "0"}
     processes = []
     for unit, instance in UNITS[:3]:
-        command = unit_command(SYSTEMD / unit, instance, {"%d": tmp_path})
+        command = unit_command(SYSTEMD / unit, instance)
+        words = [word.replace("/etc/proa/", f"{tmp_path}/") for word in command.words]
         own = {"PROA_PORT": str(ports[instance])} if instance else {"PROA_HTTP_PORT": str(ports["frontend"])}
         name = instance or "frontend"
-        processes.append(HERE.popen(name, [proa, *command.words], tmp_path / f"{name}.log", command.environment | more | own))
+        processes.append(HERE.popen(name, [proa, *words], tmp_path / f"{name}.log", command.environment | more | own))
     serves_and_ends(HERE, f"http://127.0.0.1:{ports['frontend']}", processes, 2)
 
 

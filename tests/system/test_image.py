@@ -11,8 +11,10 @@ import time
 import httpx
 import pytest
 
+from cluster import wait_for
 from conftest import TOP
-from containers import Store, Unavailable
+from containers import BASE, Container, Store, Unavailable
+from deployed import SYSTEMD
 from places import Loopback
 
 HERE = Loopback()
@@ -201,3 +203,74 @@ def test_prefill_and_decode_in_containers(store, image, tmp_path):
     for part in parts:
         status, seconds = part.stop(GRACE)
         assert status == 0 and seconds < GRACE, part.log()
+
+
+# --- the units ---
+
+def systemd_image(store, image):
+    """The base with systemd as its first process, the image's program and libraries, and deploy/systemd as docs/deploy.md installs it."""
+    top = store.run("buildah", "from", "--pull-never", BASE).stdout.strip()
+    store.run("buildah", "run", top, "--", "sh", "-ec", "apt-get update -q; DEBIAN_FRONTEND=noninteractive apt-get install -qy "
+              "--no-install-recommends systemd systemd-sysv dbus", timeout=900)
+    libraries = f"/usr/lib/{os.uname().machine}-linux-gnu"  # of the same Debian, so they may lie among its own
+    for place in "/usr/bin/proa", "/usr/share/proa", libraries:
+        inside = place + "/" if place != "/usr/bin/proa" else place
+        store.run("buildah", "copy", "--quiet", "--from", image["Id"], top, place, inside)
+    store.run("buildah", "copy", "--quiet", top, *SYSTEMD.glob("*.service"), "/etc/systemd/system/")
+    store.run("buildah", "copy", "--quiet", top, *SYSTEMD.glob("*.env"), "/etc/proa/")
+    store.run("buildah", "copy", "--quiet", top, SYSTEMD / "proa.sysusers", "/usr/lib/sysusers.d/proa.conf")
+    store.run("buildah", "run", top, "--", "sh", "-ec", f"systemd-sysusers; umask 077; echo '{KEY}' > /etc/proa/cluster-key; "
+              "chgrp proa /etc/proa/cluster-key; chmod 640 /etc/proa/cluster-key")
+    store.run("buildah", "commit", "--quiet", top, "localhost/units:test", timeout=300)
+    store.run("buildah", "rm", top)
+    return "localhost/units:test"
+
+
+def shown(units, unit, *names):
+    """Properties of a unit."""
+    lines = units.exec("systemctl", "show", "--property", ",".join(names), unit).stdout.splitlines()
+    return dict(line.split("=", 1) for line in lines)
+
+
+@pytest.mark.long
+def test_units_under_systemd(store, image):
+    """Started, asked, a rank killed, stopped: by systemd itself, with all that the units forbid."""
+    store.podman("run", "--detach", "--name", "units", "--systemd=always", "--privileged", "--network", "none", systemd_image(store, image),
+                 "/lib/systemd/systemd")
+    units = Container(store, "units")
+    wait_for(lambda: units.exec("systemctl", "is-system-running", check=False).stdout.strip() in ("running", "degraded"), 120, "systemd runs")
+    modes = ["proa-worker@prefill", "proa-worker@decode"]
+    units.exec("systemctl", "start", "proa-frontend", *modes, timeout=300)
+    assert "workers: 2" in wait_healthy_with(units, 2)
+    asked = units.exec("proa", "eval", "--url", "http://127.0.0.1:8000", "--model-path", "/usr/share/proa/models/tiny-r1", "--limit", 3, timeout=300)
+    assert "100.0 %" in asked.stdout
+
+    ranks = "PROA_MODEL_PATH=/usr/share/proa/models/tiny-r1\nPROA_TP_SIZE=2\nPROA_DP_SIZE=2\nPROA_ENABLE_DP_ATTENTION=1\n"
+    units.exec("sh", "-c", f"printf '{ranks}' > /etc/proa/worker-null.env")
+    units.exec("systemctl", "stop", *modes, timeout=300)
+    for mode in modes:
+        assert shown(units, mode, "Result", "ExecMainStatus") == {"Result": "success", "ExecMainStatus": "0"}
+    units.exec("systemctl", "start", "proa-worker@null", timeout=300)
+    wait_healthy_with(units, 2)
+    parent = shown(units, "proa-worker@null", "MainPID")
+    victim = next(pid for pid in units.exec("cat", f"/proc/{parent['MainPID']}/task/{parent['MainPID']}/children").stdout.split())
+    units.exec("kill", "-KILL", victim)
+    wait_for(lambda: units.exec("test", "-e", f"/proc/{victim}", check=False).returncode != 0, 30, "the rank is gone")
+    wait_healthy_with(units, 2)
+    assert shown(units, "proa-worker@null", "MainPID", "NRestarts", "ActiveState") == parent | {"NRestarts": "0", "ActiveState": "active"}
+    units.exec("systemctl", "stop", "proa-worker@null", "proa-frontend", timeout=300)
+    for unit in "proa-worker@null", "proa-frontend":
+        assert shown(units, unit, "Result", "ExecMainStatus") == {"Result": "success", "ExecMainStatus": "0"}
+
+    units.exec("sh", "-c", "echo PROA_TP_SIZE=many >> /etc/proa/worker-null.env")
+    units.exec("systemctl", "start", "proa-worker@null", check=False)
+    wait_for(lambda: shown(units, "proa-worker@null", "ActiveState") == {"ActiveState": "failed"}, 60, "a wrong flag is not tried again")
+    assert shown(units, "proa-worker@null", "ExecMainStatus", "NRestarts") == {"ExecMainStatus": "2", "NRestarts": "0"}
+
+
+def wait_healthy_with(units, workers):
+    def answer():
+        text = units.exec("proa", "health", check=False).stdout
+        return text if f"workers: {workers}" in text else None
+
+    return wait_for(answer, 120, f"a frontend with {workers} workers")

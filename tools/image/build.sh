@@ -4,6 +4,11 @@
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 
+fail() {
+    echo "build.sh: $*" >&2
+    exit 1
+}
+
 own=${1:-$(dpkg --print-architecture)}
 target=${2:-$own}
 gpu_targets=$3
@@ -12,9 +17,13 @@ sysroot=/
 triplet=$(gcc -print-multiarch)
 options=(--prefix=/usr -Dtests=false)
 
-if [ "$target" != "$own" ]; then
-    echo "an image for $target is built on a machine of that architecture, not on $own" >&2
-    exit 1
+if [ "$own-$target" = amd64-arm64 ]; then
+    sysroot=/sysroot/root
+    triplet=aarch64-linux-gnu
+    options+=(--cross-file /sysroot/sysroot.ini --cross-file tools/cross/aarch64-linux-gnu.ini)
+    [ -z "$gpu_targets" ] || fail "GPU kernels are not cross-compiled: build the image for $target on a machine of that architecture"
+elif [ "$target" != "$own" ]; then
+    fail "an image for $target is not built on $own, only on a machine of that architecture"
 fi
 if [ -n "$gpu_targets" ]; then
     options+=(-Dcuda=enabled "-Dgpu_targets=${gpu_targets// /,}")

@@ -16,7 +16,8 @@ import sys
 # Loaded by name at run time, so no file says that it needs them: UCX by the program (net/ucx.c), its transports, libibverbs' drivers and their list.
 LOADED = ("libucp.so.0",)
 MODULES = ("usr/lib/{triplet}/ucx/libuct_*.so.0", "usr/lib/{triplet}/libibverbs/*.so")
-FILES = ("etc/libibverbs.d/*.driver", "etc/ssl/certs/ca-certificates.crt")
+FILES = ("etc/libibverbs.d/*.driver",)
+CERTIFICATES = "etc/ssl/certs/ca-certificates.crt"  # made when its package is configured, so never in a sysroot
 USER = {"etc/passwd": "root:x:0:0::/:\nproa:x:10001:10001::/:\n", "etc/group": "root:x:0:\nproa:x:10001:\n"}
 
 
@@ -73,7 +74,7 @@ def closure(system, program):
             found[str(path.relative_to(system.root))] = path
             waiting.append(path)
     while waiting:
-        needed, loader = said_by(waiting.pop())
+        needed, loader = said_by(waiting.pop(0))
         if loader:
             found[loader.lstrip("/")] = system.find(os.path.basename(loader))
         for name in needed:
@@ -95,7 +96,8 @@ def lay_out(system, program, out):
         files |= {str(path.relative_to(system.root)): path for path in system.glob(pattern)}
     for place, source in files.items():
         copy(source, out / place)
-    for licence in system.licences([source for place, source in files.items() if not place.endswith(".crt")]):
+    copy(pathlib.Path("/") / CERTIFICATES, out / CERTIFICATES)
+    for licence in system.licences(list(files.values())):
         copy(licence, out / licence.relative_to(system.root))
     for place, text in USER.items():
         (out / place).parent.mkdir(parents=True, exist_ok=True)

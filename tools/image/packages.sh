@@ -1,9 +1,13 @@
 #!/bin/bash
-# packages.sh - what an image's builder needs: to compile, and to bring into the image (drivers of RDMA devices, certificates of
-# authorities), which the libraries only recommend.
+# packages.sh BUILDARCH TARGETARCH - what an image's builder needs: to compile, and to bring into the image (drivers of RDMA devices, certificates of
+# authorities), which the libraries only recommend. For another architecture, its compiler, its libraries in /sysroot, and qemu, by which the
+# build asks the program for its manual.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 
 tools/deps.sh build
 export DEBIAN_FRONTEND=noninteractive
-apt-get install -qy --no-install-recommends ca-certificates ibverbs-providers python3
+cross=
+[ "${1:-}" = "${2:-}" ] || cross="gcc-aarch64-linux-gnu qemu-user-static"
+apt-get install -qy --no-install-recommends ca-certificates ibverbs-providers python3 $cross
+[ -z "$cross" ] || tools/cross/sysroot.sh /sysroot
