@@ -45,7 +45,7 @@ class Variables:
         for line in markdown.splitlines():
             if heading := re.match(r"## proa (\S+)", line):
                 command = found.setdefault(heading[1], {})
-            elif row := re.match(r"\| `(--\S+)( [^`,]+)?(?:, [^`]*)?` \|.*?\| `(\w+)` \|", line):
+            elif row := re.match(r"\| `(--\S+)( [^`]*?)?(?:, --[^`]*)?` \|.*?\| `(\w+)` \|", line):
                 command[row[3]] = (row[1], row[2] is not None)
         return cls(found)
 
