@@ -40,7 +40,8 @@ deps:
 
 serve:
 	tools/deps.sh build
-	$(MAKE) all
+	$(MAKE) $(STAMP)
+	ninja -C build proa
 	build/proa serve $(if $(MODEL),--model-path $(MODEL)) $(ARGS)
 
 test test-long:

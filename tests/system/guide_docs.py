@@ -51,7 +51,8 @@ class Block:
 @dataclasses.dataclass(frozen=True)
 class Scale:
     """How many nodes a page's cluster has here, and which values its flags have: by kind of node, then by flag. Other changes are the
-    same for all: addresses, the folders of model and configurations, and UCX where NIXL is absent."""
+    same for all: addresses, the folders of model and configurations, UCX where NIXL is absent, and `make serve` is the program that it would
+    build; what would be found through /tmp is found through a folder of the test."""
     prefill: int
     decode: int
     ranks: dict  # of a worker, by its kind: counts of them in expected output are these here, exactly
@@ -67,14 +68,19 @@ TWO = {"prefill": 2, "decode": 2}
 FEW = {"--nnodes": 1, "--tp-size": 2, "--dp-size": 2, "--ep-size": 2}
 SMALL_LOAD = {"--num-prompts": 24, "--max-concurrency": 8, "--random-input-len": 64, "--random-output-len": 8}
 GB200_RANK = {"--max-running-requests": 2 * 768, "--chunked-prefill-size": 2 * 768, "--max-total-tokens": 2 * 32768}  # as a rank of the page has
+SLURM = "slurm"  # blocks of this kind need a Slurm cluster and are followed by themselves
+JOB = {"--prefill-nodes": 1, "--decode-nodes": 1, "--gpus-per-node": 2, "--network-interface": "eth0"}
 SCALES = {
     ("h100", "quick"): Scale(1, 1, TWO, {"prefill": FEW, "decode": FEW, "any": SMALL_LOAD}, COMMAND_SECONDS),
     ("h100", "full"): Scale(4, 4, {"prefill": 32, "decode": 32}, {"any": SMALL_LOAD}, FULL_SECONDS),
-    ("gb200", "quick"): Scale(1, 1, TWO, {"prefill": FEW | GB200_RANK, "decode": FEW | GB200_RANK, "any": SMALL_LOAD}, COMMAND_SECONDS),
+    ("gb200", "quick"): Scale(1, 1, TWO, {SLURM: JOB, "prefill": FEW | GB200_RANK, "decode": FEW | GB200_RANK, "any": SMALL_LOAD}, COMMAND_SECONDS),
+    ("first-steps", "quick"): Scale(1, 0, {}, {"any": SMALL_LOAD | {"--limit": 6}}, COMMAND_SECONDS),
     # tiny-r1 has 32 experts, which 48 ranks divide with 16 copies
     ("gb200", "full"): Scale(2, 12, {"prefill": 8, "decode": 48}, {"decode": {"--ep-num-redundant-experts": 16}, "any": SMALL_LOAD}, FULL_SECONDS),
 }
 NODES = {
+    "the login node": (SLURM, lambda s: [0]),
+    "this machine": ("any", lambda s: [0]),
     "the head prefill node": ("prefill", lambda s: [0]),
     "the head decode node": ("decode", lambda s: [s.prefill]),
     "every node": ("any", lambda s: range(s.nodes)),
@@ -85,6 +91,11 @@ NODES = {
 
 
 # --- reading a page ---
+
+def page_of(name):
+    """The file of a page of SCALES."""
+    return next(GUIDES.glob(f"*{name}.md"))
+
 
 def blocks_of(path):
     """The blocks of commands in the page, in order; raises ValueError with the line that is wrong."""
@@ -136,7 +147,7 @@ def pattern_of(line):
 
 def with_counts(line, kind, ranks):
     """The line with =N= for counts of ranks that must be N here: of the components in /health, and of the worker of that kind."""
-    return COUNTED.sub(lambda m: f"={ranks[KIND_OF.get(m['component'], kind)]}={m['what']}", line)
+    return COUNTED.sub(lambda m: f"={ranks[KIND_OF.get(m['component'], kind)]}={m['what']}" if kind != SLURM else m[0], line)
 
 
 def first_missing(expected, printed):
@@ -183,24 +194,28 @@ class Shell:
 class Reader:
     """Somebody who follows a page, on a lab whose hosts are the page's nodes: prefill nodes first."""
 
-    def __init__(self, page, scale, lab, folder, show=None):
+    def __init__(self, page, scale, lab, folder, show=None, more_environment=()):
         self.scale = SCALES[page, scale]
-        self.page, self.folder, self.show = next(GUIDES.glob(f"*{page}.md")), folder, show
+        self.page, self.folder, self.show = page_of(page), folder, show
         self.configs = folder / "configs"  # what all nodes see
         self.configs.mkdir()
         shutil.copy(DEEPEP, self.configs / "deepep.json")
         self.folders = {"/model": TINY, "/configs": self.configs}
         library, self.no_nixl = real_nixl()
-        environment = {"PATH": f"{BUILD}:{os.environ['PATH']}", "UCX_NET_DEVICES": "eth0"}
+        environment = {"PATH": f"{BUILD}:{os.environ['PATH']}", "UCX_NET_DEVICES": "eth0", "PROA_DISCOVERY_PATH": str(folder / "discovery")}
+        (folder / "discovery").mkdir(mode=0o700)
         if library:
             environment |= nixl_environment(library)
-        self.addresses = {HEAD_PREFILL: lab.host(0).address, HEAD_DECODE: lab.host(self.scale.prefill).address}
+        environment |= dict(more_environment)
+        self.addresses = {HEAD_PREFILL: lab.host(0).address}
+        if self.scale.decode > 0:
+            self.addresses[HEAD_DECODE] = lab.host(self.scale.prefill).address
         self.shells = [Shell(lab.host(i), folder / f"node{i}", environment) for i in range(self.scale.nodes)]
 
-    def follow(self):
-        """Types all that the page says; fails at the first thing that is not as it says."""
+    def follow(self, slurm=False):
+        """Types all that the page says, without or with Slurm; fails at the first thing that is not as it says."""
         for block in blocks_of(self.page):
-            if not block.run_by:
+            if not block.run_by and (NODES[block.where][0] == SLURM) == slurm:
                 self.do(block)
 
     def do(self, block):
@@ -232,6 +247,7 @@ class Reader:
             changes = changes | {"--node-rank": index - first}
         for flag, value in changes.items():
             commands = re.sub(rf"(?<={flag}[ =])\S+", str(value), commands)
+        commands = commands.replace("make serve", "proa serve")
         if self.no_nixl:
             commands = commands.replace("--disaggregation-transfer-backend nixl", "--disaggregation-transfer-backend ucx")
         for address, here in self.addresses.items():

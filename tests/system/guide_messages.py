@@ -38,6 +38,8 @@ def covered(message, parts):
 
 def end_of(message, at, part):
     """The positions of a message's end that are the beginning of the part: a quoted message may stop early."""
+    if part[:WORDS_MIN] not in message[at:]:
+        return set()
     size = next((n for n in range(len(part), 0, -1) if message.endswith(part[:n]) and len(message) - n >= at), 0)
     return set(range(len(message) - size, len(message))) if size >= WORDS_MIN else set()
 

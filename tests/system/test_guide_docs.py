@@ -7,9 +7,11 @@ import pytest
 
 import guide_docs
 import guide_messages
+import slurm
 from conftest import TOP
 
 PAGES = sorted(page for page, scale in guide_docs.SCALES if scale == "quick")
+LARGE = sorted(page for page, scale in guide_docs.SCALES if scale == "full")
 
 
 @pytest.mark.parametrize("page", PAGES)
@@ -18,9 +20,20 @@ def test_followed_with_few_ranks(proa, tmp_path, lab, page):
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("page", PAGES)
+@pytest.mark.parametrize("page", LARGE)
 def test_followed_as_it_stands(proa, tmp_path, lab, page):
     follow(page, "full", lab, tmp_path)
+
+
+@pytest.mark.long
+def test_followed_with_slurm(proa, tmp_path, lab):
+    """The part of the GB200 page that submits a job; with all its nodes and ranks: test_slurm_cluster.py."""
+    if why := slurm.missing():
+        pytest.skip(why)
+    hosts = lab(guide_docs.SCALES["gb200", "quick"].nodes, seconds=1200)
+    with slurm.Slurm(hosts, tmp_path / "slurm") as cluster:
+        guide_docs.Reader("gb200", "quick", hosts, tmp_path, more_environment=cluster.environment).follow(slurm=True)
+        assert not [command for of_host in cluster.processes().values() for _, command in of_host if "proa" in command]
 
 
 def follow(page, scale, lab, folder):
@@ -31,6 +44,11 @@ def follow(page, scale, lab, folder):
         idle = collections.Counter(re.findall(r"--\S+ has nothing to do here", "\n".join(lines)))
         assert not [flag for flag, times in idle.items() if times > 1], f"{log}: said more than once"
         assert not [line for line in lines if line.startswith("proa: ") and line.endswith(" ")], log
+
+
+def test_every_page_is_followed():
+    with_commands = {page.stem for page in guide_docs.GUIDES.glob("*.md") if guide_docs.blocks_of(page)}
+    assert with_commands == {guide_docs.page_of(page).stem for page in PAGES}
 
 
 def test_every_block_is_typed_by_some_test():
