@@ -8,9 +8,10 @@
 #   make docs         docs/flags.md                   make fuzz-run  each of them for SECONDS
 #   make kernels      the GPU kernels alone           make clean     remove all build folders
 #   make image        the container image, with docker, podman or buildah (tools/image/make.sh has its variables)
+#   make arm64        cross build in build-arm64      make test-arm64  its unit tests, under qemu (docs/arm64.md)
 #   make gpu-pack     build/gpu, for a machine with a GPU: `make gpu-check` there (tools/gpu_check.mk)
 #
-# Variables: CC=clang; ONLY=mla_cuda_decode (of kernels: this object); MODEL=DIR (default: the bundled one); ARGS="flags for proa serve"; PYTEST="flags for pytest";
+# Variables: CC=clang; ONLY=mla_cuda_decode (of kernels: this object; of test-arm64: these tests); MODEL=DIR (default: the bundled one); ARGS="flags for proa serve"; PYTEST="flags for pytest";
 # PROA_TEST_DATA=DIR, the test data (default ../shared; tests that need it are skipped when it is absent).
 
 ifeq ($(origin CC),default)
@@ -24,7 +25,7 @@ SANITIZE = -Db_sanitize=address,undefined -Db_lundef=false
 
 STAMP = build/compiler-$(notdir $(CC))
 
-.PHONY: all serve test test-long check tidy sanitize fuzz fuzz-run format docs deps clean kernels gpu-pack image
+.PHONY: all serve test test-long check tidy sanitize fuzz fuzz-run format docs deps clean kernels gpu-pack image arm64 test-arm64
 all: $(STAMP)
 	ninja -C build
 
@@ -72,6 +73,20 @@ export IMAGE_TOOL IMAGE_FLAGS IMAGE ARCH GPU_TARGETS CUDA_VERSION BASE
 image:
 	tools/image/make.sh
 
+# The sysroot is kept apart, so that a build that is made anew need not fetch packages.
+ARM64_SYSROOT = build-sysroot-arm64
+arm64:
+	tools/deps.sh build arm64
+	tools/cross/sysroot.sh $(ARM64_SYSROOT)
+	test -f build-arm64/build.ninja || meson setup build-arm64 --cross-file $(ARM64_SYSROOT)/sysroot.ini \
+	    --cross-file tools/cross/aarch64-linux-gnu.ini -Dtest_data=$(PROA_TEST_DATA) -Dcuda=disabled
+	ninja -C build-arm64
+
+# qemu is some twenty times slower than the machine under it.
+test-arm64: arm64
+	meson test -C build-arm64 --no-rebuild --print-errorlogs --timeout-multiplier 15 $(or $(ONLY),--suite unit)
+	@grep '\[  SKIPPED \] [a-z]' build-arm64/meson-logs/testlog.txt | sort -u || true
+
 tidy: all
 	tools/tidy.sh
 
@@ -100,4 +115,4 @@ docs: all
 	build/proa help --format=markdown > docs/flags.md
 
 clean:
-	rm -rf build build-asan build-fuzz
+	rm -rf build build-asan build-fuzz build-arm64 $(ARM64_SYSROOT)

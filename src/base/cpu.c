@@ -26,8 +26,13 @@ proa_isa proa_cpu_isa(void)
 
 const char *proa_isa_name(proa_isa isa)
 {
+#if defined(__aarch64__)
+    static const char *const least = "neon";
+#else
+    static const char *const least = "portable";
+#endif
     switch (isa) {
-    case PROA_ISA_PORTABLE: return "portable";
+    case PROA_ISA_PORTABLE: return least;
     case PROA_ISA_AVX2: return "avx2";
     case PROA_ISA_AVX512: return "avx512";
     case PROA_ISA_AVX512_BF16: return "avx512-bf16";

@@ -12,7 +12,6 @@
 
 enum {
     TRIES = 100,
-    CHAINS = 12,
     ROUNDS = 200000,
     PART_BYTES = 1 << 18,
     PARTS = 192, /* of a try; the next one takes the next of the buffer */
@@ -81,19 +80,55 @@ static double best_gbps(proa_pool *pool, proa_pool_task task, sweep *s, int part
 
 /* --- arithmetic: ROUNDS times CHAINS multiply-adds of vectors --- */
 
+#if defined(__aarch64__)
+enum { CHAINS = 16 }; /* four pipes, a latency of four */
+#define CHANGED(x) __asm__ volatile("" : "+w"(x))
+#else
+enum { CHAINS = 12 };
+#define CHANGED(x) __asm__ volatile("" : "+v"(x))
+#endif
+
 /* The loop with vectors of TYPE; `x` looks changed each round, so that nothing moves out of it. */
 #define MULTIPLY(type, multiply_add)                                                                         \
     type sums[CHAINS];                                                                                       \
     for (int i = 0; i < CHAINS; i++)                                                                         \
         sums[i] = x * (float)i; /* no two alike */                                                           \
     for (int64_t round = 0; round < ROUNDS; round++) {                                                       \
-        __asm__ volatile("" : "+v"(x));                                                                      \
-        _Pragma("GCC unroll 12") for (int i = 0; i < CHAINS; i++) sums[i] = multiply_add;                    \
+        CHANGED(x);                                                                                          \
+        _Pragma("GCC unroll 16") for (int i = 0; i < CHAINS; i++) sums[i] = multiply_add;                    \
     }                                                                                                        \
     float sum = 0;                                                                                           \
     for (int i = 0; i < CHAINS; i++)                                                                         \
         sum += sums[i][0];                                                                                   \
     return sum;
+
+#if defined(__aarch64__)
+#include <arm_neon.h>
+
+static float multiply_least(void)
+{
+    float32x4_t x = vdupq_n_f32(0.5f);
+    MULTIPLY(float32x4_t, vfmaq_f32(sums[i], x, x))
+}
+#else
+typedef float float4 __attribute__((vector_size(16)));
+
+static float multiply_least(void)
+{
+    float4 sums[CHAINS];
+    volatile float half = 0.5f;
+    float4 x = {half, half, half, half};
+    for (int i = 0; i < CHAINS; i++)
+        sums[i] = x * (float)i;
+    for (int64_t round = 0; round < ROUNDS; round++)
+        for (int i = 0; i < CHAINS; i++)
+            sums[i] = (sums[i] + x) * x;
+    float sum = 0;
+    for (int i = 0; i < CHAINS; i++)
+        sum += sums[i][0];
+    return sum;
+}
+#endif
 
 #if defined(__x86_64__)
 #include <immintrin.h>
@@ -117,24 +152,6 @@ PROA_TARGET_AVX512_BF16 static float multiply_bf16(void)
 }
 #endif
 
-typedef float float4 __attribute__((vector_size(16)));
-
-static float multiply_portable(void)
-{
-    float4 sums[CHAINS];
-    volatile float half = 0.5f;
-    float4 x = {half, half, half, half};
-    for (int i = 0; i < CHAINS; i++)
-        sums[i] = x * (float)i;
-    for (int64_t round = 0; round < ROUNDS; round++)
-        for (int i = 0; i < CHAINS; i++)
-            sums[i] = (sums[i] + x) * x;
-    float sum = 0;
-    for (int i = 0; i < CHAINS; i++)
-        sum += sums[i][0];
-    return sum;
-}
-
 /* Operations of a round of one chain: two a product. */
 static double flops_each(proa_isa isa, bool bf16)
 {
@@ -157,7 +174,7 @@ static void multiply_task(void *context, int task, int thread)
         out = multiply_avx2();
     else
 #endif
-        out = multiply_portable();
+        out = multiply_least();
     s->out[task % SLOTS] = out;
 }
 

@@ -46,7 +46,7 @@ static void say_processor(proa_doctor *doctor)
     if (uname(&self) == 0)
         proa_doctor_say(doctor, PROA_FINDING_PLAIN, "system", NULL, "%s %s, %s", self.sysname, self.release,
                         self.machine);
-    bool portable = proa_cpu_isa() == PROA_ISA_PORTABLE;
+    bool portable = strcmp(proa_isa_name(proa_cpu_isa()), "portable") == 0;
     proa_doctor_say(doctor, portable ? PROA_FINDING_WARNING : PROA_FINDING_PLAIN, "processor",
                     portable ? "kernels for AVX2 and AVX-512 cannot be used here: models run much slower"
                              : NULL,

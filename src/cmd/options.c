@@ -445,7 +445,7 @@ static const proa_option options[] = {
     {.name = "shape", .commands = "bench", .group = "Benchmark", .type = PROA_OPTION_STRING, .metavar = "TEXT",
      .help = "Measure only the shapes whose description contains the text; of bench transfer, the ways whose name does"},
     {.name = "isa", .commands = "bench", .group = "Benchmark",
-     .type = PROA_OPTION_CHOICE, .choices = "portable|avx2|avx512|avx512-bf16",
+     .type = PROA_OPTION_CHOICE, .choices = "portable|neon|avx2|avx512|avx512-bf16",
      .help = "Use this instruction set instead of the processor's best"},
     {.name = "num-prompts", .commands = "bench", .group = "Benchmark",
      .type = PROA_OPTION_INT, .low = 1, .high = 10000000, .fallback = "1000", .unit = "requests",

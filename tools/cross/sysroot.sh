@@ -11,8 +11,8 @@ set -euo pipefail
 for tool in apt-get dpkg-deb; do
     command -v "$tool" >/dev/null || { echo "$0: $tool is missing: this needs Debian or a relative of it" >&2; exit 1; }
 done
-packages="libc6-dev libcmocka-dev libcurl4-openssl-dev libevent-dev libgcc-12-dev libhwloc-dev libjansson-dev libnats-dev libpcre2-dev
-          libssl-dev libucx-dev libxxhash-dev"
+packages=(libc6-dev libcmocka-dev libcurl4-openssl-dev libevent-dev libgcc-12-dev libhwloc-dev libjansson-dev libnats-dev libpcre2-dev
+          libssl-dev libucx-dev libxxhash-dev)
 
 rm -rf "$1"
 mkdir -p "$1"/{root,apt/state/lists/partial,apt/cache/archives/partial}
@@ -33,7 +33,7 @@ END
 export APT_CONFIG="$dir/apt/conf" DEBIAN_FRONTEND=noninteractive
 
 apt-get update -q
-apt-get install -qy --download-only $packages
+apt-get install -qy --download-only "${packages[@]}"
 for package in "$dir"/apt/cache/archives/*.deb; do
     dpkg-deb --extract "$package" "$dir/root"
 done
