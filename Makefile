@@ -84,7 +84,7 @@ arm64:
 
 # qemu is some twenty times slower than the machine under it.
 test-arm64: arm64
-	meson test -C build-arm64 --no-rebuild --print-errorlogs --timeout-multiplier 15 $(or $(ONLY),--suite unit)
+	meson test -C build-arm64 --no-rebuild --print-errorlogs --timeout-multiplier 15 $(or $(ONLY),--suite unit --no-suite native)
 	@grep '\[  SKIPPED \] [a-z]' build-arm64/meson-logs/testlog.txt | sort -u || true
 
 tidy: all

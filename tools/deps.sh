@@ -6,7 +6,6 @@ declare -A packages=(
     [build]="build-essential meson ninja-build pkg-config libcmocka-dev libcurl4-openssl-dev libevent-dev libhwloc-dev
              libjansson-dev libnats-dev libpcre2-dev libssl-dev libucx-dev libxxhash-dev"
     [test]="etcd-server iproute2 nats-server openssl python3 python3-venv shellcheck"
-    [test]="etcd-server iproute2 nats-server openssl python3 python3-venv"
     [arm64]="gcc-aarch64-linux-gnu libc6-dev-arm64-cross qemu-user-static"
     [check]="clang clang-format clang-tidy git python3 universal-ctags"
 )
