@@ -31,8 +31,8 @@ from conftest import BUILD, TOP
 from guides import DEEPEP
 
 GUIDES = TOP / "docs" / "guides"
-COMMAND_SECONDS = 60
-AGAIN_SECONDS = 60
+COMMAND_SECONDS = 180
+AGAIN_SECONDS = 180
 FULL_SECONDS = 600
 HEAD_PREFILL, HEAD_DECODE = "10.0.0.1", "10.0.0.5"  # as the pages have them
 
