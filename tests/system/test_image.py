@@ -254,7 +254,7 @@ def test_units_under_systemd(store, image):
     wait_healthy_with(units, 2)
     parent = shown(units, "proa-worker@null", "MainPID")
     victim = next(pid for pid in units.exec("cat", f"/proc/{parent['MainPID']}/task/{parent['MainPID']}/children").stdout.split())
-    units.exec("kill", "-KILL", victim)
+    units.exec("sh", "-c", f"kill -KILL {victim}")
     wait_for(lambda: units.exec("test", "-e", f"/proc/{victim}", check=False).returncode != 0, 30, "the rank is gone")
     wait_healthy_with(units, 2)
     assert shown(units, "proa-worker@null", "MainPID", "NRestarts", "ActiveState") == parent | {"NRestarts": "0", "ActiveState": "active"}
