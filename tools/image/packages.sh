@@ -5,7 +5,8 @@
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 
-tools/deps.sh build
+tools/deps.sh build # which looks for new lists of packages only when something is missing
+apt-get update -q
 export DEBIAN_FRONTEND=noninteractive
 cross=
 [ "${1:-}" = "${2:-}" ] || cross="gcc-aarch64-linux-gnu qemu-user-static"
