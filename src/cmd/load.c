@@ -129,8 +129,6 @@ proa_status proa_loaded_open_dir(const proa_options *options, const char *dir, p
     if (exact && cuda)
         return proa_error_set(err, PROA_ERR_INVALID,
                               "--activation-dtype float32: a GPU computes in bf16 and FP8; use --device cpu");
-    if (!proa_options_by_parent(options))
-        proa_loaded_tell_of_idle_flags(options);
     proa_status status = proa_model_config_load(dir, &loaded->config, err);
     if (status == PROA_OK)
         status = proa_generation_config_load(dir, &loaded->config, &loaded->generation, err);

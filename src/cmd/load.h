@@ -30,7 +30,7 @@ bool proa_bundled_dir(const char *name, char *dir, size_t bytes);
 /* --served-model-name, else --model-path as given, else the folder's name of the bundled model. May lie inside `dir`. */
 const char *proa_served_model_name(const proa_options *options, const char *dir);
 
-/* Says which flags of guides that are written for GPUs change nothing on the device that was asked for. Opening does; who opens nothing and
+/* Says which flags of guides that are written for GPUs change nothing on the device that was asked for. Opening a rank does; who opens none and
  * starts others that do (proa_options_by_parent) says it for all. */
 void proa_loaded_tell_of_idle_flags(const proa_options *options);
 

@@ -264,6 +264,8 @@ proa_status proa_rank_open(const proa_options *o, const proa_rank_use *use, proa
     *r = (proa_rank){0};
     uint64_t available = proa_memory_available();
     proa_status status = check_gpu_use(o, use, err);
+    if (!proa_options_by_parent(o))
+        proa_loaded_tell_of_idle_flags(o);
     if (status == PROA_OK)
         status = proa_loaded_open(o, &r->loaded, err);
     if (status != PROA_OK)
