@@ -88,11 +88,13 @@ static const proa_program program = {
 
 enum { WORDS_MAX = 16 };
 
-/* Parses "serve --a=1 b" split at spaces. */
+/* Parses "serve --a=1 b" split at spaces. Options point into the words, which are the last line's. */
 static proa_status parse(const char *line, proa_options **parsed, proa_error *err)
 {
-    char copy[256], *words[WORDS_MAX + 1] = {0}, *save = NULL;
+    static char copy[256], *words[WORDS_MAX + 1];
+    char *save = NULL;
     int count = 0;
+    memset(words, 0, sizeof words);
     snprintf(copy, sizeof copy, "%s", line);
     for (char *w = strtok_r(copy, " ", &save); w != NULL && count < WORDS_MAX; w = strtok_r(NULL, " ", &save))
         words[count++] = w;
