@@ -10,6 +10,8 @@
 _Static_assert((int)PROA_GRAPH_SIZES_MAX == (int)PROA_CUDA_GRAPHS_MAX,
                "the flags and the runner have the same room");
 
+static const double gib = 1073741824.0;
+
 struct proa_loaded_gpu {
     proa_gpu *gpu;
     size_t free_bytes; /* before the weights */
@@ -33,8 +35,8 @@ proa_status proa_loaded_gpu_open(const proa_options *o, proa_loaded_gpu **out, p
     const proa_gpu_facts *f = proa_gpu_facts_of(g->gpu);
     proa_log(PROA_LOG_INFO, "gpu",
              "GPU %d: %s, %d multiprocessors, %.1f of %.1f GiB free, driver for CUDA %d.%d", f->ordinal,
-             f->name, f->multiprocessors, (double)g->free_bytes / 1073741824.0,
-             (double)f->memory_bytes / 1073741824.0, f->driver / 1000, f->driver % 1000 / 10);
+             f->name, f->multiprocessors, (double)g->free_bytes / gib, (double)f->memory_bytes / gib,
+             f->driver / 1000, f->driver % 1000 / 10);
     *out = g;
     return PROA_OK;
 }
@@ -79,8 +81,7 @@ static proa_status check_room(const proa_loaded_gpu *g, uint64_t bytes, proa_err
     return proa_error_set(
         err, PROA_ERR_DEVICE_MEMORY,
         "the weights take %.1f GiB, GPU %d has %.1f GiB free: use a GPU with more memory, or a smaller model",
-        (double)bytes / 1073741824.0, proa_gpu_facts_of(g->gpu)->ordinal,
-        (double)g->free_bytes / 1073741824.0);
+        (double)bytes / gib, proa_gpu_facts_of(g->gpu)->ordinal, (double)g->free_bytes / gib);
 }
 
 proa_status proa_loaded_gpu_take(proa_loaded_gpu *g, const proa_options *o, const proa_model_config *c,

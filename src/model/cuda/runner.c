@@ -94,14 +94,18 @@ static void place_logits(runner *r)
             r->row_of[p->prompt_logit[i] + j] = r->logit_rows++;
 }
 
+static void clear(piece *p)
+{
+    p->decode_count = p->prompt_count = p->rows = p->keys = p->splits = p->logits = 0;
+}
+
 /* Queues the piece and forgets it. A graph's rows all have logits, and are all of the step. */
 static proa_status run_piece(runner *r, bool whole, proa_error *err)
 {
     piece *p = &r->piece;
     proa_gpu_graph *graph = NULL;
     int32_t padded = p->decode_count;
-    if (p->rows == 0)
-        return PROA_OK;
+    PROA_ASSERT(p->rows > 0);
     if (whole && p->prompt_count == 0 && p->logits == p->decode_count)
         graph = graph_for(r, p->decode_count, &padded);
     const proa_cuda_step step = {.decode = p->decode,
@@ -115,7 +119,7 @@ static proa_status run_piece(runner *r, bool whole, proa_error *err)
         status =
             graph != NULL ? proa_gpu_graph_run(r->gpu, graph, err) : proa_cuda_forward_run(r->forward, err);
     place_logits(r);
-    p->decode_count = p->prompt_count = p->rows = p->keys = p->splits = p->logits = 0;
+    clear(p);
     if (status == PROA_OK && !whole) /* the description's memory is wanted again */
         status = proa_gpu_sync(r->gpu, err);
     return status;
@@ -217,7 +221,7 @@ static proa_status step(void *context, const proa_step *step, float **logits, pr
     proa_status status = proa_gpu_own(r->gpu, err); /* made on another thread than the engine's */
     if (status == PROA_OK && r->queued)
         status = wait(r, err);
-    p->decode_count = p->prompt_count = p->rows = p->keys = p->splits = p->logits = 0;
+    clear(p); /* a step that failed may have left something */
     r->logit_rows = 0;
     for (int32_t i = 0; i < step->segment_count && status == PROA_OK; i++)
         status = add_segment(r, step, i, &next, err);

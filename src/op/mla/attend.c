@@ -4,6 +4,8 @@
 
 #include "op/host.h"
 
+#include <string.h>
+
 enum { ALIGNMENT = 64 };
 
 const proa_mla_kernels *proa_mla_pick_kernels(const proa_host *host)
@@ -18,6 +20,14 @@ const proa_mla_kernels *proa_mla_pick_kernels(const proa_host *host)
 #endif
     (void)host;
     return &proa_mla_kernels_portable;
+}
+
+void proa_mla_pack_query_f32(void *packed, int32_t at, const float *query, int32_t dim)
+{
+    float *to = (float *)packed + at;
+    memcpy(to, query, (size_t)dim * sizeof *to);
+    if (dim & 1)
+        to[dim] = 0;
 }
 
 static size_t aligned(size_t bytes)

@@ -65,6 +65,9 @@ extern const proa_mla_kernels proa_mla_kernels_avx2;
 extern const proa_mla_kernels proa_mla_kernels_avx512;
 extern const proa_mla_kernels proa_mla_kernels_avx512_bf16; /* default precision */
 
+/* pack_query of kernels whose element is a float (attend.c). */
+void proa_mla_pack_query_f32(void *packed, int32_t at, const float *query, int32_t dim);
+
 static inline int32_t proa_mla_even(int32_t n)
 {
     return n + (n & 1);

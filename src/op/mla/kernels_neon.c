@@ -78,14 +78,6 @@ static void pack_values(void *packed, int32_t cols, const proa_mla_source *sourc
                 vst1q_f32(to + i, j < keys ? load_row(source, j, c + i) : vdupq_n_f32(0));
 }
 
-static void pack_query(void *packed, int32_t at, const float *query, int32_t dim)
-{
-    float *to = (float *)packed + at;
-    __builtin_memcpy(to, query, (size_t)dim * sizeof *to);
-    if (dim & 1)
-        to[dim] = 0;
-}
-
 /* n queries, 4 * v keys; n * v accumulators. */
 INLINE void score_tile(int32_t n, int32_t v, const float *q, const float *k, int32_t depth, float scale,
                        float *to)
@@ -198,7 +190,7 @@ const proa_mla_kernels proa_mla_kernels_portable = {
     .element_bytes = sizeof(float),
     .pack_keys = pack_keys,
     .pack_values = pack_values,
-    .pack_query = pack_query,
+    .pack_query = proa_mla_pack_query_f32,
     .scores = scores,
     .weigh = weigh,
     .accumulate = accumulate,

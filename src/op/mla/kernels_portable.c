@@ -27,14 +27,6 @@ static void pack_values(void *packed, int32_t cols, const proa_mla_source *sourc
                 proa_host_load(source->data, source->dtype, j * source->stride + c);
 }
 
-static void pack_query(void *packed, int32_t at, const float *query, int32_t dim)
-{
-    float *to = (float *)packed + at;
-    memcpy(to, query, (size_t)dim * sizeof *to);
-    if (dim & 1)
-        to[dim] = 0;
-}
-
 static void scores(const void *queries, int32_t n, const void *keys, int32_t depth, float scale,
                    float *scores_out)
 {
@@ -108,7 +100,7 @@ const proa_mla_kernels proa_mla_kernels_portable = {
     .element_bytes = sizeof(float),
     .pack_keys = pack_keys,
     .pack_values = pack_values,
-    .pack_query = pack_query,
+    .pack_query = proa_mla_pack_query_f32,
     .scores = scores,
     .weigh = weigh,
     .accumulate = accumulate,
