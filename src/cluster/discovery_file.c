@@ -11,7 +11,8 @@
  *
  * Polling and not inotify, since inotify does not see other hosts. Over NFS, the cache of attributes (acregmin, 3 s by default)
  * must be well below the lease. When the whole folder vanishes, watches keep what they have seen; when it is back, owners
- * have a lease's time to write again.
+ * have a lease's time to write again. Who opens the discovery makes the folder; owners do not make it again, so that it can be
+ * removed for good while they are still on their way out (the Slurm job's script does).
  *
  * Untrusted: names that begin with a dot or do not end in .json, links, and what is too deep, too long or too large is ignored.
  */
@@ -92,12 +93,11 @@ static void path_of(const folder *f, const char *key, char path[PATH_BYTES_MAX])
     PROA_ASSERT(n < PATH_BYTES_MAX); /* open and check_key bound both */
 }
 
-/* Makes the folders above `path` that are absent. What fails shows when the file is written. */
+/* Makes the folders above `path` that are absent, within the folder. What fails shows when the file is written. */
 static void make_folders(const folder *f, const char *path)
 {
     char part[PATH_BYTES_MAX];
     snprintf(part, sizeof part, "%s", path);
-    mkdir(f->path, 0755);
     for (char *slash = strchr(part + strlen(f->path) + 1, '/'); slash != NULL;
          slash = strchr(slash + 1, '/')) {
         *slash = 0;

@@ -4,12 +4,13 @@ import http.server
 import json
 import os
 import shutil
+import signal
 import subprocess
 import threading
 
 import pytest
 
-from cluster import TINY
+from cluster import TINY, wait_for
 from conftest import clean_environment
 
 # The GB200 guide's submit line, but for paths; its template is built in.
@@ -203,6 +204,47 @@ def test_sbatch_refuses(submit, tmp_path, text, complaint):
 def test_without_slurm(submit, tmp_path):
     done = submit(*NONE, path=tmp_path)
     assert done.returncode == 1 and "sbatch is not in PATH" in done.stderr
+
+
+# ---- the script's end ----
+
+# Steps that do not care for signals, on two nodes.
+STAND_INS = {
+    "scontrol": "echo n0; echo n1",
+    "scancel": "exit 0",
+    "srun": """case "$*" in *SLURMD_NODENAME*) echo n0 127.0.0.1 lo; echo n1 127.0.0.2 lo; exit ;; esac
+trap '' TERM
+while [ ! -e "$ENDED" ]; do sleep 0.1; done""",
+}
+
+
+def test_a_script_that_is_killed_leaves_only_its_folder(submit, tmp_path):
+    """Slurm kills the script when KillWait of slurm.conf is over, while it waits for its steps: what must be gone is gone by then."""
+    script = tmp_path / "job.sh"
+    script.write_text(script_of(submit("--dry-run", *NONE, "--prefill-nodes", "1", "--decode-nodes", "1", "--use-sglang-commands")))
+    binary, logs = tmp_path / "bin", tmp_path / "logs"
+    binary.mkdir()
+    logs.mkdir()
+    for name, text in STAND_INS.items():
+        (binary / name).write_text(f"#!/bin/bash\n{text}\n")
+        (binary / name).chmod(0o755)
+    environment = clean_environment(PATH=f"{binary}:/usr/bin:/bin", ENDED=str(tmp_path / "ended"), SLURM_JOB_ID="7",
+                                    SLURM_SUBMIT_DIR=str(tmp_path), SLURM_JOB_NODELIST="n[0-1]")
+    with open(logs / "slurm-7.out", "wb") as output:
+        job = subprocess.Popen(["bash", str(script)], stdin=subprocess.DEVNULL, stdout=output, stderr=output, env=environment)
+    try:
+        wait_for((logs / "7" / "url").exists, 60, "the steps run")
+        assert (logs / "7" / "discovery").is_dir()
+        (logs / "7" / "discovery" / "v1").mkdir()
+        job.send_signal(signal.SIGTERM)
+        wait_for(lambda: not (logs / "7" / "discovery").exists(), 10, "the folder is gone, before the steps are given up")
+        assert job.poll() is None
+    finally:
+        job.kill()
+        job.wait()
+        (tmp_path / "ended").touch()
+    assert os.listdir(logs) == ["7"]
+    assert "Slurm ends the job" in (logs / "7" / "log.out").read_text()
 
 
 # ---- status ----

@@ -1,5 +1,6 @@
 """Jobs of `proa slurm submit` under a real Slurm (slurm.py) on the hosts of a lab: they come up, answer, keep the logs that the guides name, and
 end with nothing left on any host: when the job is cancelled, when a worker is killed, at the time limit."""
+import contextlib
 import os
 import shutil
 import signal
@@ -99,9 +100,10 @@ def submit(proa, lab, tmp_path, request):
 
 
 def kill_one(slurm, host, what, number=signal.SIGKILL):
-    """Kills the first process of the host whose command line has the words."""
+    """Kills the first process of the host whose command line has the words; its id."""
     pid = next(pid for pid, command in sorted(slurm.processes()[host]) if what in command)
     os.kill(pid, number)
+    return pid
 
 
 @pytest.mark.long
@@ -143,6 +145,23 @@ def test_a_killed_rank_comes_back_and_a_killed_worker_ends_the_job(submit):
     assert status.stdout.startswith(f"job {retry.id} ") and status.returncode == 0
     job.slurm.run(["scancel", retry.id])
     retry.wait_ended("CANCELLED")
+
+
+@pytest.mark.long
+def test_a_rank_that_outlives_the_script(submit):
+    """Slurm kills the script, or ends the srun that it waits for, before a rank has ended: the folder in which the rank is registered is gone by
+    then, and the rank does not make it again."""
+    job = submit(2, *SMALL, "--use-sglang-commands")
+    job.wait_healthy()
+    assert (job.logs / "discovery").is_dir()
+    stopped = kill_one(job.slurm, "h1", "--rank 1 ", signal.SIGSTOP)
+    job.slurm.run(["scancel", job.id])
+    wait_for(lambda: not (job.logs / "discovery").exists(), 30, "the folder is gone")
+    with contextlib.suppress(StopIteration, KeyError):  # where it has ended
+        kill_one(job.slurm, "h0", "slurm_script")
+    os.kill(stopped, signal.SIGCONT)
+    job.wait_ended("CANCELLED")
+    assert "CANCELLED AT" in job.read("slurm.out") + job.read("log.err")
 
 
 @pytest.mark.long
