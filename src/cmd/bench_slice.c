@@ -4,8 +4,8 @@
  * a rank would send away and get back is packed and unpacked here: no all-to-all is in these figures. Weights are random; expert
  * e of the model stands for expert e mod EXPERTS. Layers share a few caches, each larger than the second-level cache by far.
  *
- * A step is one graph. An op's time is that of a graph of that op alone in all layers, and ops of other kinds between them cost what they
- * cost: the sum of the ops is printed beside the step.
+ * A step is one graph, on two streams; with one it is measured too. An op's time is that of a graph of that op alone in all layers, on one
+ * stream, and ops of other kinds between them cost what they cost: the sum of the ops is printed beside the step.
  */
 #include "cmd/bench_slice.h"
 
@@ -48,6 +48,7 @@ typedef struct bench {
     proa_cuda_forward *forward;
     proa_gpu_mark *from, *to;
     peaks peak;
+    int32_t streams;
     const char *op;     /* these alone; NULL: all, and the whole step */
     proa_json *results; /* NULL without --json */
 } bench;
@@ -152,9 +153,10 @@ static proa_status time_runs(bench *b, proa_gpu_graph *graph, int runs, double *
 }
 
 /* The median of a step's ops in this set. */
-static proa_status measure(bench *b, uint32_t ops, int runs, double *us, proa_error *err)
+static proa_status measure(bench *b, uint32_t ops, int32_t streams, int runs, double *us, proa_error *err)
 {
     proa_gpu_graph *graph = NULL;
+    proa_cuda_forward_set_streams(b->forward, streams);
     proa_cuda_forward_only(b->forward, ops);
     proa_status status = proa_gpu_graph_begin(b->gpu, err);
     if (status == PROA_OK)
@@ -229,10 +231,10 @@ static proa_status measure_op(bench *b, proa_cuda_op op, double *us, proa_error 
     proa_status status = run_whole(b, err);
     if (status == PROA_OK && op == PROA_CUDA_SPREAD) {
         ops |= router;
-        status = measure(b, router, SAMPLE_RUNS, &router_us, err);
+        status = measure(b, router, 1, SAMPLE_RUNS, &router_us, err);
     }
     if (status == PROA_OK)
-        status = measure(b, ops, SAMPLE_RUNS, us, err);
+        status = measure(b, ops, 1, SAMPLE_RUNS, us, err);
     *us -= router_us;
     return status;
 }
@@ -262,11 +264,36 @@ static proa_status run_ops(bench *b, const bench_slice_shape *s, const char *nam
     return PROA_OK;
 }
 
+/* The whole step, and for comparison on one stream. */
+static proa_status run_step(bench *b, const bench_slice_shape *s, const char *name, double *us,
+                            proa_error *err)
+{
+    const double tokens = s->decode ? s->sequences : s->sequences * (double)s->context;
+    const int runs = s->decode ? RUNS : SAMPLE_RUNS;
+    const bench_slice_cost none = {0};
+    double one_us = 0;
+    uint64_t buffers, cache;
+    proa_status status = measure(b, UINT32_MAX, b->streams, runs, us, err);
+    if (status == PROA_OK && b->streams > 1)
+        status = measure(b, UINT32_MAX, 1, runs, &one_us, err);
+    if (status != PROA_OK)
+        return status;
+    proa_cuda_forward_bytes(b->forward, &buffers, &cache);
+    printf("%s: %.2f ms a step, %.0f tokens/s a GPU without all-to-all (buffers %.1f GB)", name, *us / 1e3,
+           tokens / *us * 1e6, (double)buffers / 1e9);
+    add_result(b, name, "step", *us, &none, (bound){0, ""});
+    if (b->streams > 1) {
+        printf("; on one stream %.2f ms", one_us / 1e3);
+        add_result(b, name, "step on one stream", one_us, &none, (bound){0, ""});
+    }
+    printf("\n");
+    return PROA_OK;
+}
+
 static proa_status run_shape(bench *b, const bench_slice_shape *s, proa_error *err)
 {
     char name[64];
     double us;
-    uint64_t buffers, cache;
     describe(s, name);
     proa_status status = make_forward(b, s, err);
     if (status == PROA_OK)
@@ -275,16 +302,9 @@ static proa_status run_shape(bench *b, const bench_slice_shape *s, proa_error *e
         printf("%s\n", name);
         status = run_ops(b, s, name, 1, err);
     } else if (status == PROA_OK) {
-        status = measure(b, UINT32_MAX, s->decode ? RUNS : SAMPLE_RUNS, &us, err);
-    }
-    if (status == PROA_OK && b->op == NULL) {
-        const double tokens = s->decode ? s->sequences : s->sequences * (double)s->context;
-        const bench_slice_cost none = {0};
-        proa_cuda_forward_bytes(b->forward, &buffers, &cache);
-        printf("%s: %.2f ms a step, %.0f tokens/s a GPU without all-to-all (buffers %.1f GB)\n", name,
-               us / 1e3, tokens / us * 1e6, (double)buffers / 1e9);
-        add_result(b, name, "step", us, &none, (bound){0, ""});
-        status = run_ops(b, s, name, us, err);
+        status = run_step(b, s, name, &us, err);
+        if (status == PROA_OK)
+            status = run_ops(b, s, name, us, err);
     }
     proa_cuda_forward_free(b->forward);
     b->forward = NULL;
@@ -337,6 +357,7 @@ static proa_status bench_run(bench *b, const proa_options *o, proa_error *err)
     const proa_gpu_facts *facts = proa_gpu_facts_of(b->gpu);
     b->peak = peaks_of(facts);
     b->op = proa_options_string(o, "op");
+    b->streams = proa_options_bool(o, "single-stream") ? 1 : 2;
     b->results = json != NULL ? proa_json_new_array() : NULL;
     status = proa_cuda_weights_make(b->gpu, &b->config, EXPERTS, &b->weights, err);
     if (status != PROA_OK)

@@ -40,7 +40,8 @@ static bench_slice_cost attention_cost(const proa_model_config *c, const bench_s
     case PROA_CUDA_QKV_A: return fp8_product(layers, rows, rank + lora + rope, hidden);
     case PROA_CUDA_Q_NORM: return move(layers * rows * rank * (bf16 + fp8));
     case PROA_CUDA_Q_B: return fp8_product(layers, rows, heads * qk, rank);
-    case PROA_CUDA_ROPE: return move(layers * rows * 2 * bf16 * (heads * rope + lora + rope));
+    case PROA_CUDA_ROPE: return move(layers * rows * 2 * bf16 * heads * rope);
+    case PROA_CUDA_APPEND: return move(layers * rows * 2 * bf16 * (lora + rope));
     case PROA_CUDA_UK: return s->decode ? bf16_product(layers * heads, rows, lora, nope, bf16) : move(0);
     case PROA_CUDA_UV: return s->decode ? bf16_product(layers * heads, rows, v, lora, bf16) : move(0);
     case PROA_CUDA_MLA:

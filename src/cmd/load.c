@@ -109,12 +109,13 @@ static proa_status load_gpu(const proa_options *options, proa_loaded *loaded, pr
 
 void proa_loaded_tell_of_idle_flags(const proa_options *options)
 {
-    static const char *const names[] = {"cuda-graph-bs", "cuda-graph-max-bs", "disable-cuda-graph"};
+    static const char *const names[] = {"cuda-graph-bs", "cuda-graph-max-bs", "disable-cuda-graph",
+                                        "single-stream"};
     const char *device = proa_options_string(options, "device");
     for (size_t i = 0; i < sizeof names / sizeof *names; i++)
         if (strcmp(device, "cuda") != 0 && proa_options_given(options, names[i]))
-            proa_log(PROA_LOG_INFO, "cmd", "--%s has nothing to do here: --device %s has no graphs", names[i],
-                     device);
+            proa_log(PROA_LOG_INFO, "cmd", "--%s has nothing to do here: --device %s has no such thing",
+                     names[i], device);
 }
 
 proa_status proa_loaded_open_dir(const proa_options *options, const char *dir, proa_load_format format,

@@ -339,6 +339,8 @@ static const proa_option options[] = {
      .help = "With --device cuda and without --cuda-graph-bs: the largest graph; 256 unless fewer requests run at once"},
     {.name = "disable-cuda-graph", .commands = MODEL_COMMANDS, .group = "Device", .type = PROA_OPTION_FLAG,
      .help = "With --device cuda: decode steps are queued op by op"},
+    {.name = "single-stream", .commands = MODEL_COMMANDS " bench", .group = "Device", .type = PROA_OPTION_FLAG,
+     .help = "With --device cuda, and bench slice: nothing of a step runs beside anything else; to compare. No answer depends on it"},
     {.name = "threads", .commands = MODEL_COMMANDS " bench", .group = "Device",
      .type = PROA_OPTION_INT, .low = 0, .high = 4096, .fallback = "0",
      .help = "Threads that compute; 0 for one a physical core"},

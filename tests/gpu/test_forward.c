@@ -1,5 +1,6 @@
 /* test_forward.c - the model on a GPU against the model on the CPU, with the attention's real head dimensions and little else; and law 2: the
- * bits of a sequence's logits are its own, whatever runs beside it, however its prompt is cut, with a graph and without. */
+ * bits of a sequence's logits are its own, whatever runs beside it, however its prompt is cut, with a graph and without, on one stream and
+ * on two. */
 #include "gpu_test.h"
 #include "model/cuda/forward.h"
 #include "model/forward.h"
@@ -133,6 +134,7 @@ typedef struct way {
     int32_t others; /* sequences that prefill and decode beside it */
     int32_t padding;
     bool graph; /* decode steps */
+    int32_t streams;
 } way;
 
 /* Steps of sequence 0 with others before it; its logits are the last ones, of those tokens that are compared. */
@@ -179,6 +181,7 @@ static void run_step(fixture *f, const way *w, bool decode, int32_t first, int32
 
 static void run_gpu(fixture *f, const way *w, float logits[TOKENS][VOCAB])
 {
+    proa_cuda_forward_set_streams(f->forward, w->streams);
     for (int32_t first = 0, rows; first < LENGTH; first += rows) {
         rows = first < w->head ? w->head : w->chunk;
         rows = LENGTH - first < rows ? LENGTH - first : rows;
@@ -213,11 +216,10 @@ static void assert_alike(float got[TOKENS][VOCAB], float want[TOKENS][VOCAB], do
 
 static void compare(void **state, bool fp8, double median, double ninth)
 {
-    static const way ways[] = {{0, LENGTH, 0, 0, false},
-                               {0, 64, 0, 3, false},
-                               {0, 37, OTHERS, 0, false},
-                               {0, LENGTH, OTHERS, 9, true},
-                               {LENGTH - 5, 1, 1, 0, true}};
+    static const way ways[] = {{0, LENGTH, 0, 0, false, 1},     {0, LENGTH, 0, 0, false, 2},
+                               {0, 64, 0, 3, false, 2},         {0, 37, OTHERS, 0, false, 1},
+                               {0, LENGTH, OTHERS, 9, true, 1}, {0, LENGTH, OTHERS, 9, true, 2},
+                               {LENGTH - 5, 1, 1, 0, true, 2}};
     static float want[TOKENS][VOCAB], first[TOKENS][VOCAB], got[TOKENS][VOCAB];
     fixture f;
     open_fixture(&f, gpu_of(state), fp8);
@@ -229,10 +231,10 @@ static void compare(void **state, bool fp8, double median, double ninth)
         run_gpu(&f, &ways[i], got);
         for (int32_t t = 0; t < TOKENS; t++)
             if (memcmp(first[t], got[t], sizeof got[t]) != 0)
-                fail_msg("%d rows, chunks of %d, %d others, %d rows of padding, graph %d: other bits at "
-                         "position %d",
+                fail_msg("%d rows, chunks of %d, %d others, %d rows of padding, graph %d, %d streams: other "
+                         "bits at position %d",
                          ways[i].head, ways[i].chunk, ways[i].others, ways[i].padding, ways[i].graph,
-                         LENGTH - LAST + t);
+                         ways[i].streams, LENGTH - LAST + t);
     }
     close_fixture(&f);
 }

@@ -37,6 +37,7 @@ proa_status proa_gpu_open(int32_t ordinal, proa_gpu **out, proa_error *err)
     gpu->owner = pthread_self();
     stand_in_list_init(&gpu->queue);
     stand_in_list_init(&gpu->recorded);
+    stand_in_list_init(&gpu->second);
     for (int32_t i = 0; i < 256; i++)
         gpu->e4m3[i] = proa_e4m3_to_f32((uint8_t)i);
     *out = gpu;
@@ -50,6 +51,7 @@ void proa_gpu_close(proa_gpu *gpu)
         return;
     stand_in_list_free(&gpu->queue);
     stand_in_list_free(&gpu->recorded);
+    stand_in_list_free(&gpu->second);
     for (int32_t i = 0; i < STAND_IN_SLOTS; i++)
         free(gpu->scratch[i]);
     free(gpu->allocations);

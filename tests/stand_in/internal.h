@@ -34,7 +34,8 @@ struct proa_gpu {
     int32_t count, room;
     size_t used;
     work_list queue, recorded;
-    bool recording;
+    work_list second; /* since the fork */
+    bool recording, forked, beside;
     void *scratch[STAND_IN_SLOTS];
     size_t scratch_bytes[STAND_IN_SLOTS];
     float e4m3[256];
@@ -46,7 +47,7 @@ void stand_in_assert_owner(const proa_gpu *gpu);
 void stand_in_drain(proa_gpu *gpu);
 void stand_in_list_init(work_list *list);
 void stand_in_list_free(work_list *list);
-/* Refuses what CUDA does not do while a graph is recorded. */
+/* Refuses what CUDA does not do while a graph is recorded, and what must not be done between a fork and its join. */
 proa_status stand_in_not_recording(const proa_gpu *gpu, const char *what, proa_error *err);
 /* The allocation that has [at, at + bytes), or NULL. */
 const allocation *stand_in_find(const proa_gpu *gpu, const void *at, size_t bytes, bool pinned);

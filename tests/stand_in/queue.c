@@ -38,10 +38,46 @@ static proa_status append(work_list *list, stand_in_run *run, const void *args, 
     return PROA_OK;
 }
 
+static work_list *first_of(proa_gpu *gpu)
+{
+    return gpu->recording ? &gpu->recorded : &gpu->queue;
+}
+
 proa_status stand_in_queue(proa_gpu *gpu, stand_in_run *run, const void *args, size_t bytes, proa_error *err)
 {
     stand_in_assert_owner(gpu);
-    return append(gpu->recording ? &gpu->recorded : &gpu->queue, run, args, bytes, err);
+    PROA_ASSERT(gpu->forked || !gpu->beside);
+    return append(gpu->beside ? &gpu->second : first_of(gpu), run, args, bytes, err);
+}
+
+proa_status proa_gpu_fork(proa_gpu *gpu, proa_error *err)
+{
+    (void)err;
+    stand_in_assert_owner(gpu);
+    PROA_ASSERT(!gpu->forked);
+    gpu->forked = true;
+    return PROA_OK;
+}
+
+void proa_gpu_beside(proa_gpu *gpu, bool beside)
+{
+    stand_in_assert_owner(gpu);
+    gpu->beside = beside;
+}
+
+proa_status proa_gpu_join(proa_gpu *gpu, proa_error *err)
+{
+    work_list *to = first_of(gpu);
+    (void)err;
+    stand_in_assert_owner(gpu);
+    PROA_ASSERT(gpu->forked);
+    gpu->beside = gpu->forked = false;
+    if (gpu->second.first == NULL)
+        return PROA_OK;
+    *to->end = gpu->second.first;
+    to->end = gpu->second.end;
+    stand_in_list_init(&gpu->second);
+    return PROA_OK;
 }
 
 void stand_in_drain(proa_gpu *gpu)
@@ -59,6 +95,9 @@ void stand_in_drain(proa_gpu *gpu)
 
 proa_status stand_in_not_recording(const proa_gpu *gpu, const char *what, proa_error *err)
 {
+    if (gpu->forked)
+        return proa_error_set(err, PROA_ERR_DEVICE,
+                              "%s: work on the second stream has not been joined (the stand-in's GPU)", what);
     if (!gpu->recording)
         return PROA_OK;
     return proa_error_set(err, PROA_ERR_DEVICE,
@@ -80,6 +119,14 @@ proa_status proa_gpu_graph_end(proa_gpu *gpu, proa_gpu_graph **out, proa_error *
     if (!gpu->recording)
         return proa_error_set(err, PROA_ERR_DEVICE, "making a graph: none was begun (the stand-in's GPU)");
     gpu->recording = false;
+    if (gpu->forked) { /* and the graph is no graph */
+        gpu->beside = gpu->forked = false;
+        stand_in_list_free(&gpu->second);
+        stand_in_list_free(&gpu->recorded);
+        return proa_error_set(
+            err, PROA_ERR_DEVICE,
+            "making a graph: work on the second stream has not been joined (the stand-in's GPU)");
+    }
     proa_gpu_graph *graph = malloc(sizeof *graph);
     if (graph == NULL) {
         stand_in_list_free(&gpu->recorded);
@@ -92,6 +139,14 @@ proa_status proa_gpu_graph_end(proa_gpu *gpu, proa_gpu_graph **out, proa_error *
     }
     *out = graph;
     return PROA_OK;
+}
+
+size_t proa_gpu_graph_nodes(const proa_gpu_graph *graph)
+{
+    size_t count = 0;
+    for (const work *w = graph->list.first; w != NULL; w = w->next)
+        count++;
+    return count;
 }
 
 /* Its calls are copied, so that the graph may be freed before they have run. */

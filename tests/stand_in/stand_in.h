@@ -6,6 +6,7 @@
  *   stream    nothing runs before proa_gpu_sync (or a copy from or to ordinary memory, or a free): who reads a result or overwrites pinned
  *             memory too early sees it
  *   graphs    what is recorded runs at proa_gpu_graph_run alone, with the arguments that it was recorded with
+ *   fork      what is queued beside runs no sooner than the join: who reads it before, or overwrites what it reads, sees it
  *   protocol  counters that should have been cleared, plans that are of other lengths, rows of groups that overlap: all asserted
  *   chance    rows of an expert stand in the order last to first
  *

@@ -40,12 +40,18 @@ static void free_lookup(lookup *l)
     proa_gpu_free(l->gpu, l->ids), proa_gpu_free(l->gpu, l->table), proa_gpu_free(l->gpu, l->y);
 }
 
-static void queue_lookup(const lookup *l)
+static void queue_row(const lookup *l)
 {
     proa_error err = {0};
     const proa_cuda_embed_args args = {.rows = 1, .cols = COLS, .ids = l->ids, .table = l->table, .y = l->y};
-    gpu_good(proa_gpu_upload(l->gpu, l->ids, l->pinned, sizeof *l->pinned, &err), &err);
     gpu_good(proa_cuda_embed(l->gpu, &args, &err), &err);
+}
+
+static void queue_lookup(const lookup *l)
+{
+    proa_error err = {0};
+    gpu_good(proa_gpu_upload(l->gpu, l->ids, l->pinned, sizeof *l->pinned, &err), &err);
+    queue_row(l);
 }
 
 static float found(const lookup *l)
@@ -88,6 +94,40 @@ static void test_a_graph_runs_when_asked(void **state)
     *l.pinned = 1;
     assert_true(found(&l) == 1);
     free_lookup(&l);
+}
+
+/* What runs beside comes as late as it may: what the first stream does after the fork, before the join, is done by then. */
+static void test_a_fork_ends_at_its_join(void **state)
+{
+    proa_error err = {0};
+    lookup a = make_lookup(gpu_of(state)), b = make_lookup(a.gpu);
+    proa_gpu_graph *graph;
+    *a.pinned = 1;
+    *b.pinned = 2;
+    proa_gpu_free(a.gpu, b.y);
+    b.y = a.y;
+    gpu_good(proa_gpu_graph_begin(a.gpu, &err), &err);
+    gpu_good(proa_gpu_fork(a.gpu, &err), &err);
+    proa_gpu_beside(a.gpu, true);
+    queue_row(&a); /* its row is copied up by the first stream, later */
+    proa_gpu_beside(a.gpu, false);
+    queue_lookup(&b);
+    gpu_good(proa_gpu_upload(a.gpu, a.ids, a.pinned, sizeof *a.pinned, &err), &err);
+    gpu_good(proa_gpu_join(a.gpu, &err), &err);
+    gpu_good(proa_gpu_graph_end(a.gpu, &graph, &err), &err);
+    assert_int_equal(proa_gpu_graph_nodes(graph), 4);
+    gpu_good(proa_gpu_graph_run(a.gpu, graph, &err), &err);
+    assert_true(found(&a) == 1);
+    proa_gpu_graph_free(graph);
+    gpu_good(proa_gpu_graph_begin(a.gpu, &err), &err);
+    gpu_good(proa_gpu_fork(a.gpu, &err), &err);
+    assert_int_equal(proa_gpu_graph_end(a.gpu, &graph, &err), PROA_ERR_DEVICE);
+    gpu_good(proa_gpu_fork(a.gpu, &err), &err);
+    assert_int_equal(proa_gpu_sync(a.gpu, &err), PROA_ERR_DEVICE);
+    gpu_good(proa_gpu_join(a.gpu, &err), &err);
+    b.y = NULL;
+    free_lookup(&a);
+    free_lookup(&b);
 }
 
 static void test_what_a_graph_does_not_take(void **state)
@@ -307,6 +347,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_a_queue_runs_at_sync),
         cmocka_unit_test(test_a_graph_runs_when_asked),
+        cmocka_unit_test(test_a_fork_ends_at_its_join),
         cmocka_unit_test(test_what_a_graph_does_not_take),
         cmocka_unit_test(test_memory_ends),
         cmocka_unit_test(test_fills),

@@ -26,12 +26,14 @@ static int32_t round_up(int32_t value, int32_t to)
 const char *proa_cuda_op_name(proa_cuda_op op)
 {
     static const char *const names[PROA_CUDA_OPS] = {
+        [PROA_CUDA_UPLOAD] = "upload of the step",
         [PROA_CUDA_EMBED] = "embed",
         [PROA_CUDA_NORM] = "norms",
         [PROA_CUDA_QKV_A] = "q_a, kv_a",
         [PROA_CUDA_Q_NORM] = "q_a norm",
         [PROA_CUDA_Q_B] = "q_b",
-        [PROA_CUDA_ROPE] = "RoPE, cache",
+        [PROA_CUDA_ROPE] = "RoPE",
+        [PROA_CUDA_APPEND] = "kv_a norm, cache",
         [PROA_CUDA_UK] = "W_UK",
         [PROA_CUDA_MLA] = "MLA decode",
         [PROA_CUDA_UV] = "W_UV",
@@ -49,6 +51,8 @@ const char *proa_cuda_op_name(proa_cuda_op op)
         [PROA_CUDA_SHARED] = "shared expert",
         [PROA_CUDA_COMBINE] = "combine",
         [PROA_CUDA_HEAD] = "LM head",
+        [PROA_CUDA_SAMPLE] = "sampler",
+        [PROA_CUDA_DOWNLOAD] = "download of logits",
     };
     return names[op];
 }
@@ -254,6 +258,8 @@ proa_status proa_cuda_forward_create(proa_gpu *gpu, const proa_cuda_weights *wei
     f->config = *c;
     f->limits = *limits;
     f->only = UINT32_MAX;
+    f->two_streams = true;
+    f->layer = -1;
     f->softmax_scale = (float)proa_rope_softmax_scale(&c->rope, c->qk_nope_head_dim + c->qk_rope_head_dim);
     f->placed = where != NULL;
     measure_all(f, &measure);
@@ -365,7 +371,8 @@ proa_status proa_cuda_forward_prepare(proa_cuda_forward *f, const proa_cuda_step
     PROA_ASSERT(f->rows <= f->limits.rows_max);
     PROA_ASSERT(f->keys <= f->limits.keys_max);
     PROA_ASSERT(f->logits_at + f->logit_rows <= f->limits.logit_rows_max);
-    return proa_gpu_upload(f->gpu, f->memory, f->pinned, f->metadata_bytes, err);
+    (void)proa_cuda_begin(f, PROA_CUDA_UPLOAD);
+    return proa_cuda_end(f, proa_gpu_upload(f->gpu, f->memory, f->pinned, f->metadata_bytes, err), err);
 }
 
 /* ---- products and norms ---- */
@@ -406,7 +413,9 @@ proa_status proa_cuda_product(proa_cuda_forward *f, proa_cuda_op op, const cuda_
     const proa_cuda_groups all = {.groups = 1, .rows = rows};
     proa_status status = PROA_OK;
     int32_t column = 0;
-    for (int32_t i = 0; i < w->parts && status == PROA_OK && proa_cuda_wanted(f, op); i++) {
+    if (!proa_cuda_begin(f, op))
+        return PROA_OK;
+    for (int32_t i = 0; i < w->parts && status == PROA_OK; i++) {
         status =
             product(f, x, groups != NULL ? groups : &all, &w->part[i], (uint16_t *)y + column, y_stride, err);
         column += w->part[i].n;
@@ -426,7 +435,7 @@ proa_status proa_cuda_norm(proa_cuda_forward *f, const void *delta, const void *
                            proa_error *err)
 {
     const int32_t hidden = f->config.hidden_size;
-    if (!proa_cuda_wanted(f, PROA_CUDA_NORM))
+    if (!proa_cuda_begin(f, PROA_CUDA_NORM))
         return PROA_OK;
     return proa_cuda_rmsnorm(f->gpu,
                              &(proa_cuda_rmsnorm_args){.rows = f->rows,
@@ -449,7 +458,7 @@ static proa_status finish(proa_cuda_forward *f, proa_error *err)
 {
     const proa_model_config *c = &f->config;
     const int32_t rows = f->logit_rows, hidden = c->hidden_size;
-    if (rows == 0 || !proa_cuda_wanted(f, PROA_CUDA_HEAD))
+    if (rows == 0 || !proa_cuda_begin(f, PROA_CUDA_HEAD))
         return PROA_OK;
     proa_status status = proa_cuda_embed(
         f->gpu,
@@ -498,6 +507,7 @@ static proa_status run_layer(proa_cuda_forward *f, int32_t layer, proa_error *er
     const proa_cuda_layer *w = &f->weights->layers[layer];
     const bool fp8 = w->o.dtype == PROA_DTYPE_E4M3, add = layer > 0;
     proa_status status = PROA_OK;
+    f->layer = layer;
     if (f->tap != NULL)
         status = proa_cuda_tap_hidden(f, layer, add, err);
     if (status == PROA_OK)
@@ -514,7 +524,8 @@ proa_status proa_cuda_forward_run(proa_cuda_forward *f, proa_error *err)
 {
     const proa_model_config *c = &f->config;
     proa_status status = PROA_OK;
-    if (proa_cuda_wanted(f, PROA_CUDA_EMBED))
+    f->layer = -1;
+    if (proa_cuda_begin(f, PROA_CUDA_EMBED))
         status = proa_cuda_embed(f->gpu,
                                  &(proa_cuda_embed_args){.rows = f->rows,
                                                          .cols = c->hidden_size,
@@ -522,13 +533,14 @@ proa_status proa_cuda_forward_run(proa_cuda_forward *f, proa_error *err)
                                                          .table = f->weights->embed_tokens,
                                                          .y = f->b.hidden},
                                  err);
-    if (status == PROA_OK && c->n_routed_experts > 0 && proa_cuda_wanted(f, PROA_CUDA_ROUTER))
+    if (status == PROA_OK && c->n_routed_experts > 0 && proa_cuda_begin(f, PROA_CUDA_ROUTER))
         status = proa_gpu_set(f->gpu, f->b.counts, 0, 4 * (size_t)f->local_experts * sizeof(int32_t), err);
     for (int32_t i = 0; i < c->num_hidden_layers && status == PROA_OK; i++)
         status = run_layer(f, i, err);
+    f->layer = -1;
     if (status == PROA_OK && f->tap != NULL)
         status = proa_cuda_tap_last(f, err);
-    return status == PROA_OK ? finish(f, err) : status;
+    return proa_cuda_end(f, status == PROA_OK ? finish(f, err) : status, err);
 }
 
 /* ---- copies ---- */

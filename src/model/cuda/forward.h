@@ -12,6 +12,7 @@
 #ifndef PROA_MODEL_CUDA_FORWARD_H
 #define PROA_MODEL_CUDA_FORWARD_H
 
+#include "model/cuda/marks.h"
 #include "model/cuda/weights.h"
 
 typedef struct proa_cuda_forward proa_cuda_forward;
@@ -32,12 +33,14 @@ typedef struct proa_cuda_limits {
 
 /* What a step's time goes into. */
 typedef enum proa_cuda_op {
+    PROA_CUDA_UPLOAD, /* of the step's description */
     PROA_CUDA_EMBED,
     PROA_CUDA_NORM,
     PROA_CUDA_QKV_A,
     PROA_CUDA_Q_NORM,
     PROA_CUDA_Q_B,
-    PROA_CUDA_ROPE, /* and the cache's new rows */
+    PROA_CUDA_ROPE,
+    PROA_CUDA_APPEND, /* the cache's new rows: norm, RoPE */
     PROA_CUDA_UK,
     PROA_CUDA_MLA,
     PROA_CUDA_UV,
@@ -55,6 +58,8 @@ typedef enum proa_cuda_op {
     PROA_CUDA_SHARED,
     PROA_CUDA_COMBINE,
     PROA_CUDA_HEAD,
+    PROA_CUDA_SAMPLE, /* the caller's, as is the next */
+    PROA_CUDA_DOWNLOAD,
     PROA_CUDA_OPS,
 } proa_cuda_op;
 
@@ -107,6 +112,15 @@ proa_status proa_cuda_forward_kv_copy(proa_cuda_forward *forward, int32_t from, 
 /* For comparison with a reference (model/forward.h): called in steps whose rows are all of prompts, outside of graphs. NULL: off. */
 typedef void (*proa_cuda_tap)(void *context, int32_t index, int32_t rows, const float *hidden);
 void proa_cuda_forward_set_tap(proa_cuda_forward *forward, proa_cuda_tap tap, void *context);
+
+/* 2, the default: the shared expert runs beside the routed ones, and a layer's new keys are made beside its queries; or 1. No bit depends
+ * on it. */
+void proa_cuda_forward_set_streams(proa_cuda_forward *forward, int32_t streams);
+
+/* For traces: a point where each op (proa_cuda_op) begins, in what is queued or recorded from now on. NULL, the default: nothing is queued for
+ * it. A step has at most so many. */
+void proa_cuda_forward_set_marks(proa_cuda_forward *forward, proa_cuda_marks *marks);
+int32_t proa_cuda_forward_points_max(const proa_cuda_forward *forward);
 
 /* For measurements: the ops of this set alone are queued from now on (bit 1 << op). */
 void proa_cuda_forward_only(proa_cuda_forward *forward, uint32_t ops);

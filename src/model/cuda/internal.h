@@ -3,6 +3,7 @@
 #define PROA_MODEL_CUDA_INTERNAL_H
 
 #include "model/cuda/forward.h"
+#include "model/cuda/marks.h"
 #include "op/cuda/rows.h"
 
 enum {
@@ -82,8 +83,13 @@ struct proa_cuda_forward {
     cuda_buffers b;
     /* the step that was prepared */
     int32_t rows, decode_rows, segments, keys, logit_rows, logits_at;
+    int32_t layer; /* whose ops are queued, or -1 */
+    bool two_streams, beside;
     proa_cuda_tap tap;
     void *tap_context;
+    proa_cuda_marks *marks; /* or NULL */
+    proa_status mark_status;
+    proa_error mark_error;
 };
 
 /* x of a product, in the form that the matrix takes. */
@@ -94,10 +100,17 @@ typedef struct cuda_input {
     int32_t rows_max;
 } cuda_input;
 
-static inline bool proa_cuda_wanted(const proa_cuda_forward *f, proa_cuda_op op)
-{
-    return (f->only >> op & 1) != 0;
-}
+/* Is the op wanted? What is queued from now on, to the stream that takes it, is this op's. */
+bool proa_cuda_begin(proa_cuda_forward *f, proa_cuda_op op);
+
+/* Between fork and join, what is queued beside runs beside the rest: neither may touch what the other writes. No kernel whose blocks wait for
+ * one another may run then (attention's). On one stream these do nothing. */
+proa_status proa_cuda_fork(proa_cuda_forward *f, proa_error *err);
+void proa_cuda_beside(proa_cuda_forward *f, bool beside);
+proa_status proa_cuda_join(proa_cuda_forward *f, proa_error *err);
+
+/* Behind all that is queued, or the failure of it: `status`, or that of a mark. */
+proa_status proa_cuda_end(proa_cuda_forward *f, proa_status status, proa_error *err);
 
 /* y [rows, stack.n] at y_stride (elements). `groups` NULL: all rows with one matrix. */
 proa_status proa_cuda_product(proa_cuda_forward *f, proa_cuda_op op, const cuda_input *x, int32_t rows,

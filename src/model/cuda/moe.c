@@ -1,7 +1,7 @@
 /* moe.c - the second half of a layer on a GPU, from b.q8 (and b.normed) to b.delta: a dense SwiGLU MLP, or experts.
  *
  *   normed ─ router ─> ids, weights, counts ─ spread ─> rows by expert ─ gate | up ─ SwiGLU ─ down ─> slots ─ combine ─> delta
- *   normed ─ shared expert ────────────────────────────────────────────────────────────────────────────┘
+ *   normed ─ shared expert ────────────────────────────────────────────────────────────────────────────┘   on the second stream
  */
 #include "model/cuda/internal.h"
 
@@ -22,7 +22,7 @@ static proa_status activate(proa_cuda_forward *f, proa_cuda_op op, const proa_cu
                             const proa_cuda_mlp *w, const mlp_buffers *b, proa_error *err)
 {
     const bool fp8 = w->down.dtype == PROA_DTYPE_E4M3;
-    if (!proa_cuda_wanted(f, op))
+    if (!proa_cuda_begin(f, op))
         return PROA_OK;
     return proa_cuda_swiglu(f->gpu,
                             &(proa_cuda_swiglu_args){.rows = *rows,
@@ -56,7 +56,7 @@ static proa_status route(proa_cuda_forward *f, const proa_cuda_layer *w, int32_t
 {
     const proa_model_config *c = &f->config;
     const int32_t slices = c->hidden_size % (PROA_CUDA_ROUTER_SLICES * 64) == 0 ? PROA_CUDA_ROUTER_SLICES : 1;
-    if (!proa_cuda_wanted(f, PROA_CUDA_ROUTER))
+    if (!proa_cuda_begin(f, PROA_CUDA_ROUTER))
         return PROA_OK;
     proa_status status = proa_cuda_bf16_linear(
         f->gpu,
@@ -100,7 +100,7 @@ static proa_status spread(proa_cuda_forward *f, const proa_cuda_layer *w, int32_
     const proa_model_config *c = &f->config;
     const bool fp8 = w->experts.down.dtype == PROA_DTYPE_E4M3;
     const int32_t local = f->local_experts;
-    if (!proa_cuda_wanted(f, PROA_CUDA_SPREAD))
+    if (!proa_cuda_begin(f, PROA_CUDA_SPREAD))
         return PROA_OK;
     return proa_cuda_spread(f->gpu,
                             &(proa_cuda_spread_args){.rows = f->rows,
@@ -142,20 +142,33 @@ static proa_status run_experts(proa_cuda_forward *f, const proa_cuda_layer *w, p
                              : status;
 }
 
+/* Beside dispatch and the routed experts. */
+static proa_status run_shared(proa_cuda_forward *f, const proa_cuda_layer *w, proa_error *err)
+{
+    proa_cuda_beside(f, true);
+    const proa_status status = run_mlp(f, PROA_CUDA_SHARED, &w->mlp, f->b.shared_out, err);
+    proa_cuda_beside(f, false);
+    return status;
+}
+
 static proa_status moe(proa_cuda_forward *f, int32_t layer, proa_error *err)
 {
     const proa_model_config *c = &f->config;
     const proa_cuda_layer *w = &f->weights->layers[layer];
     const int32_t table = 2 * f->local_experts;
     int32_t *counts = f->b.counts + layer % 2 * table, *next = f->b.counts + (layer + 1) % 2 * table;
-    proa_status status = route(f, w, counts, err);
+    proa_status status = w->has_shared ? proa_cuda_fork(f, err) : PROA_OK;
+    if (status == PROA_OK)
+        status = route(f, w, counts, err);
     if (status == PROA_OK)
         status = spread(f, w, counts, next, err);
     if (status == PROA_OK && w->has_shared)
-        status = run_mlp(f, PROA_CUDA_SHARED, &w->mlp, f->b.shared_out, err);
+        status = run_shared(f, w, err);
     if (status == PROA_OK)
         status = run_experts(f, w, err);
-    if (status != PROA_OK || !proa_cuda_wanted(f, PROA_CUDA_COMBINE))
+    if (status == PROA_OK && w->has_shared)
+        status = proa_cuda_join(f, err);
+    if (status != PROA_OK || !proa_cuda_begin(f, PROA_CUDA_COMBINE))
         return status;
     return proa_cuda_combine(f->gpu,
                              &(proa_cuda_combine_args){.rows = f->rows,

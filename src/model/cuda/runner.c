@@ -354,6 +354,8 @@ proa_status proa_cuda_runner_create(proa_gpu *gpu, const proa_cuda_weights *weig
     proa_status status = allocate(r, options->host_logits, err);
     if (status == PROA_OK)
         status = proa_cuda_forward_create(gpu, weights, &r->limits, where, &r->forward, err);
+    if (status == PROA_OK)
+        proa_cuda_forward_set_streams(r->forward, options->single_stream ? 1 : 2);
     for (int32_t i = 0; i < graphs->count && status == PROA_OK; i++)
         status = make_graph(r, graphs->rows[i], err);
     if (status != PROA_OK) {

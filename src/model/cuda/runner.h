@@ -23,6 +23,7 @@ typedef struct proa_cuda_runner_options {
     proa_cuda_graph_sizes graphs;
     bool
         host_logits; /* they come to the host, for who reads them there; else tokens are drawn on the GPU (proa_forward_samples) */
+    bool single_stream; /* proa_cuda_forward_set_streams */
 } proa_cuda_runner_options;
 
 /* Limits of the GPU's forward for an engine's. */

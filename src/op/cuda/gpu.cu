@@ -10,7 +10,11 @@ enum { CAPABILITY_NEEDED = 90, DRIVER_NEEDED = 13000 };
 
 struct proa_gpu {
     proa_gpu_facts facts;
-    cudaStream_t stream;
+    cudaStream_t stream; /* the first */
+    cudaStream_t second;
+    cudaEvent_t forked, joined;
+    bool beside;    /* the second takes what is queued */
+    bool recording; /* a graph */
 };
 
 struct proa_gpu_graph {
@@ -64,6 +68,20 @@ static proa_status read_facts(int32_t ordinal, proa_gpu_facts *facts, proa_error
     return PROA_OK;
 }
 
+/* Of lower priority is what runs beside: it fills what the first stream leaves. */
+static cudaError_t make_streams(proa_gpu *gpu)
+{
+    int least, greatest;
+    cudaError_t result = cudaDeviceGetStreamPriorityRange(&least, &greatest);
+    if (result == cudaSuccess)
+        result = cudaStreamCreateWithPriority(&gpu->stream, cudaStreamNonBlocking, greatest);
+    if (result == cudaSuccess)
+        result = cudaStreamCreateWithPriority(&gpu->second, cudaStreamNonBlocking, least);
+    if (result == cudaSuccess)
+        result = cudaEventCreateWithFlags(&gpu->forked, cudaEventDisableTiming);
+    return result == cudaSuccess ? cudaEventCreateWithFlags(&gpu->joined, cudaEventDisableTiming) : result;
+}
+
 proa_status proa_gpu_open(int32_t ordinal, proa_gpu **out, proa_error *err)
 {
     const int32_t count = proa_gpu_count(err);
@@ -85,10 +103,9 @@ proa_status proa_gpu_open(int32_t ordinal, proa_gpu **out, proa_error *err)
     if (status == PROA_OK)
         status = proa_cuda_status(cudaSetDevice(ordinal), "taking the GPU", err);
     if (status == PROA_OK)
-        status = proa_cuda_status(cudaStreamCreateWithFlags(&gpu->stream, cudaStreamNonBlocking),
-                                  "making a stream", err);
+        status = proa_cuda_status(make_streams(gpu), "making streams", err);
     if (status != PROA_OK) {
-        free(gpu);
+        proa_gpu_close(gpu);
         return status;
     }
     *out = gpu;
@@ -99,7 +116,14 @@ void proa_gpu_close(proa_gpu *gpu)
 {
     if (gpu == NULL)
         return;
-    cudaStreamDestroy(gpu->stream);
+    if (gpu->joined != NULL)
+        cudaEventDestroy(gpu->joined);
+    if (gpu->forked != NULL)
+        cudaEventDestroy(gpu->forked);
+    if (gpu->second != NULL)
+        cudaStreamDestroy(gpu->second);
+    if (gpu->stream != NULL)
+        cudaStreamDestroy(gpu->stream);
     free(gpu);
 }
 
@@ -115,7 +139,29 @@ const proa_gpu_facts *proa_gpu_facts_of(const proa_gpu *gpu)
 
 void *proa_gpu_stream(const proa_gpu *gpu)
 {
-    return gpu->stream;
+    return gpu->beside ? gpu->second : gpu->stream;
+}
+
+proa_status proa_gpu_fork(proa_gpu *gpu, proa_error *err)
+{
+    cudaError_t result = cudaEventRecord(gpu->forked, gpu->stream);
+    if (result == cudaSuccess)
+        result = cudaStreamWaitEvent(gpu->second, gpu->forked, 0);
+    return proa_cuda_status(result, "forking a stream", err);
+}
+
+void proa_gpu_beside(proa_gpu *gpu, bool beside)
+{
+    gpu->beside = beside;
+}
+
+proa_status proa_gpu_join(proa_gpu *gpu, proa_error *err)
+{
+    gpu->beside = false;
+    cudaError_t result = cudaEventRecord(gpu->joined, gpu->second);
+    if (result == cudaSuccess)
+        result = cudaStreamWaitEvent(gpu->stream, gpu->joined, 0);
+    return proa_cuda_status(result, "joining a stream", err);
 }
 
 /* ---- memory ---- */
@@ -178,7 +224,8 @@ proa_status proa_gpu_copy_rows(proa_gpu *gpu, void *to, const void *from, size_t
 
 proa_status proa_gpu_set(proa_gpu *gpu, void *to, int value, size_t bytes, proa_error *err)
 {
-    return proa_cuda_status(cudaMemsetAsync(to, value, bytes, gpu->stream), "filling GPU memory", err);
+    return proa_cuda_status(cudaMemsetAsync(to, value, bytes, proa_cuda_stream(gpu)), "filling GPU memory",
+                            err);
 }
 
 proa_status proa_gpu_sync(proa_gpu *gpu, proa_error *err)
@@ -190,14 +237,17 @@ proa_status proa_gpu_sync(proa_gpu *gpu, proa_error *err)
 
 proa_status proa_gpu_graph_begin(proa_gpu *gpu, proa_error *err)
 {
-    return proa_cuda_status(cudaStreamBeginCapture(gpu->stream, cudaStreamCaptureModeThreadLocal),
-                            "beginning a graph", err);
+    const proa_status status = proa_cuda_status(
+        cudaStreamBeginCapture(gpu->stream, cudaStreamCaptureModeThreadLocal), "beginning a graph", err);
+    gpu->recording = status == PROA_OK;
+    return status;
 }
 
 proa_status proa_gpu_graph_end(proa_gpu *gpu, proa_gpu_graph **out, proa_error *err)
 {
     proa_gpu_graph *graph = (proa_gpu_graph *)calloc(1, sizeof *graph);
     *out = NULL;
+    gpu->beside = gpu->recording = false;
     if (graph == NULL)
         return proa_error_set(err, PROA_ERR_MEMORY, "no memory for a graph");
     cudaError_t result = cudaStreamEndCapture(gpu->stream, &graph->graph);
@@ -227,6 +277,13 @@ void proa_gpu_graph_free(proa_gpu_graph *graph)
     free(graph);
 }
 
+size_t proa_gpu_graph_nodes(const proa_gpu_graph *graph)
+{
+    size_t count = 0;
+    (void)cudaGraphGetNodes(graph->graph, NULL, &count);
+    return count;
+}
+
 /* ---- times ---- */
 
 proa_status proa_gpu_mark_create(proa_gpu *, proa_gpu_mark **out, proa_error *err)
@@ -252,7 +309,10 @@ void proa_gpu_mark_free(proa_gpu_mark *mark)
 
 proa_status proa_gpu_mark_set(proa_gpu *gpu, proa_gpu_mark *mark, proa_error *err)
 {
-    return proa_cuda_status(cudaEventRecord(mark->event, gpu->stream), "setting a mark", err);
+    /* in a graph, a node of its own: else the event would be no more than an edge of it, and would have no time */
+    const unsigned flags = gpu->recording ? cudaEventRecordExternal : cudaEventRecordDefault;
+    return proa_cuda_status(cudaEventRecordWithFlags(mark->event, proa_cuda_stream(gpu), flags),
+                            "setting a mark", err);
 }
 
 proa_status proa_gpu_mark_wait(proa_gpu *, proa_gpu_mark *mark, proa_error *err)

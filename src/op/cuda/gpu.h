@@ -36,7 +36,14 @@ void proa_gpu_close(proa_gpu *gpu); /* accepts NULL */
 /* The calling thread owns it from now on; the one before must have stopped using it. Cheap where it does already. */
 proa_status proa_gpu_own(proa_gpu *gpu, proa_error *err);
 const proa_gpu_facts *proa_gpu_facts_of(const proa_gpu *gpu);
-void *proa_gpu_stream(const proa_gpu *gpu); /* cudaStream_t */
+void *proa_gpu_stream(const proa_gpu *gpu); /* cudaStream_t: the one that takes what is queued now */
+
+/* A second stream beside the first. It starts behind what the first one has been given before the fork, and runs beside what that is given
+ * from then on; behind the join the first one goes on when both are through. While `beside` is set, calls queue to it. In graphs
+ * too. A join ends a fork: before the next one, a sync, or the end of a graph. Where both have work, the first one's blocks go first. */
+proa_status proa_gpu_fork(proa_gpu *gpu, proa_error *err);
+void proa_gpu_beside(proa_gpu *gpu, bool beside);
+proa_status proa_gpu_join(proa_gpu *gpu, proa_error *err);
 
 proa_status proa_gpu_alloc(proa_gpu *gpu, size_t bytes, void **memory, proa_error *err);
 void proa_gpu_free(proa_gpu *gpu, void *memory); /* accepts NULL */
@@ -60,9 +67,10 @@ typedef struct proa_gpu_graph proa_gpu_graph;
 proa_status proa_gpu_graph_begin(proa_gpu *gpu, proa_error *err);
 proa_status proa_gpu_graph_end(proa_gpu *gpu, proa_gpu_graph **graph, proa_error *err);
 proa_status proa_gpu_graph_run(proa_gpu *gpu, proa_gpu_graph *graph, proa_error *err);
-void proa_gpu_graph_free(proa_gpu_graph *graph); /* accepts NULL */
+void proa_gpu_graph_free(proa_gpu_graph *graph);          /* accepts NULL */
+size_t proa_gpu_graph_nodes(const proa_gpu_graph *graph); /* kernels, copies and marks */
 
-/* Microseconds between two marks, once both have been passed (proa_gpu_sync). */
+/* Microseconds between two marks, once both have been passed (proa_gpu_sync). One that is set in a graph is passed anew with each run. */
 typedef struct proa_gpu_mark proa_gpu_mark;
 proa_status proa_gpu_mark_create(proa_gpu *gpu, proa_gpu_mark **mark, proa_error *err);
 void proa_gpu_mark_free(proa_gpu_mark *mark); /* accepts NULL */
