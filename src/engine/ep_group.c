@@ -206,23 +206,32 @@ static uint64_t number_of(const proa_group_epoch *epoch)
     return proa_digest(parts, sizeof parts, 0) | 1;
 }
 
-/* Connects to members that have come; under lock, which guards the addresses. */
-static void connect_members(proa_ep_group *r)
+/* Connects to members that have come. Not under lock, but for a look at each: connections to dozens of ranks take seconds where processors
+ * are few, and so long the control thread would not beat. */
+static void connect_members(proa_ep_group *r, const proa_group_mask *members)
 {
+    proa_post *post = proa_a2a_post(r->a2a);
+    uint8_t address[PROA_POST_ADDRESS_BYTES_MAX];
     for (int32_t i = 0; i < r->options.ranks; i++) {
         ep_peer *p = &r->peers[i];
         proa_error err;
-        if (i == r->options.rank || !proa_group_mask_has(&r->view, i)) {
+        if (i == r->options.rank)
+            continue;
+        pthread_mutex_lock(&r->lock);
+        bool is_member = proa_group_mask_has(members, i);
+        bool known = !is_member || (p->connected == p->life && proa_post_is_connected(post, i));
+        uint64_t life = p->life;
+        size_t bytes = p->address_bytes;
+        memcpy(address, p->address, bytes);
+        p->connected = is_member ? life : 0; /* already: a reset that comes meanwhile undoes it */
+        pthread_mutex_unlock(&r->lock);
+        if (known || proa_post_connect(post, i, address, bytes, &err) == PROA_OK)
+            continue;
+        proa_log(PROA_LOG_ERROR, "ranks", "%s", err.text);
+        pthread_mutex_lock(&r->lock);
+        if (p->connected == life)
             p->connected = 0;
-            continue;
-        }
-        if (p->connected == p->life && proa_post_is_connected(proa_a2a_post(r->a2a), i))
-            continue;
-        bool good =
-            proa_post_connect(proa_a2a_post(r->a2a), i, p->address, p->address_bytes, &err) == PROA_OK;
-        p->connected = good ? p->life : 0;
-        if (!good)
-            proa_log(PROA_LOG_ERROR, "ranks", "%s", err.text);
+        pthread_mutex_unlock(&r->lock);
     }
 }
 
@@ -238,9 +247,9 @@ static void install(proa_ep_group *r)
     for (int32_t i = 0; i < r->options.ranks; i++)
         r->live[i] = proa_group_mask_has(&members, i);
     proa_ep_group_team_lives(r, lives);
-    connect_members(r);
     r->installing = true;
     pthread_mutex_unlock(&r->lock);
+    connect_members(r, &members);
     if (r->team != NULL)
         proa_ep_team_leave(r->team);
     proa_status status = proa_a2a_begin(r->a2a, number_of(&epoch), r->live, &err);

@@ -5,10 +5,12 @@
 #include "ranks_model.h"
 
 #include "base/clock.h"
+#include "net/post.h"
 
 #include <pthread.h>
 #include <setjmp.h>
 #include <stdarg.h>
+#include <stdatomic.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -145,6 +147,62 @@ static void half_of_the_ranks_die_in_halves_of_steps(void **state)
     lose_half(*state, true);
 }
 
+/* ---- connections that take their time ---- */
+
+/* A look at the first connection to rank 1, which rank 0 or 2 makes. */
+static struct {
+    atomic_bool wanted, answered;
+    atomic_int held_up, made;
+    ranks_fixture *f;
+    pthread_t asker;
+} look;
+
+proa_status __real_proa_post_connect(proa_post *post, int32_t rank, const void *address, size_t bytes,
+                                     proa_error *err);
+proa_status __wrap_proa_post_connect(proa_post *post, int32_t rank, const void *address, size_t bytes,
+                                     proa_error *err);
+
+/* Takes the locks that control threads take. */
+static void *ask(void *context)
+{
+    (void)context;
+    ranks_fixture_stats(look.f, 0);
+    ranks_fixture_stats(look.f, 2);
+    atomic_store(&look.answered, true);
+    return NULL;
+}
+
+proa_status __wrap_proa_post_connect(proa_post *post, int32_t rank, const void *address, size_t bytes,
+                                     proa_error *err)
+{
+    const int64_t patience_us = 5000000;
+    if (rank == 1 && atomic_exchange(&look.wanted, false)) {
+        int64_t until_us = proa_clock_us() + patience_us;
+        bool asked = pthread_create(&look.asker, NULL, ask, NULL) == 0;
+        while (asked && !atomic_load(&look.answered) && proa_clock_us() < until_us)
+            usleep(1000);
+        atomic_store(&look.held_up, !atomic_load(&look.answered));
+        atomic_store(&look.made, asked);
+    }
+    return __real_proa_post_connect(post, rank, address, bytes, err);
+}
+
+/* While a rank connects to others, its control thread goes on: else many connections on few processors would look like silence. */
+static void connections_hold_nobody_up(void **state)
+{
+    ranks_fixture *f = open(*state, 3, 1, PROA_EP_DISPATCH_STATIC, false);
+    look.f = f;
+    ranks_fixture_kill(f, 1);
+    assert_true(ranks_fixture_wait_live(f, 2));
+    atomic_store(&look.wanted, true);
+    ranks_fixture_start(f, 1);
+    assert_true(ranks_fixture_wait_live(f, 3));
+    assert_true(atomic_load(&look.made));
+    pthread_join(look.asker, NULL);
+    assert_false(atomic_load(&look.held_up));
+    ranks_fixture_close(f);
+}
+
 /* ---- outside ---- */
 
 typedef struct outsider {
@@ -256,9 +314,13 @@ static void a_rank_outside_lets_go(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(any_number_of_ranks),     cmocka_unit_test(idle_ranks_are_quiet),
-        cmocka_unit_test(a_rank_dies_and_returns), cmocka_unit_test(a_rank_breaks_at_every_stage),
-        cmocka_unit_test(half_of_the_ranks_die),   cmocka_unit_test(half_of_the_ranks_die_in_halves_of_steps),
+        cmocka_unit_test(any_number_of_ranks),
+        cmocka_unit_test(idle_ranks_are_quiet),
+        cmocka_unit_test(a_rank_dies_and_returns),
+        cmocka_unit_test(a_rank_breaks_at_every_stage),
+        cmocka_unit_test(half_of_the_ranks_die),
+        cmocka_unit_test(half_of_the_ranks_die_in_halves_of_steps),
+        cmocka_unit_test(connections_hold_nobody_up),
         cmocka_unit_test(a_rank_outside_lets_go),
     };
     return cmocka_run_group_tests(tests, ranks_model_load, ranks_model_unload);
