@@ -69,7 +69,7 @@ kernels: $(STAMP)
 gpu-pack: all
 	tools/gpu_pack.sh build/gpu build
 
-export IMAGE_TOOL IMAGE_FLAGS IMAGE ARCH GPU_TARGETS CUDA_VERSION BASE
+export IMAGE_TOOL IMAGE_FLAGS IMAGE ARCH GPU_TARGETS CUDA_VERSION CUDA_TOOLKIT BASE
 image:
 	tools/image/make.sh
 

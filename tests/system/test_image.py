@@ -3,6 +3,7 @@
 Long: Debian is fetched, its packages are installed and the program is compiled, which takes some minutes."""
 import json
 import os
+import pathlib
 import shutil
 import subprocess
 import threading
@@ -19,6 +20,7 @@ from places import Loopback
 
 HERE = Loopback()
 SIZE_MAX = 300e6
+TOOLKIT = pathlib.Path(os.environ.get("CUDA_TOOLKIT", "/usr/local/cuda"))
 GRACE = 10  # podman's own
 QUESTION = {"messages": [{"role": "user", "content": "what is 384+967?"}], "temperature": 0}
 KEY = "a key for tests, 32 bytes long..."
@@ -40,14 +42,29 @@ def make_image(tmp_path, tools=(), **environment):
                           env=clean | {"PATH": str(programs), **environment})
 
 
+def toolkit(tmp_path):
+    """The folder of a CUDA toolkit, by a link."""
+    real = tmp_path / "cuda-13.0"
+    (real / "bin").mkdir(parents=True)
+    (real / "bin" / "nvcc").touch(0o755)
+    (tmp_path / "cuda").symlink_to(real)
+    return tmp_path / "cuda"
+
+
 @pytest.mark.parametrize("tools, environment, says", [
     ((), {}, "none of docker, podman and buildah is installed: `apt-get install buildah` suffices"),
     ((), {"IMAGE_TOOL": "/opt/docker --tls"}, 'IMAGE_TOOL is "/opt/docker --tls", and there is no /opt/docker'),
     (("kaniko",), {"IMAGE_TOOL": "kaniko"}, 'IMAGE_TOOL is "kaniko": give docker, podman or buildah'),
     (("docker",), {"ARCH": "x86_64"}, 'ARCH is "x86_64": give amd64 or arm64'),
+    (("buildah",), {"CUDA_TOOLKIT": "/nowhere"}, 'CUDA_TOOLKIT is "/nowhere", and there is no bin/nvcc in it: give the folder of a CUDA toolkit, '
+                                                 'such as /usr/local/cuda'),
+    (("buildah",), {"CUDA_TOOLKIT": "{toolkit}"}, "CUDA_TOOLKIT compiles for GPU_TARGETS, which is empty: give GPU_TARGETS=90a too"),
+    (("docker",), {"CUDA_TOOLKIT": "{toolkit}", "GPU_TARGETS": "90a"},
+     "docker's builder is shown no folders: build with podman or buildah, or leave CUDA_TOOLKIT out for NVIDIA's image"),
 ])
 def test_make_image_says_what_is_missing(tmp_path, tools, environment, says):
-    result = make_image(tmp_path, tools, **environment)
+    place = toolkit(tmp_path)
+    result = make_image(tmp_path, tools, **{k: v.format(toolkit=place) for k, v in environment.items()})
     assert result.returncode == 2 and f"make image: {says}\n" in result.stderr
 
 
@@ -68,6 +85,14 @@ def test_make_image_picks_the_tool_at_hand(tmp_path, tools, environment, runs):
     assert environment.get("IMAGE_FLAGS", "") in line
 
 
+def test_make_image_shows_the_builder_a_toolkit(tmp_path):
+    result = make_image(tmp_path, ("buildah",), CUDA_TOOLKIT=str(toolkit(tmp_path)), GPU_TARGETS="90a")
+    assert result.returncode == 0, result.stderr
+    for words in ("--build-arg GPU_TARGETS=90a ", "--build-arg BASE=docker.io/library/debian:bookworm-slim ",
+                  f"--volume {tmp_path}/cuda-13.0:/usr/local/cuda:ro "):
+        assert words in result.stdout
+
+
 # --- the image ---
 
 @pytest.fixture(scope="module")
@@ -85,8 +110,8 @@ def store(tmp_path_factory):
         one.close()
 
 
-def build(store, **environment):
-    return store.run("make", "-C", TOP, "image", timeout=3000, IMAGE_TOOL="buildah", IMAGE="localhost/proa:test", IMAGE_FLAGS="--pull-never",
+def build(store, name="localhost/proa:test", **environment):
+    return store.run("make", "-C", TOP, "image", timeout=3000, IMAGE_TOOL="buildah", IMAGE=name, IMAGE_FLAGS="--pull-never",
                      **environment)
 
 
@@ -148,6 +173,38 @@ def test_a_wrong_target_is_explained(store, image):
     result = store.run("make", "-C", TOP, "image", IMAGE_TOOL="buildah", IMAGE_FLAGS="--pull-never", GPU_TARGETS="80",
                        BASE="docker.io/library/debian:bookworm-slim", timeout=300, check=False)
     assert result.returncode != 0 and 'choices: "90a"' in result.stdout + result.stderr
+
+
+@pytest.mark.long
+def test_with_kernels(store, image):
+    """Compiled by this machine's toolkit; without a driver it says so, and serves on processors."""
+    if not (TOOLKIT / "bin" / "nvcc").exists():
+        pytest.skip(f"no CUDA toolkit in {TOOLKIT}")
+    begin = time.monotonic()
+    build(store, "localhost/proa:cuda", CUDA_TOOLKIT=str(TOOLKIT), GPU_TARGETS="90a")
+    size = store.inspect("localhost/proa:cuda")["Size"]
+    print(f"with kernels, built in {time.monotonic() - begin:.0f} s: {size / 1e6:.0f} MB")
+    assert size < SIZE_MAX
+    top = store.run("buildah", "from", "localhost/proa:cuda").stdout.strip()
+    root = pathlib.Path(store.run("buildah", "mount", top).stdout.strip())
+    program = root / "usr/bin/proa"
+    assert ".nv_fatbin" in store.run("readelf", "--wide", "--sections", program).stdout
+    assert "libcud" not in store.run("readelf", "--wide", "--dynamic", program).stdout  # neither the runtime nor the driver
+    if cuobjdump := shutil.which("cuobjdump", path=f"{TOOLKIT}/bin:{os.environ['PATH']}"):
+        kernels = store.run(cuobjdump, "--list-elf", program).stdout.splitlines()
+        assert kernels and all("sm_90a" in line for line in kernels)
+    assert (root / "usr/share/doc/cuda-cudart/copyright").stat().st_size > 0
+    store.run("buildah", "rm", top)
+
+    refused = store.run("podman", "--tmpdir", store.folder / "podman", "run", "--rm", "--read-only", "localhost/proa:cuda", "serve", "--device", "cuda",
+                        check=False)
+    assert refused.returncode == 1 and "driver" in refused.stderr, refused.stderr
+    port = HERE.free_port()
+    one = store.start("localhost/proa:cuda", "kernels", PROA_HOST="127.0.0.1", PROA_PORT=port, PROA_ADDRESS=f"http://127.0.0.1:{port}")
+    one.wait_healthy(health_of(image))
+    answer = httpx.post(f"http://127.0.0.1:{port}/v1/chat/completions", json=QUESTION, timeout=60)
+    assert answer.status_code == 200 and answer.json()["choices"][0]["message"]["content"] == "1351"
+    assert one.stop(GRACE)[0] == 0, one.log()
 
 
 # --- the service ---

@@ -35,5 +35,11 @@ meson setup /build "${options[@]}"
 DESTDIR=$out/program meson install -C /build --quiet
 rm -r "$out/program/usr/share/man"
 install -Dm644 LICENSE "$out/program/usr/share/doc/proa/copyright"
+if [ -n "$gpu_targets" ]; then # the CUDA runtime is in the program: its licence, where packages, archives and wheels have it
+    for licence in /usr/share/doc/cuda-cudart-dev-*/copyright /usr/local/cuda/{EULA.txt,dist-info/nvidia_cuda_runtime-*/licenses/*}; do
+        [ ! -f "$licence" ] || install -Dm644 "$licence" "$out/program/usr/share/doc/cuda-cudart/copyright"
+    done
+    [ -f "$out/program/usr/share/doc/cuda-cudart/copyright" ] || fail "the toolkit's licence is nowhere: its EULA.txt belongs into /usr/local/cuda"
+fi
 python3 tools/image/libraries.py --sysroot "$sysroot" --triplet "$triplet" "$out/program/usr/bin/proa" "$out/libraries"
 du -sh "$out"/*
