@@ -101,10 +101,12 @@ class Slurm:
 
     def go_first(self):
         """Dozens of ranks on few processors leave out those that are silent for 2.5 s: what runs on the hosts, and the switch between them, goes
-        before other work of this machine. Each step is a session, and the kernel weighs sessions before processes (sched(7), autogroup)."""
-        for pid in [self.lab.switch_pid, *(pid for some in self.processes().values() for pid, _ in some)]:
+        before other work of this machine, the switch before all. Each step is a session, and the kernel weighs sessions before processes
+        (sched(7), autogroup)."""
+        ranks = [pid for some in self.processes().values() for pid, _ in some]
+        for pid, nice in [(self.lab.switch_pid, "-20"), *((pid, "-15") for pid in ranks)]:
             try:
-                pathlib.Path(f"/proc/{pid}/autogroup").write_text("-15")
+                pathlib.Path(f"/proc/{pid}/autogroup").write_text(nice)
             except OSError:
                 pass  # it has ended, or the kernel has no such thing
 

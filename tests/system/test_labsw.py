@@ -6,6 +6,8 @@ import time
 
 import pytest
 
+from cluster import wait_for
+
 PORT = 7000
 ECHO = f"""
 import socketserver
@@ -70,6 +72,19 @@ def test_hosts_are_apart(lab, tmp_path):
         assert name == f"h{i}" and int(processes) < 8 and shared == "0"
     with pytest.raises(OSError):
         two.host(0).connect("192.0.2.1", 80)
+
+
+def test_nothing_is_lost_while_the_switch_waits(lab, tmp_path):
+    """For a processor, as it does when dozens of ranks compute."""
+    two = lab(2)
+    frames, before = 5000, two.counts(0, 1).passed
+    send = f"import socket; s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)\nfor _ in range({frames}): s.sendto(b'x', ('{two.host(1).address}', 9))"
+    os.kill(two.switch_pid, signal.SIGSTOP)
+    try:
+        assert two.host(0).popen("send", ["python3", "-c", send], tmp_path / "send.log").wait(60) == 0
+    finally:
+        os.kill(two.switch_pid, signal.SIGCONT)
+    wait_for(lambda: two.counts(0, 1).passed - before >= frames, 30, "all frames have passed")
 
 
 def test_large_data_comes_through(pair):

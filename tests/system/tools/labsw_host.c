@@ -26,6 +26,10 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+/* What a host has sent and the switch has not taken yet. The switch is a process like others: while it waits for a processor, nothing may be
+ * lost (the kernel's own 1,000 were too few for dozens of ranks, and TCP then takes a link's silence for seconds). */
+enum { QUEUE_FRAMES = 20000 };
+
 static bool fail(char error[LAB_ERROR_BYTES], int index, const char *what)
 {
     int cause = errno;
@@ -200,6 +204,10 @@ static const char *configure(int s, int index, int count)
     request.ifr_netmask = internet_address(0xFFFFFF00u);
     if (ioctl(s, SIOCSIFNETMASK, &request) != 0)
         return "netmask of eth0";
+    request = for_eth0();
+    request.ifr_qlen = QUEUE_FRAMES;
+    if (ioctl(s, SIOCSIFTXQLEN, &request) != 0)
+        return "length of eth0's queue";
     if (!bring_up(s, "lo") || !bring_up(s, "eth0"))
         return "bringing its interfaces up";
     for (int i = 0; i < count; i++) {
