@@ -4,7 +4,7 @@
 #   gpu-parity     parity alone
 #   gpu-model      golden checkpoints, tiny-r1's answers, law 2 through the engine, DeepSeek-R1's slice behind HTTP (PARTS="golden answers slice")
 #   gpu-memcheck   compute-sanitizer's memcheck and racecheck
-#   gpu-bench      one rank's share of DeepSeek-R1, op by op (SHAPE=text: those steps alone)
+#   gpu-bench      one rank's share of DeepSeek-R1, op by op (SHAPE=text: those steps alone); slice_trace.json has a step of each, for ui.perfetto.dev
 OUT ?= out
 export LD_LIBRARY_PATH := $(CURDIR)/lib:$(LD_LIBRARY_PATH)
 tests = $(notdir $(wildcard bin/gpu_test_*))
@@ -28,4 +28,4 @@ gpu-memcheck:
 	done; done; exit $$bad
 
 gpu-bench:
-	@mkdir -p $(OUT); bin/proa bench slice --model-path bench/deepseek-r1 $(if $(SHAPE),--shape "$(SHAPE)") --json $(OUT)/slice.json | tee $(OUT)/slice.log
+	@mkdir -p $(OUT); bin/proa bench slice --model-path bench/deepseek-r1 $(if $(SHAPE),--shape "$(SHAPE)") --json $(OUT)/slice.json --trace $(OUT)/slice_trace.json | tee $(OUT)/slice.log

@@ -13,6 +13,7 @@
 #include "cmd/bench.h"
 #include "cmd/cmd.h"
 #include "cmd/load.h"
+#include "model/cuda/trace.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -49,6 +50,8 @@ typedef struct bench {
     proa_gpu_mark *from, *to;
     peaks peak;
     int32_t streams;
+    proa_trace *trace; /* NULL without --trace */
+    int32_t trace_steps;
     const char *op;     /* these alone; NULL: all, and the whole step */
     proa_json *results; /* NULL without --json */
 } bench;
@@ -290,6 +293,61 @@ static proa_status run_step(bench *b, const bench_slice_shape *s, const char *na
     return PROA_OK;
 }
 
+static proa_status trace_step(bench *b, const bench_slice_shape *s, proa_cuda_trace *trace, proa_error *err)
+{
+    proa_gpu_graph *graph = NULL;
+    proa_trace_begin(b->trace, "prepare");
+    proa_status status = proa_cuda_trace_begin(trace, err);
+    if (status == PROA_OK)
+        status = prepare(b, s, err);
+    proa_trace_end(b->trace);
+    if (status == PROA_OK)
+        status = proa_cuda_trace_graph(trace, s->sequences, &graph, err);
+    proa_trace_begin(b->trace, "launch");
+    if (status == PROA_OK)
+        status = proa_gpu_graph_run(b->gpu, graph, err);
+    proa_trace_end(b->trace);
+    proa_trace_begin(b->trace, "wait for the GPU");
+    if (status == PROA_OK)
+        status = proa_gpu_sync(b->gpu, err);
+    proa_trace_end(b->trace);
+    proa_cuda_trace_end(trace);
+    return status;
+}
+
+/* Whole steps, after one that nobody sees. */
+static proa_status trace_steps(bench *b, const bench_slice_shape *s, const char *name, proa_error *err)
+{
+    proa_cuda_trace *trace = NULL;
+    char args[96];
+    if (b->trace == NULL)
+        return PROA_OK;
+    snprintf(args, sizeof args, "\"shape\":\"%s\"", name);
+    proa_cuda_forward_only(b->forward, UINT32_MAX);
+    proa_cuda_forward_set_streams(b->forward, b->streams);
+    proa_status status = proa_cuda_trace_create(b->gpu, b->forward, b->trace, &trace, err);
+    for (int32_t i = -1; i < b->trace_steps && status == PROA_OK; i++) {
+        proa_trace_step_begin(b->trace);
+        status = trace_step(b, s, trace, err);
+        if (status == PROA_OK && i >= 0)
+            proa_trace_step_end(b->trace, args);
+        else
+            proa_trace_step_drop(b->trace);
+    }
+    proa_cuda_trace_free(trace);
+    return status;
+}
+
+static proa_status start_trace(bench *b, const proa_options *o, proa_error *err)
+{
+    const char *path = proa_options_string(o, "trace");
+    if (path == NULL)
+        return PROA_OK;
+    b->trace_steps = (int32_t)proa_options_int(o, "trace-steps");
+    proa_status status = proa_trace_create("proa bench slice", &b->trace, err);
+    return status == PROA_OK ? proa_trace_start(b->trace, path, 0, INT64_MAX, err) : status;
+}
+
 static proa_status run_shape(bench *b, const bench_slice_shape *s, proa_error *err)
 {
     char name[64];
@@ -303,6 +361,8 @@ static proa_status run_shape(bench *b, const bench_slice_shape *s, proa_error *e
         status = run_ops(b, s, name, 1, err);
     } else if (status == PROA_OK) {
         status = run_step(b, s, name, &us, err);
+        if (status == PROA_OK)
+            status = trace_steps(b, s, name, err);
         if (status == PROA_OK)
             status = run_ops(b, s, name, us, err);
     }
@@ -351,6 +411,8 @@ static proa_status bench_run(bench *b, const proa_options *o, proa_error *err)
     const char *wanted = proa_options_string(o, "shape"), *json = proa_options_string(o, "json");
     proa_status status = read_model(b, o, err);
     if (status == PROA_OK)
+        status = start_trace(b, o, err);
+    if (status == PROA_OK)
         status = open_gpu(b, err);
     if (status != PROA_OK)
         return status;
@@ -389,6 +451,7 @@ int proa_cmd_bench_slice(const proa_options *options)
         proa_gpu_mark_free(b.to);
         proa_gpu_close(b.gpu);
     }
+    proa_trace_free(b.trace);
     proa_json_free(b.results);
     return status == PROA_OK ? PROA_EXIT_OK : proa_cmd_fail(&err);
 }

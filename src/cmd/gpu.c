@@ -134,11 +134,11 @@ proa_status proa_loaded_gpu_plan(const proa_loaded_gpu *g, const proa_options *o
 }
 
 proa_status proa_loaded_gpu_forward(proa_loaded_gpu *g, const proa_options *o,
-                                    const proa_forward_limits *limits, bool host_logits,
+                                    const proa_forward_limits *limits, bool host_logits, proa_trace *trace,
                                     proa_forward **forward, proa_error *err)
 {
-    proa_cuda_runner_options options = {.host_logits = host_logits,
-                                        .single_stream = proa_options_bool(o, "single-stream")};
+    proa_cuda_runner_options options = {
+        .host_logits = host_logits, .single_stream = proa_options_bool(o, "single-stream"), .trace = trace};
     const proa_cuda_graph_sizes *sizes = &options.graphs;
     proa_status status = graph_sizes(o, limits, &options.graphs, err);
     if (status != PROA_OK)

@@ -7,6 +7,7 @@
 #define PROA_CMD_GPU_H
 
 #include "base/option.h"
+#include "base/trace.h"
 #include "model/forward.h"
 
 typedef struct proa_loaded_gpu proa_loaded_gpu;
@@ -30,8 +31,9 @@ proa_status proa_loaded_gpu_plan(const proa_loaded_gpu *gpu, const proa_options 
                                  const proa_forward_limits *limits, proa_loaded_gpu_bytes *bytes,
                                  proa_error *err);
 
+/* `trace` NULL: none. */
 proa_status proa_loaded_gpu_forward(proa_loaded_gpu *gpu, const proa_options *options,
-                                    const proa_forward_limits *limits, bool host_logits,
+                                    const proa_forward_limits *limits, bool host_logits, proa_trace *trace,
                                     proa_forward **forward, proa_error *err);
 
 #endif

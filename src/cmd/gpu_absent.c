@@ -33,9 +33,9 @@ proa_status proa_loaded_gpu_plan(const proa_loaded_gpu *gpu, const proa_options 
 }
 
 proa_status proa_loaded_gpu_forward(proa_loaded_gpu *gpu, const proa_options *options,
-                                    const proa_forward_limits *limits, bool host_logits,
+                                    const proa_forward_limits *limits, bool host_logits, proa_trace *trace,
                                     proa_forward **forward, proa_error *err)
 {
-    (void)gpu, (void)options, (void)limits, (void)host_logits, (void)forward;
+    (void)gpu, (void)options, (void)limits, (void)host_logits, (void)trace, (void)forward;
     return proa_error_set(err, PROA_ERR_INTERNAL, "no GPU");
 }

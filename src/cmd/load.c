@@ -149,7 +149,8 @@ proa_status proa_loaded_forward(const proa_loaded *loaded, const proa_options *o
                                 proa_error *err)
 {
     if (loaded->gpu != NULL)
-        return proa_loaded_gpu_forward(loaded->gpu, options, limits, host_logits, forward, err);
+        return proa_loaded_gpu_forward(loaded->gpu, options, limits, host_logits, loaded->trace, forward,
+                                       err);
     return proa_forward_create(&loaded->config, proa_checkpoint_weights(loaded->checkpoint), loaded->device,
                                limits, forward, err);
 }

@@ -7,6 +7,7 @@
 #define PROA_CMD_LOAD_H
 
 #include "base/option.h"
+#include "base/trace.h"
 #include "cmd/gpu.h"
 #include "model/weights.h"
 #include "op/device.h"
@@ -19,6 +20,7 @@ typedef struct proa_loaded {
     proa_checkpoint *checkpoint; /* NULL with a GPU, which has the weights then */
     proa_loaded_gpu *gpu;        /* --device cuda, else NULL */
     uint64_t weight_bytes;
+    proa_trace *trace; /* for a GPU's forward; borrowed, set by the caller; or NULL */
 } proa_loaded;
 
 /* The checkpoint's folder: --model-path, or the bundled tiny-r1 beside this program. */

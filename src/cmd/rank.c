@@ -3,6 +3,7 @@
 
 #include "base/log.h"
 #include "cmd/memory.h"
+#include "cmd/rank_trace.h"
 #include "model/forward.h"
 
 #include <malloc.h>
@@ -41,7 +42,7 @@ static int32_t prefill_chunk(const proa_options *o, const proa_rank_use *use)
 }
 
 static proa_engine_options engine_options(const proa_options *o, const proa_rank_use *use, int32_t kv_tokens,
-                                          int32_t context)
+                                          int32_t context, proa_trace *trace)
 {
     const char *policy = proa_options_string(o, "schedule-policy");
     bool decodes = use->role == PROA_ENGINE_DECODE;
@@ -59,6 +60,7 @@ static proa_engine_options engine_options(const proa_options *o, const proa_rank
         .num_reserved_decode_tokens = (int32_t)proa_options_int(o, "num-reserved-decode-tokens"),
         .kv_event = use->kv_event,
         .kv_event_context = use->kv_event_context,
+        .trace = trace,
     };
 }
 
@@ -157,7 +159,7 @@ static proa_status find_size(const proa_options *o, const proa_rank_use *use, co
     proa_status status = plan_memory(o, use, r, memory, context, &size->plan, err);
     if (status != PROA_OK)
         return status;
-    size->options = engine_options(o, use, tokens_of(o, use, &size->plan), context);
+    size->options = engine_options(o, use, tokens_of(o, use, &size->plan), context, r->trace);
     return proa_engine_forward_limits(&size->options, &size->limits, err);
 }
 
@@ -267,9 +269,12 @@ proa_status proa_rank_open(const proa_options *o, const proa_rank_use *use, proa
     if (!proa_options_by_parent(o))
         proa_loaded_tell_of_idle_flags(o);
     if (status == PROA_OK)
+        status = proa_rank_trace_open(o, use, &r->trace, err); /* before the weights: a path may be wrong */
+    if (status == PROA_OK)
         status = proa_loaded_open(o, &r->loaded, err);
     if (status != PROA_OK)
         return status;
+    r->loaded.trace = r->trace;
     r->precision = r->loaded.device != NULL ? r->loaded.device->host.precision : PROA_PRECISION_DEFAULT;
     return start_engine(r, o, use, available, err);
 }
@@ -305,5 +310,6 @@ void proa_rank_close(proa_rank *r)
     proa_rank_group_close(r->group);
     proa_proof_free(r->proof);
     proa_loaded_close(&r->loaded);
+    proa_trace_free(r->trace);
     *r = (proa_rank){0};
 }

@@ -16,6 +16,7 @@ typedef struct proa_rank {
     proa_forward *forward; /* NULL with proof */
     proa_proof *proof;     /* NULL without */
     proa_engine *engine;
+    proa_trace *trace;
     proa_rank_group *group; /* NULL: the only rank */
     proa_kv_layout layout;
     proa_precision precision;
@@ -32,6 +33,7 @@ typedef struct proa_rank_use {
     void *kv_event_context;
     double memory_share;          /* of --mem-fraction-static that this rank may take; 0 counts as 1 */
     const proa_rank_world *world; /* NULL: the only rank */
+    const char *name; /* where one process has several: for files of their own; NULL: the only one */
 } proa_rank_use;
 
 /* Reads the flags of groups "Model", "Device" and "Memory and scheduling"; logs what takes how much memory. */

@@ -4,6 +4,7 @@
 #include "base/clock.h"
 #include "cmd/cluster_flags.h"
 
+#include <stdio.h>
 #include <stdlib.h>
 #include <unistd.h>
 
@@ -91,7 +92,10 @@ static proa_status open_role(proa_roles *r, const proa_options *o, const char *d
     proa_status status = proa_worker_create(&options, &one->worker, err);
     if (status != PROA_OK)
         return status;
+    char mine[32];
+    snprintf(mine, sizeof mine, "%s%d", prefill ? "prefill" : "decode", prefill ? i : i - r->prefill);
     const proa_rank_use use = {
+        .name = mine,
         .role = prefill ? PROA_ENGINE_PREFILL : PROA_ENGINE_DECODE,
         .kv_event = prefill ? proa_worker_kv_event : NULL,
         .kv_event_context = one->worker,

@@ -12,6 +12,7 @@
 #ifndef PROA_ENGINE_ENGINE_H
 #define PROA_ENGINE_ENGINE_H
 
+#include "base/trace.h"
 #include "model/forward.h"
 #include "op/sample/sample.h"
 
@@ -47,6 +48,7 @@ typedef struct proa_engine_options {
     int32_t num_reserved_decode_tokens;
     proa_kv_event_hook kv_event; /* may be NULL */
     void *kv_event_context;
+    proa_trace *trace; /* records steps; borrowed until proa_engine_stop, or NULL */
 } proa_engine_options;
 
 typedef enum proa_finish_reason {

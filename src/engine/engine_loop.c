@@ -9,6 +9,8 @@
 #include "base/log.h"
 #include "base/stacks.h"
 
+#include <stdio.h>
+
 enum { SLEEP_US = 1000000 }; /* a message wakes it at once; this only bounds a wait (law 4) */
 
 void proa_engine_publish(proa_engine *engine)
@@ -302,11 +304,26 @@ static void summarise(proa_engine *engine)
 
 /* ---- the loop ---- */
 
+static void end_trace(proa_engine *engine, const proa_schedule_plan *plan)
+{
+    char args[128];
+    if (!proa_trace_on(engine->options.trace))
+        return;
+    snprintf(args, sizeof args,
+             "\"rows\":%d,\"decode_rows\":%d,\"prefill_rows\":%d,\"logit_rows\":%d,\"step\":%llu",
+             plan->row_count, plan->decode_rows, plan->prefill_rows, plan->logit_count,
+             (unsigned long long)engine->stats.steps);
+    proa_trace_step_end(engine->options.trace, args);
+}
+
 /* One round; PROA_BUSY when there was nothing to execute. */
 static proa_status turn(proa_engine *engine, proa_error *err)
 {
     proa_schedule_plan plan;
+    proa_trace *trace = engine->options.trace;
     int64_t start_us = proa_clock_us();
+    proa_trace_step_begin(trace);
+    proa_trace_begin(trace, "schedule");
     drain(engine);
     if (engine->model.guard != NULL)
         engine->model.guard(engine->model.context, true);
@@ -317,12 +334,16 @@ static proa_status turn(proa_engine *engine, proa_error *err)
     engine->stats.cached_tokens += (uint64_t)plan.cached_tokens;
     tell_kv(engine);
     tell_reserved(engine, &plan);
-    if (plan.segment_count == 0)
+    proa_trace_end(trace);
+    if (plan.segment_count == 0) {
+        proa_trace_step_drop(trace);
         return PROA_BUSY;
+    }
     atomic_store_explicit(&engine->busy_since_us, start_us, memory_order_relaxed);
     proa_status status = proa_engine_execute(engine, &plan, err);
     atomic_store_explicit(&engine->busy_since_us, 0, memory_order_relaxed);
     tell_kv(engine);
+    end_trace(engine, &plan);
     engine->window.busy_us += proa_clock_us() - start_us;
     engine->window.steps++;
     engine->window.decode_rows += plan.decode_rows;

@@ -50,13 +50,18 @@ static proa_status compute(proa_engine *engine, const proa_schedule_plan *plan, 
                            proa_error *err)
 {
     const proa_engine_model *model = &engine->model;
+    proa_trace *trace = engine->options.trace;
     proa_step step;
+    proa_trace_begin(trace, "build inputs");
     build(engine, plan, &step);
+    proa_trace_end(trace);
     proa_status status = PROA_OK;
     if (plan->copy_count > 0)
         status = model->copy(model->context, plan->copies, plan->copy_count, err);
+    proa_trace_begin(trace, "forward");
     if (status == PROA_OK)
         status = model->step(model->context, &step, logits, err);
+    proa_trace_end(trace);
     return status;
 }
 
@@ -71,17 +76,20 @@ static proa_status sample(proa_engine *engine, const proa_schedule_plan *plan, f
 {
     if (plan->logit_count == 0)
         return PROA_OK;
+    proa_trace_begin(engine->options.trace, "sample");
     for (int32_t i = 0; i < plan->logit_count; i++)
         proa_request_sample_params(request_of(engine, plan, i), &engine->params[i]);
-    return engine->model.sample(engine->model.sample_context,
-                                &(proa_sample_args){
-                                    .rows = plan->logit_count,
-                                    .vocab = engine->config.vocab_size,
-                                    .logits = logits,
-                                    .params = engine->params,
-                                    .results = engine->results,
-                                },
-                                err);
+    const proa_status status = engine->model.sample(engine->model.sample_context,
+                                                    &(proa_sample_args){
+                                                        .rows = plan->logit_count,
+                                                        .vocab = engine->config.vocab_size,
+                                                        .logits = logits,
+                                                        .params = engine->params,
+                                                        .results = engine->results,
+                                                    },
+                                                    err);
+    proa_trace_end(engine->options.trace);
+    return status;
 }
 
 proa_request_end proa_engine_take_token(proa_engine *engine, int32_t slot, int32_t token,
@@ -194,9 +202,11 @@ proa_status proa_engine_execute(proa_engine *engine, const proa_schedule_plan *p
     if (status == PROA_OK)
         status = sample(engine, plan, logits, err);
     if (status == PROA_OK) {
+        proa_trace_begin(engine->options.trace, "complete");
         for (int32_t i = 0; i < plan->logit_count; i++)
             settle_token(engine, plan, i);
         proa_scheduler_complete(engine->scheduler, engine->outcomes);
+        proa_trace_end(engine->options.trace);
     }
     guard(engine, false);
     int64_t now_us = proa_clock_us();
@@ -209,9 +219,11 @@ proa_status proa_engine_execute(proa_engine *engine, const proa_schedule_plan *p
         fail(engine, plan, err);
         return proa_is_request_error(status) ? PROA_OK : status;
     }
+    proa_trace_begin(engine->options.trace, "deliver");
     proa_engine_publish(engine);
     if (engine->options.role == PROA_ENGINE_PREFILL)
         tell_computed(engine, plan);
     deliver(engine, plan->logit_count);
+    proa_trace_end(engine->options.trace);
     return PROA_OK;
 }

@@ -1,5 +1,6 @@
 """`--device cuda` from end to end where there is no GPU: the program on a GPU in host memory (tests/stand_in)."""
 import json
+import time
 
 import httpx
 import pytest
@@ -67,9 +68,82 @@ def test_a_server_answers(server):
     assert one.stop() == 0, one.log()
 
 
+def read_trace(path):
+    """The spans of a trace, which is whole; they nest and do not overlap on a track."""
+    spans = [event for event in json.loads(path.read_text()) if event["ph"] == "X"]
+    for track in {s["tid"] for s in spans}:
+        around = []  # ends of those that are open, in nanoseconds
+        for s in sorted((s for s in spans if s["tid"] == track), key=lambda s: (s["ts"], -s["dur"])):
+            start, end = round(1000 * s["ts"]), round(1000 * (s["ts"] + s["dur"]))
+            while around and around[-1] <= start:
+                around.pop()
+            assert not around or end <= around[-1], s
+            around.append(end)
+    return spans
+
+
+def check_layers(spans):
+    """Each layer's ops are there, on both streams."""
+    layers = json.loads((MODEL / "config.json").read_text())
+    for layer in range(layers["num_hidden_layers"]):
+        names = {s["name"] for s in spans if s.get("args", {}).get("layer") == layer}
+        kind = {"dense MLP"} if layer < layers["first_k_dense_replace"] else {
+            "router", "dispatch pack", "experts gate, up", "experts down", "shared expert", "combine"}
+        assert {"norms", "q_a, kv_a", "kv_a norm, cache", "MLA decode", "o_proj"} | kind <= names, (layer, names)
+    assert {"shared expert", "kv_a norm, cache"} <= {s["name"] for s in spans if s["tid"] == 3}
+
+
+def ask(one, tokens):
+    reply = httpx.post(f"{one.url}/v1/completions", timeout=60, json={
+        "model": "tiny", "temperature": 0, "max_tokens": tokens, "ignore_eos": True, "prompt": "one two three four five"})
+    assert reply.status_code == 200, reply.text
+    return reply.json()["choices"][0]["text"]
+
+
+def test_a_server_traces_its_first_steps(server, tmp_path):
+    path = tmp_path / "trace.json"
+    base = server("--device", "cuda", "--model-path", MODEL, "--served-model-name", "tiny")
+    want = ask(base, 20)
+    one = server("--device", "cuda", "--model-path", MODEL, "--served-model-name", "tiny", "--trace", path, "--trace-steps", 5,
+                 "--trace-start-step", 0)
+    assert ask(one, 20) == want
+    assert f"5 steps are in {path}" in one.log()
+    spans = read_trace(path)
+    check_layers(spans)
+    steps = [s for s in spans if s["name"] == "step"]
+    assert [s["args"]["prefill_rows"] > 0 for s in steps] == [True] + 4 * [False]
+    assert [s["args"]["graph"] for s in spans if s["name"] == "forward" and s["tid"] == 2] == [False] + 4 * [True]
+    for name in ["schedule", "build inputs", "launch", "wait for the GPU", "sample", "complete", "deliver"]:
+        assert len([s for s in spans if s["tid"] == 1 and s["name"] == name]) == 5, name
+    assert len([s for s in spans if s["tid"] == 2 and s["name"] == "sampler"]) == 5
+    assert one.stop() == 0, one.log()
+    assert read_trace(path) == spans  # later steps are not in it
+
+
+def test_the_cpu_shows_what_its_thread_does(server, tmp_path):
+    path = tmp_path / "trace.json"
+    one = server("--device", "cpu", "--model-path", MODEL, "--served-model-name", "tiny", "--trace", path)
+    ask(one, 6)  # steps 3 to 6 of twenty
+    deadline = time.monotonic() + 30
+    while path.read_text().count('"name":"step"') < 4 and time.monotonic() < deadline:
+        time.sleep(0.05)
+    one.process.kill()
+    one.process.wait()
+    text = path.read_text()
+    assert not text.endswith("]\n")  # and it opens all the same
+    path.write_text(text + "]")
+    spans = read_trace(path)
+    assert {"step", "schedule", "build inputs", "forward", "sample", "complete", "deliver"} == {s["name"] for s in spans}
+    assert len([s for s in spans if s["name"] == "step"]) == 4
+
+
 def test_bench_slice_measures_every_op(run, tmp_path):
     result = run("bench", "slice", "--model-path", MODEL, "--shape", "decode 1 at 4096", "--json", tmp_path / "slice.json",
-                 timeout=120)
+                 "--trace", tmp_path / "trace.json", timeout=120)
     assert result.returncode == 0, result.stdout + result.stderr
+    assert "; on one stream" in result.stdout
+    spans = read_trace(tmp_path / "trace.json")
+    check_layers(spans)
+    assert [s["args"]["shape"] for s in spans if s["name"] == "step"] == ["decode 1 at 4096"]
     ops = {row["op"] for row in json.loads((tmp_path / "slice.json").read_text())["rows"]}
     assert {"step", "MLA decode", "router", "dispatch pack", "experts down", "combine", "LM head"} <= ops

@@ -103,6 +103,9 @@ typedef struct cuda_input {
 /* Is the op wanted? What is queued from now on, to the stream that takes it, is this op's. */
 bool proa_cuda_begin(proa_cuda_forward *f, proa_cuda_op op);
 
+/* What the op of the step at hand works on: what stands between the braces of a JSON object, in at most 256 bytes. */
+void proa_cuda_describe(const proa_cuda_forward *f, proa_cuda_op op, int32_t layer, char *args, size_t bytes);
+
 /* Between fork and join, what is queued beside runs beside the rest: neither may touch what the other writes. No kernel whose blocks wait for
  * one another may run then (attention's). On one stream these do nothing. */
 proa_status proa_cuda_fork(proa_cuda_forward *f, proa_error *err);

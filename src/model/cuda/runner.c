@@ -1,6 +1,7 @@
 /* runner.c - see runner.h. */
 #include "model/cuda/runner.h"
 
+#include "model/cuda/trace.h"
 #include "model/forward_backend.h"
 #include "op/sample/cuda.h"
 
@@ -29,6 +30,8 @@ typedef struct runner {
     int32_t *row_of;            /* [logit_rows_max]: logit row of the step -> row of the logits on the GPU */
     int32_t logit_rows;         /* of the pieces so far */
     bool queued;                /* work that nobody has waited for */
+    proa_trace *to;             /* what the host does; or NULL, as is the next */
+    proa_cuda_trace *trace;
     int32_t graph_count;
     int32_t graph_rows[PROA_CUDA_GRAPHS_MAX];
     proa_gpu_graph *graphs[PROA_CUDA_GRAPHS_MAX];
@@ -99,6 +102,32 @@ static void clear(piece *p)
     p->decode_count = p->prompt_count = p->rows = p->keys = p->splits = p->logits = 0;
 }
 
+static proa_status wait(runner *r, proa_error *err)
+{
+    r->queued = false;
+    proa_trace_begin(r->to, "wait for the GPU");
+    const proa_status status = proa_gpu_sync(r->gpu, err);
+    proa_trace_end(r->to);
+    proa_trace_begin(r->to, "write the trace"); /* of the trace's cost, not of the step's */
+    if (status == PROA_OK)
+        proa_cuda_trace_end(r->trace);
+    proa_trace_end(r->to);
+    return status;
+}
+
+static proa_status launch(runner *r, const proa_cuda_step *step, proa_gpu_graph *graph, proa_error *err)
+{
+    proa_trace_begin(r->to, "launch");
+    proa_status status = proa_cuda_forward_prepare(r->forward, step, err);
+    if (status == PROA_OK && graph != NULL)
+        status = proa_cuda_trace_graph(r->trace, step->decode_count + step->padding, &graph, err);
+    if (status == PROA_OK)
+        status =
+            graph != NULL ? proa_gpu_graph_run(r->gpu, graph, err) : proa_cuda_forward_run(r->forward, err);
+    proa_trace_end(r->to);
+    return status;
+}
+
 /* Queues the piece and forgets it. A graph's rows all have logits, and are all of the step. */
 static proa_status run_piece(runner *r, bool whole, proa_error *err)
 {
@@ -114,14 +143,13 @@ static proa_status run_piece(runner *r, bool whole, proa_error *err)
                                  .prompts = p->prompts,
                                  .prompt_count = p->prompt_count,
                                  .logits_at = r->logit_rows};
-    proa_status status = proa_cuda_forward_prepare(r->forward, &step, err);
+    proa_status status = proa_cuda_trace_begin(r->trace, err);
     if (status == PROA_OK)
-        status =
-            graph != NULL ? proa_gpu_graph_run(r->gpu, graph, err) : proa_cuda_forward_run(r->forward, err);
+        status = launch(r, &step, graph, err);
     place_logits(r);
     clear(p);
     if (status == PROA_OK && !whole) /* the description's memory is wanted again */
-        status = proa_gpu_sync(r->gpu, err);
+        status = wait(r, err);
     return status;
 }
 
@@ -197,19 +225,15 @@ static proa_status fetch_logits(runner *r, proa_error *err)
     const float *from = proa_cuda_forward_logits(r->forward);
     const size_t row = (size_t)r->vocab;
     proa_status status = PROA_OK;
+    if (r->logit_rows > 0)
+        status = proa_cuda_trace_mark(r->trace, PROA_CUDA_DOWNLOAD, err);
     for (int32_t i = 0, n; i < r->logit_rows && status == PROA_OK; i += n) {
         for (n = 1; i + n < r->logit_rows && r->row_of[i + n] == r->row_of[i] + n; n++)
             ;
         status = proa_gpu_download(r->gpu, r->logits + (size_t)i * row, from + (size_t)r->row_of[i] * row,
                                    (size_t)n * row * sizeof *from, err);
     }
-    return status;
-}
-
-static proa_status wait(runner *r, proa_error *err)
-{
-    r->queued = false;
-    return proa_gpu_sync(r->gpu, err);
+    return status == PROA_OK ? proa_cuda_trace_mark(r->trace, PROA_CUDA_NOTHING, err) : status;
 }
 
 /* With a sampler, a step that wants logits is waited for by `sample`. */
@@ -244,7 +268,11 @@ static proa_status sample(void *context, const proa_sample_args *args, proa_erro
                                          .logits = proa_cuda_forward_logits(r->forward),
                                          .params = args->params,
                                          .row_of = r->row_of};
-    proa_status status = proa_cuda_sampler_run(r->sampler, &there, err);
+    proa_status status = proa_cuda_trace_mark(r->trace, PROA_CUDA_SAMPLE, err);
+    if (status == PROA_OK)
+        status = proa_cuda_sampler_run(r->sampler, &there, err);
+    if (status == PROA_OK)
+        status = proa_cuda_trace_mark(r->trace, PROA_CUDA_NOTHING, err);
     if (status == PROA_OK)
         status = wait(r, err);
     if (status == PROA_OK)
@@ -277,6 +305,7 @@ static void free_runner(void *context)
     (void)proa_gpu_own(r->gpu, &unused); /* frees what it can in any case */
     (void)proa_gpu_sync(r->gpu, &unused);
     proa_cuda_sampler_free(r->sampler);
+    proa_cuda_trace_free(r->trace);
     for (int32_t i = 0; i < r->graph_count; i++)
         proa_gpu_graph_free(r->graphs[i]);
     proa_cuda_forward_free(r->forward);
@@ -356,6 +385,10 @@ proa_status proa_cuda_runner_create(proa_gpu *gpu, const proa_cuda_weights *weig
         status = proa_cuda_forward_create(gpu, weights, &r->limits, where, &r->forward, err);
     if (status == PROA_OK)
         proa_cuda_forward_set_streams(r->forward, options->single_stream ? 1 : 2);
+    if (status == PROA_OK && options->trace != NULL) {
+        r->to = options->trace;
+        status = proa_cuda_trace_create(gpu, r->forward, options->trace, &r->trace, err);
+    }
     for (int32_t i = 0; i < graphs->count && status == PROA_OK; i++)
         status = make_graph(r, graphs->rows[i], err);
     if (status != PROA_OK) {

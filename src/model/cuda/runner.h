@@ -9,6 +9,7 @@
 #ifndef PROA_MODEL_CUDA_RUNNER_H
 #define PROA_MODEL_CUDA_RUNNER_H
 
+#include "base/trace.h"
 #include "model/cuda/forward.h"
 #include "model/forward.h"
 
@@ -24,6 +25,7 @@ typedef struct proa_cuda_runner_options {
     bool
         host_logits; /* they come to the host, for who reads them there; else tokens are drawn on the GPU (proa_forward_samples) */
     bool single_stream; /* proa_cuda_forward_set_streams */
+    proa_trace *trace;  /* records steps; borrowed, or NULL */
 } proa_cuda_runner_options;
 
 /* Limits of the GPU's forward for an engine's. */
