@@ -105,9 +105,27 @@ const char *proa_option_metavar(const proa_option *option)
     return option->metavar != NULL ? option->metavar : "N";
 }
 
-static bool knows(const proa_command *command, const proa_option *option)
+/* The row of this name that the command `owner` has. */
+static const proa_option *row_of(const proa_program *program, const char *owner, const char *name)
 {
-    return proa_option_list_has(option->commands, ' ', command->name);
+    for (int i = 0; i < program->option_count; i++) {
+        const proa_option *row = &program->options[i];
+        if (strcmp(row->name, name) == 0 && proa_option_list_has(row->commands, ' ', owner))
+            return row;
+    }
+    return NULL;
+}
+
+/* Its own, or that of the first command it borrows from which has one of this name. */
+static bool knows(const proa_program *program, const proa_command *command, const proa_option *option)
+{
+    const char *rest = command->borrows;
+    const proa_option *row = proa_option_list_has(option->commands, ' ', command->name)
+                                 ? option
+                                 : row_of(program, command->name, option->name);
+    for (char owner[WORD_MAX]; row == NULL && proa_option_list_next(&rest, ' ', owner);)
+        row = row_of(program, owner, option->name);
+    return row == option;
 }
 
 /* The row with this name or alias, or -1; command NULL: of any command. */
@@ -116,7 +134,7 @@ static int find(const proa_program *program, const proa_command *command, const 
     for (int i = 0; i < program->option_count; i++) {
         const proa_option *option = &program->options[i];
         if ((strcmp(option->name, name) == 0 || proa_option_list_has(option->aliases, ' ', name)) &&
-            (command == NULL || knows(command, option)))
+            (command == NULL || knows(program, command, option)))
             return i;
     }
     return -1;
@@ -182,7 +200,7 @@ static proa_status unknown_flag(const proa_program *program, const proa_command 
     nearest best = nearest_begin(name);
     for (int i = 0; i < program->option_count; i++) {
         const proa_option *option = &program->options[i];
-        if (!knows(command, option) || option->internal)
+        if (!knows(program, command, option) || option->internal)
             continue;
         consider(&best, option->name);
         const char *aliases = option->aliases;
@@ -326,23 +344,42 @@ static proa_status set(proa_options *options, int index, const char *where, cons
     return PROA_ERR_INVALID;
 }
 
+/* The first of the option's variables that is set, with what is put behind it; `where` is its name then. */
+static bool read_variable(const proa_option *option, proa_buf *where, proa_buf *text)
+{
+    proa_buf names = {0};
+    proa_option_environment(option, &names);
+    const char *rest = proa_buf_text(&names), *found = NULL;
+    for (char word[WORD_MAX]; found == NULL && proa_option_list_next(&rest, ' ', word);) {
+        char *suffix = strchr(word, '/');
+        proa_buf_clear(where);
+        proa_buf_append_format(where, "%.*s", (int)strcspn(word, "/"), word);
+        found = getenv(proa_buf_text(where));
+        if (found != NULL && *found == '\0')
+            found = NULL;
+        proa_buf_clear(text);
+        if (found != NULL)
+            proa_buf_append_format(text, "%s%s", found, suffix != NULL ? suffix : "");
+    }
+    proa_buf_append_text(where, " (environment)");
+    proa_buf_free(&names);
+    return found != NULL;
+}
+
 static proa_status set_from_environment(proa_options *options, proa_error *err)
 {
     proa_status status = PROA_OK;
-    proa_buf where = {0};
+    proa_buf where = {0}, text = {0};
     for (int i = 0; i < options->program->option_count && status == PROA_OK; i++) {
         const proa_option *option = &options->program->options[i];
-        if (options->values[i].given || option->internal || !knows(options->command, option))
+        if (options->values[i].given || option->internal ||
+            !knows(options->program, options->command, option) || !read_variable(option, &where, &text))
             continue;
-        proa_buf_clear(&where);
-        proa_option_environment(option, &where);
-        const char *text = getenv(proa_buf_text(&where));
-        if (text == NULL || *text == '\0')
-            continue;
-        proa_buf_append_text(&where, " (environment)");
-        status = set(options, i, proa_buf_text(&where), text, err);
+        status = text.failed ? proa_error_set(err, PROA_ERR_MEMORY, "no memory for the environment")
+                             : set(options, i, proa_buf_text(&where), proa_buf_text(&text), err);
     }
     proa_buf_free(&where);
+    proa_buf_free(&text);
     return status;
 }
 
@@ -450,7 +487,7 @@ static struct argp_option *make_argp_options(const proa_program *program, const 
     int group_number = 0;
     for (int i = 0; i < program->option_count; i++) {
         const proa_option *option = &program->options[i];
-        if (!knows(command, option))
+        if (!knows(program, command, option))
             continue;
         if (group == NULL || strcmp(group, option->group) != 0) {
             group = option->group;

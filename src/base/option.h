@@ -38,8 +38,10 @@ typedef struct proa_option {
     const char *choices; /* CHOICE: "cpu|ref" */
     double low,
         high; /* INT, REAL, BYTES: the range, both ends included; both 0: any. high INFINITY: no upper end */
-    const char *unit;        /* "seconds"; or NULL */
-    const char *environment; /* the variable when it is not PROA_...; or NULL */
+    const char *unit; /* "seconds"; or NULL */
+    const char *
+        environment; /* the variable when it is not PROA_...; or NULL. Several, separated by spaces: the first that is set. What
+                              * stands behind a slash is put behind the value: "HOME/.cache" */
     const char *ignored; /* not NULL: has nothing to do here, is accepted, and this sentence says so once */
     bool repeats;        /* STRING: may be given several times, and all count; otherwise the last one does */
     bool
@@ -55,6 +57,9 @@ typedef struct proa_command {
     int argument_count_max;
     const char *summary;                     /* one sentence */
     int (*run)(const proa_options *options); /* returns the exit status */
+    const char *
+        borrows; /* commands, separated by spaces, whose options it knows too, the first ones' before the others'; its own go before
+                          * all; or NULL. Documents name these commands, and do not repeat the options */
 } proa_command;
 
 typedef struct proa_program {

@@ -17,6 +17,17 @@ static bool known_to(const proa_option *option, const proa_command *command)
     return !option->internal && proa_option_list_has(option->commands, ' ', command->name);
 }
 
+/* "all options of `proa worker` and `proa serve`", or nothing. */
+static void append_borrowed(const proa_program *program, const proa_command *command, const char *quote,
+                            proa_buf *out)
+{
+    const char *rest = command->borrows, *before = " Knows all options of ";
+    for (char name[PROA_OPTION_WORD_MAX]; proa_option_list_next(&rest, ' ', name); before = " and ")
+        proa_buf_append_format(out, "%s%s%s %s%s", before, quote, program->name, name, quote);
+    if (command->borrows != NULL)
+        proa_buf_append_text(out, " too.");
+}
+
 /* "--model-path DIR, --model DIR" */
 static void append_names(const proa_option *option, proa_buf *out)
 {
@@ -94,7 +105,9 @@ void proa_program_manual(const proa_program *program, proa_buf *out)
             proa_buf_append_format(out, " %s", command->arguments);
         proa_buf_append_char(out, '\n');
         append_roff(command->summary, out);
-        proa_buf_append_text(out, ".\n");
+        proa_buf_append_char(out, '.');
+        append_borrowed(program, command, "", out);
+        proa_buf_append_char(out, '\n');
         for (int j = 0; j < program->option_count; j++) {
             if (known_to(&program->options[j], command))
                 append_manual_option(&program->options[j], out);
@@ -153,9 +166,11 @@ void proa_program_markdown(const proa_program *program, proa_buf *out)
     for (int i = 0; i < program->command_count; i++) {
         const proa_command *command = &program->commands[i];
         const char *group = NULL;
-        proa_buf_append_format(out, "\n## %s %s%s%s\n\n%s.\n", program->name, command->name,
+        proa_buf_append_format(out, "\n## %s %s%s%s\n\n%s.", program->name, command->name,
                                command->arguments != NULL ? " " : "",
                                command->arguments != NULL ? command->arguments : "", command->summary);
+        append_borrowed(program, command, "`", out);
+        proa_buf_append_char(out, '\n');
         for (int j = 0; j < program->option_count; j++) {
             const proa_option *option = &program->options[j];
             if (!known_to(option, command))

@@ -12,6 +12,7 @@
 static const proa_command commands[] = {
     {"serve", NULL, 0, "Serve", NULL},
     {"bench", "WHAT", 1, "Measure", NULL},
+    {"tune", NULL, 0, "Tune", NULL, .borrows = "bench serve"},
 };
 
 static const proa_option options[] = {
@@ -74,6 +75,24 @@ static const proa_option options[] = {
      .internal = true,
      .help = "Seat"},
     {.name = "shape", .commands = "bench", .group = "Bench", .type = PROA_OPTION_STRING, .help = "a|b"},
+    {.name = "ring",
+     .commands = "bench",
+     .group = "Bench",
+     .type = PROA_OPTION_STRING,
+     .help = "Ring of another"},
+    {.name = "device",
+     .commands = "tune",
+     .group = "Tune",
+     .type = PROA_OPTION_CHOICE,
+     .choices = "cpu|cuda",
+     .fallback = "cuda",
+     .help = "Device to tune"},
+    {.name = "cache",
+     .commands = "tune serve",
+     .group = "Tune",
+     .type = PROA_OPTION_STRING,
+     .environment = "PROA_CACHE OTHER_CACHE HOUSE/.cache/proa",
+     .help = "Cache"},
 };
 
 static const proa_program program = {
@@ -81,7 +100,7 @@ static const proa_program program = {
     .version = "1.2",
     .summary = "A program",
     .commands = commands,
-    .command_count = 2,
+    .command_count = 3,
     .options = options,
     .option_count = sizeof options / sizeof *options,
 };
@@ -204,6 +223,57 @@ static void environment_is_between(void **state)
     unsetenv("ETCD_ENDPOINTS");
 }
 
+/* The first of several variables that is set; what stands behind a slash goes behind its value. */
+static void one_of_several_variables(void **state)
+{
+    static const struct {
+        const char *variable, *value, *want;
+    } steps[] = {{"HOUSE", "/home/a", "/home/a/.cache/proa"},
+                 {"OTHER_CACHE", "/other", "/other"},
+                 {"PROA_CACHE", "", "/other"},
+                 {"PROA_CACHE", "/first", "/first"}};
+    proa_options *o = parse_well("tune");
+    (void)state;
+    assert_null(proa_options_string(o, "cache"));
+    proa_options_free(o);
+    for (size_t i = 0; i < sizeof steps / sizeof *steps; i++) {
+        setenv(steps[i].variable, steps[i].value, 1);
+        o = parse_well(i % 2 == 0 ? "tune" : "serve");
+        assert_string_equal(proa_options_string(o, "cache"), steps[i].want);
+        assert_true(proa_options_given(o, "cache"));
+        proa_options_free(o);
+    }
+    o = parse_well("tune --cache=mine");
+    assert_string_equal(proa_options_string(o, "cache"), "mine");
+    proa_options_free(o);
+    unsetenv("HOUSE");
+    unsetenv("OTHER_CACHE");
+    unsetenv("PROA_CACHE");
+}
+
+/* Its own rows go before those of the first command that it borrows from, and these before the second one's. */
+static void options_are_borrowed(void **state)
+{
+    proa_error err = {0};
+    proa_options *o = parse_well("tune --ring here --chunk 5 --model x --shape s");
+    (void)state;
+    assert_string_equal(proa_options_string(o, "ring"), "here"); /* bench's, a text */
+    assert_int_equal(proa_options_int(o, "chunk"), 5);           /* serve's */
+    assert_string_equal(proa_options_string(o, "model-path"), "x");
+    assert_string_equal(proa_options_string(o, "shape"), "s");
+    assert_string_equal(proa_options_string(o, "device"), "cuda");
+    proa_options_free(o);
+    assert_int_equal(parse("tune --device ref", &o, &err), PROA_ERR_INVALID);
+    assert_int_equal(parse("serve --shape s", &o, &err), PROA_ERR_INVALID); /* nothing is lent back */
+    setenv("PROA_FRACTION", "0.5", 1);
+    o = parse_well("tune");
+    assert_true(proa_options_real(o, "fraction") == 0.5);
+    proa_options_free(o);
+    unsetenv("PROA_FRACTION");
+    assert_int_equal(parse("tune --fracton 1", &o, &err), PROA_ERR_INVALID);
+    assert_string_equal(err.text, "unknown flag --fracton: did you mean --fraction?");
+}
+
 /* Between processes of the program alone: a user's environment does not set it, and no document tells of it. */
 static void internal_options_are_for_the_program(void **state)
 {
@@ -305,6 +375,7 @@ static void documents_name_every_option(void **state)
     FILE *stream = open_memstream(&help, &help_length);
     proa_command_help(&program, &commands[0], stream);
     proa_command_help(&program, &commands[1], stream);
+    proa_command_help(&program, &commands[2], stream);
     fclose(stream);
     proa_program_markdown(&program, &markdown);
     proa_program_manual(&program, &manual);
@@ -322,6 +393,10 @@ static void documents_name_every_option(void **state)
     assert_non_null(strstr(proa_buf_text(&manual), ".B \\-\\-model\\-path DIR, \\-\\-model DIR"));
     assert_non_null(
         strstr(proa_buf_text(&manual), "Range: from 1 to 65535. Default: 8000. Environment: PROA_PORT."));
+    assert_non_null(
+        strstr(proa_buf_text(&markdown), "Tune. Knows all options of `prog bench` and `prog serve` too.\n"));
+    assert_non_null(
+        strstr(proa_buf_text(&manual), "Tune. Knows all options of prog bench and prog serve too.\n"));
     free(help);
     proa_buf_free(&markdown);
     proa_buf_free(&manual);
@@ -334,6 +409,8 @@ int main(void)
         cmocka_unit_test(command_line_sets_values),
         cmocka_unit_test(sizes_have_suffixes),
         cmocka_unit_test(environment_is_between),
+        cmocka_unit_test(one_of_several_variables),
+        cmocka_unit_test(options_are_borrowed),
         cmocka_unit_test(bad_lines_are_explained),
         cmocka_unit_test(help_is_an_end),
         cmocka_unit_test(internal_options_are_for_the_program),
