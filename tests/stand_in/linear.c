@@ -97,13 +97,27 @@ static void multiply(const panel *p)
 
 /* ---- FP8 ---- */
 
-/* No tiles, in truth: one of these is as good as another. Tests that go through all of them are content with one. */
-static const proa_cuda_tile fp8_tile = {128, 128};
+/* No tiles, in truth: one of these is as good as another. Tests that go through all of them are content with two. */
+static const proa_cuda_tile some_tiles[] = {{64, 64}, {128, 128}};
+
+enum { SOME_TILES = sizeof some_tiles / sizeof *some_tiles };
+
+static bool some_tile(int32_t i, proa_cuda_tile *tile)
+{
+    if (i < 0 || i >= SOME_TILES)
+        return false;
+    *tile = some_tiles[i];
+    return true;
+}
 
 bool proa_cuda_fp8_linear_tiles(int32_t i, proa_cuda_tile *tile)
 {
-    *tile = fp8_tile;
-    return i == 0;
+    return some_tile(i, tile);
+}
+
+bool proa_cuda_bf16_linear_tiles(int32_t i, proa_cuda_tile *tile)
+{
+    return some_tile(i, tile);
 }
 
 /* Rows of 64 or 128, columns up to 128 in steps of 32: all that is built for either type, and a few more. */
@@ -111,6 +125,27 @@ static bool built(const proa_cuda_tile *t)
 {
     return t->rows == 0 ||
            ((t->rows == 64 || t->rows == 128) && t->columns > 0 && t->columns <= 128 && t->columns % 32 == 0);
+}
+
+/* What a call that leaves the choice gets: by rows alone. */
+static bool chosen(const proa_cuda_tile *wanted, const proa_cuda_groups *rows, proa_cuda_tile *tile)
+{
+    const int32_t each = rows->first == NULL ? rows->rows : rows->expected;
+    *tile = wanted->rows > 0 ? *wanted : some_tiles[each > 64];
+    return built(tile);
+}
+
+bool proa_cuda_fp8_linear_tile(const proa_gpu *gpu, const proa_cuda_fp8_linear_args *a, proa_cuda_tile *tile)
+{
+    (void)gpu;
+    return chosen(&a->tile, &a->rows, tile);
+}
+
+bool proa_cuda_bf16_linear_tile(const proa_gpu *gpu, const proa_cuda_bf16_linear_args *a,
+                                proa_cuda_tile *tile)
+{
+    (void)gpu;
+    return chosen(&a->tile, &a->rows, tile);
 }
 
 static void widen_e4m3(const float *table, float *to, const uint8_t *from, int64_t count)

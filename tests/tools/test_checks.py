@@ -18,6 +18,8 @@ GOOD = {
     "src/text/t.h": "",
     "src/base/names.c": 'static const char *const names[] = {"a"};\nconst char *proa_name(int i);\n\n'
                         "const char *proa_name(int i)\n{\n    return names[i];\n}\n",
+    "src/op/a.cu": "void a()\n{\n    k<<<1, 2>>>();\n}\n\nPROA_CUDA_KERNELS(a, k)\n",
+    "src/op/cuda/kernels.cu": "kernel_of_file *const files[] = {\n    proa_cuda_kernels_a,\n};\n",
     "docs/flags.md": "flags\n",
     "build/proa": "#!/bin/sh\necho flags\n",
 }
@@ -52,6 +54,9 @@ BAD = [
     ("symbols", "src/base/b.c", "static __thread int kept = 1;\nint *proa_b(void)\n{\n    return &kept;\n}\n", "kept is a mut"),
     ("symbols", "src/base/b.c", "int proa_a(void)\n{\n    return 2;\n}\n", "b.o:1: proa_a is public in build/proa.p/a.o too"),
     ("environment", "src/base/b.c", '\nchar *p = getenv("HOME");\n', "src/base/b.c:2: getenv outside"),
+    ("kernels", "src/op/b.cu", "void b()\n{\n    k<<<1, 2>>>();\n}\n", "src/op/b.cu:1: it has kernels"),
+    ("kernels", "src/op/b.cu", "PROA_CUDA_KERNELS(b, k)\n", "src/op/b.cu:1: b is not listed"),
+    ("kernels", "src/op/a.cu", "void a();\n", "src/op/cuda/kernels.cu:1: a is of no file"),
     ("docs", "docs/flags.md", "flags\nmore\n", "docs/flags.md:2: not what build/proa says"),
     ("docs", "docs/flags.md", "", "docs/flags.md:1: not what build/proa says"),
 ]

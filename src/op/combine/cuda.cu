@@ -53,3 +53,5 @@ proa_status proa_cuda_combine(proa_gpu *gpu, const proa_cuda_combine_args *a, pr
     proa::combine<<<a->rows, proa::ROW_THREADS, 0, proa_cuda_stream(gpu)>>>(*a);
     return proa_cuda_launched("combine", err);
 }
+
+PROA_CUDA_KERNELS(combine, proa::combine)

@@ -70,3 +70,5 @@ proa_status proa_cuda_fill_e4m3(proa_gpu *gpu, void *to, uint64_t count, uint64_
 {
     return launch<__nv_fp8_e4m3>(gpu, to, count, key, 0, 448, err);
 }
+
+PROA_CUDA_KERNELS(fill, fill<float>)

@@ -46,6 +46,14 @@ static inline cudaStream_t proa_cuda_stream(const proa_gpu *gpu)
     return (cudaStream_t)proa_gpu_stream(gpu);
 }
 
+/* For a file of kernels, one of them: op/cuda/kernels.cu finds the others through it. */
+#define PROA_CUDA_KERNELS(file, kernel)                                                                      \
+    extern "C" const void *proa_cuda_kernels_##file(void);                                                   \
+    extern "C" const void *proa_cuda_kernels_##file(void)                                                    \
+    {                                                                                                        \
+        return (const void *)(kernel);                                                                       \
+    }
+
 /* After a launch. */
 static inline proa_status proa_cuda_launched(const char *what, proa_error *err)
 {

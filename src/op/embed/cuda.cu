@@ -27,3 +27,5 @@ proa_status proa_cuda_embed(proa_gpu *gpu, const proa_cuda_embed_args *a, proa_e
     proa::embed<<<a->rows, proa::ROW_THREADS, 0, proa_cuda_stream(gpu)>>>(*a);
     return proa_cuda_launched("embed", err);
 }
+
+PROA_CUDA_KERNELS(embed, proa::embed)

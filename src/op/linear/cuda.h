@@ -38,6 +38,9 @@ proa_status proa_cuda_fp8_linear(proa_gpu *gpu, const proa_cuda_fp8_linear_args 
 
 /* The i-th tile that is built; false: there are no more. */
 bool proa_cuda_fp8_linear_tiles(int32_t i, proa_cuda_tile *tile);
+/* The tile that a call with these rows, n, k and tile gets; false: none is built so. */
+bool proa_cuda_fp8_linear_tile(const proa_gpu *gpu, const proa_cuda_fp8_linear_args *args,
+                               proa_cuda_tile *tile);
 
 typedef enum proa_cuda_linear_groups {
     PROA_CUDA_GROUPS_ROWS,  /* x [rows, k], W [groups, n, k] */
@@ -64,6 +67,11 @@ typedef struct proa_cuda_bf16_linear_args {
 } proa_cuda_bf16_linear_args;
 
 proa_status proa_cuda_bf16_linear(proa_gpu *gpu, const proa_cuda_bf16_linear_args *args, proa_error *err);
+
+/* As for FP8. */
+bool proa_cuda_bf16_linear_tiles(int32_t i, proa_cuda_tile *tile);
+bool proa_cuda_bf16_linear_tile(const proa_gpu *gpu, const proa_cuda_bf16_linear_args *args,
+                                proa_cuda_tile *tile);
 
 #ifdef __cplusplus
 }

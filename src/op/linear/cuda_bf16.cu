@@ -105,3 +105,22 @@ proa_status proa_cuda_bf16_linear(proa_gpu *gpu, const proa_cuda_bf16_linear_arg
     launch_function *run = a->y_float ? v->to_float : v->to_bf16;
     return proa_cuda_status(run(proa_cuda_stream(gpu), blocks, &x_map, &w_map, a), "a bf16 product", err);
 }
+
+bool proa_cuda_bf16_linear_tiles(int32_t i, proa_cuda_tile *tile)
+{
+    if (i < 0 || i >= VARIANTS)
+        return false;
+    *tile = variants[i].tile;
+    return true;
+}
+
+bool proa_cuda_bf16_linear_tile(const proa_gpu *gpu, const proa_cuda_bf16_linear_args *a,
+                                proa_cuda_tile *tile)
+{
+    const variant *v = choose(a, proa_gpu_facts_of(gpu)->multiprocessors);
+    if (v != NULL)
+        *tile = v->tile;
+    return v != NULL;
+}
+
+PROA_CUDA_KERNELS(linear_bf16, (proa::bf16_gemm<64, 32, float>))

@@ -131,3 +131,13 @@ bool proa_cuda_fp8_linear_tiles(int32_t i, proa_cuda_tile *tile)
     *tile = variants[i].tile;
     return true;
 }
+
+bool proa_cuda_fp8_linear_tile(const proa_gpu *gpu, const proa_cuda_fp8_linear_args *a, proa_cuda_tile *tile)
+{
+    const variant *v = choose(gpu, a);
+    if (v != NULL)
+        *tile = v->tile;
+    return v != NULL;
+}
+
+PROA_CUDA_KERNELS(linear_fp8, (proa::fp8_gemm<64, 32>))

@@ -144,3 +144,5 @@ extern "C" cudaError_t proa_mla_decode(const proa_mla_decode_args *a, cudaStream
     mla_combine<<<dim3((unsigned)a->rows, tiles * MLA_CHUNKS), 256, 0, stream>>>(d);
     return cudaGetLastError();
 }
+
+PROA_CUDA_KERNELS(mla_decode, mla_plan)

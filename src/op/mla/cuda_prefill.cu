@@ -83,3 +83,5 @@ extern "C" cudaError_t proa_mla_prefill(const proa_mla_prefill_args *a, cudaStre
     mla_prefill<<<(unsigned)processors, PREFILL_THREADS, PrefillMemory::BYTES, stream>>>(maps, described(a));
     return cudaGetLastError();
 }
+
+PROA_CUDA_KERNELS(mla_prefill, mla_prefill_generic)

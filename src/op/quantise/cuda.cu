@@ -31,3 +31,5 @@ proa_status proa_cuda_quantise(proa_gpu *gpu, const proa_cuda_quantise_args *a, 
     proa::quantise_rows<<<dim3(a->rows, across), proa::ROW_THREADS, 0, proa_cuda_stream(gpu)>>>(*a);
     return proa_cuda_launched("quantise", err);
 }
+
+PROA_CUDA_KERNELS(quantise, proa::quantise_rows)

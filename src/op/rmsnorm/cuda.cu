@@ -73,3 +73,5 @@ proa_status proa_cuda_rmsnorm(proa_gpu *gpu, const proa_cuda_rmsnorm_args *a, pr
     proa::rmsnorm<<<a->rows, proa::ROW_THREADS, 0, proa_cuda_stream(gpu)>>>(*a);
     return proa_cuda_launched("rmsnorm", err);
 }
+
+PROA_CUDA_KERNELS(rmsnorm, proa::rmsnorm)

@@ -126,3 +126,5 @@ proa_status proa_cuda_kv_gather(proa_gpu *gpu, const proa_cuda_kv_gather_args *a
     proa::kv_gather<<<a->rows, proa::ROW_THREADS, 0, proa_cuda_stream(gpu)>>>(*a);
     return proa_cuda_launched("kv_gather", err);
 }
+
+PROA_CUDA_KERNELS(rope, proa::rotate)

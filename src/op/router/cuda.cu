@@ -195,3 +195,5 @@ proa_status proa_cuda_spread(proa_gpu *gpu, const proa_cuda_spread_args *a, proa
     proa::spread<<<a->rows, proa::ROW_THREADS, 0, proa_cuda_stream(gpu)>>>(*a);
     return proa_cuda_launched("spread", err);
 }
+
+PROA_CUDA_KERNELS(router, proa::router)

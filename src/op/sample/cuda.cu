@@ -418,3 +418,5 @@ const proa_sample_result *proa_cuda_sampler_results(const proa_cuda_sampler *s)
 {
     return s->results;
 }
+
+PROA_CUDA_KERNELS(sample, proa::sample)

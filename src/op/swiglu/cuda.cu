@@ -52,3 +52,5 @@ proa_status proa_cuda_swiglu(proa_gpu *gpu, const proa_cuda_swiglu_args *a, proa
     proa::swiglu<<<dim3(blocks, across), proa::ROW_THREADS, 0, proa_cuda_stream(gpu)>>>(*a);
     return proa_cuda_launched("swiglu", err);
 }
+
+PROA_CUDA_KERNELS(swiglu, proa::swiglu)
