@@ -109,6 +109,7 @@ static proa_status open_server(service *s, proa_error *err)
     options.http.host = proa_options_string(o, "host");
     options.http.port = (int)proa_options_int(o, "port");
     options.model_name = s->name;
+    options.trace_dir = proa_options_string(o, "trace-dir");
     int64_t streams =
         proa_options_int(o, "max-running-requests") + proa_options_int(o, "max-queued-requests") + 1024;
     options.streams_max = streams < 1 << 20 ? (int32_t)streams : 1 << 20;

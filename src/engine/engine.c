@@ -319,6 +319,11 @@ int64_t proa_engine_busy_us(const proa_engine *engine)
     return since_us == 0 ? 0 : proa_clock_us() - since_us;
 }
 
+proa_trace *proa_engine_trace(const proa_engine *engine)
+{
+    return engine->options.trace;
+}
+
 void proa_engine_nudge(proa_engine *engine)
 {
     pthread_mutex_lock(&engine->lock);

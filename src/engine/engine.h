@@ -209,6 +209,9 @@ void proa_engine_get_stats(proa_engine *engine,
  * (proa_ep_group_tick watches them). Thread-safe, takes no lock. */
 int64_t proa_engine_busy_us(const proa_engine *engine);
 
+/* As in its options. Any thread. */
+proa_trace *proa_engine_trace(const proa_engine *engine);
+
 /* Wakes the engine thread, so that it looks for what other ranks want of it (proa_engine_start_ranks). Thread-safe. */
 void proa_engine_nudge(proa_engine *engine);
 

@@ -37,6 +37,7 @@ proa_backend proa_backend_of_engine(proa_engine *engine)
         .is_here = true,
         .flush_cache = engine_flush_cache,
         .context = engine,
+        .trace = proa_engine_trace(engine),
     };
 }
 

@@ -17,7 +17,8 @@ typedef struct proa_backend {
     /* NULL: nothing is recorded here. */
     proa_status (*record)(void *context, proa_wire_record action);
     void *context;
-    bool is_here; /* it computes in this process */
+    proa_trace *trace; /* of the engine here, or NULL */
+    bool is_here;      /* it computes in this process */
 } proa_backend;
 
 /* An engine of this process; it stays the caller's. */

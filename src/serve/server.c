@@ -51,6 +51,8 @@ static const route routes[] = {
     {.path = "/get_server_info", .methods = GET, .answer = proa_endpoint_server_info},
     {.path = "/server_info", .methods = GET, .answer = proa_endpoint_server_info},
     {.path = "/flush_cache", .methods = GET | POST, .answer = proa_endpoint_flush_cache},
+    {.path = "/start_profile", .methods = GET | POST, .answer = proa_endpoint_start_profile},
+    {.path = "/stop_profile", .methods = GET | POST, .answer = proa_endpoint_stop_profile},
     {.path = "/start_expert_distribution_record", .methods = GET | POST, .answer = proa_endpoint_start_record},
     {.path = "/stop_expert_distribution_record", .methods = GET | POST, .answer = proa_endpoint_stop_record},
     {.path = "/dump_expert_distribution_record", .methods = GET | POST, .answer = proa_endpoint_dump_record},

@@ -22,6 +22,7 @@ typedef struct proa_server_options {
     const char *api_key; /* NULL: none is asked for */
     const char *model_name;
     const char *version;
+    const char *trace_dir; /* where /start_profile may write; NULL: nowhere */
     int prepare_threads;
     int32_t streams_max; /* engine requests of all clients together; more are refused with 503 */
     double drain_s;      /* requests in flight may take this long after SIGTERM */

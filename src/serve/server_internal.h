@@ -53,4 +53,8 @@ void proa_endpoint_stop_record(proa_server *server, proa_http_exchange *exchange
 void proa_endpoint_dump_record(proa_server *server, proa_http_exchange *exchange);
 void proa_endpoint_version(proa_server *server, proa_http_exchange *exchange);
 
+/* profile.c */
+void proa_endpoint_start_profile(proa_server *server, proa_http_exchange *exchange);
+void proa_endpoint_stop_profile(proa_server *server, proa_http_exchange *exchange);
+
 #endif

@@ -49,6 +49,11 @@ def test_paths_and_methods(fake, method, path, status, allow):
     assert response.headers.get("allow") == allow
 
 
+@pytest.mark.parametrize("path", ["/start_profile", "/stop_profile"])
+def test_no_client_writes_files_unless_the_operator_says_where(fake, path):
+    assert_error(httpx.post(fake.url + path), 400)
+
+
 @pytest.mark.parametrize("path", ["/health", "/metrics", "/v1/models", "/v1/models/fake", "/v1/models/%66ake", "/ping",
                                   "/version", "/get_model_info", "/get_server_info", "/flush_cache", "/health?x=y"])
 def test_simple_endpoints(fake, path):

@@ -1,5 +1,6 @@
 """`--device cuda` from end to end where there is no GPU: the program on a GPU in host memory (tests/stand_in)."""
 import json
+import pathlib
 import time
 
 import httpx
@@ -118,6 +119,32 @@ def test_a_server_traces_its_first_steps(server, tmp_path):
     assert len([s for s in spans if s["tid"] == 2 and s["name"] == "sampler"]) == 5
     assert one.stop() == 0, one.log()
     assert read_trace(path) == spans  # later steps are not in it
+
+
+def test_a_profile_of_a_server_that_runs(server, tmp_path):
+    folder = tmp_path / "traces"
+    (folder / "within").mkdir(parents=True)
+    one = server("--device", "cuda", "--model-path", MODEL, "--served-model-name", "tiny", "--trace-dir", folder)
+
+    def start(status, **body):
+        reply = httpx.post(f"{one.url}/start_profile", json=body)
+        assert reply.status_code == status, reply.text
+        return pathlib.Path(reply.text.splitlines()[1]) if status == 200 else reply.json()["error"]
+
+    want = ask(one, 12)
+    assert start(400, output_dir="/etc")["param"] == "output_dir"
+    assert start(400, output_dir=str(folder / "within/../.."))["param"] == "output_dir"
+    assert start(400, num_steps=0)["param"] == "num_steps"
+    path = start(200, num_steps=3, output_dir=str(folder / "within"), activities=["CPU", "GPU"], with_stack=False)
+    assert path.parent == folder / "within"
+    assert str(path) in start(400)["message"]  # one at a time
+    assert ask(one, 12) == want
+    assert len([s for s in read_trace(path) if s["name"] == "step"]) == 3
+    assert httpx.post(f"{one.url}/stop_profile").status_code == 400  # it has ended
+    reply = httpx.post(f"{one.url}/start_profile")  # without a body: until it is stopped
+    assert reply.status_code == 200 and ask(one, 4) == want[:len(ask(one, 4))]
+    assert httpx.post(f"{one.url}/stop_profile").status_code == 200
+    check_layers(read_trace(pathlib.Path(reply.text.splitlines()[1])))
 
 
 def test_the_cpu_shows_what_its_thread_does(server, tmp_path):
