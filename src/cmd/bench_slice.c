@@ -2,7 +2,7 @@
  *
  * The EP32 slice: all layers at real shapes, EXPERTS of the physical experts, and as many tokens for each of them as a rank of 32 gets. What
  * a rank would send away and get back is packed and unpacked here: no all-to-all is in these figures. Weights are random; expert
- * e of the model stands for expert e mod EXPERTS. Layers share a few caches, each larger than the second-level cache by far.
+ * e of the model stands for expert e mod EXPERTS. gpu_step.h makes the steps and times them.
  *
  * A step is one graph, on two streams; with one it is measured too. An op's time is that of a graph of that op alone in all layers, on one
  * stream, and ops of other kinds between them cost what they cost: the sum of the ops is printed beside the step.
@@ -21,16 +21,14 @@
 
 enum {
     EXPERTS = 9,
-    CACHES = 3,
-    WARM_RUNS = 3,
     RUNS = 15,
     SAMPLE_RUNS = 5,
 };
 
-static const bench_slice_shape shapes[] = {
-    {true, 1, 4096},   {true, 32, 4096},  {true, 64, 4096},  {true, 128, 1024},
-    {true, 128, 2048}, {true, 128, 4096}, {true, 128, 8192}, {true, 256, 2048},
-    {true, 256, 4096}, {false, 1, 1024},  {false, 4, 4096},
+static const proa_gpu_step_shape shapes[] = {
+    {true, 1, 4096, 0},   {true, 32, 4096, 0},  {true, 64, 4096, 0},  {true, 128, 1024, 0},
+    {true, 128, 2048, 0}, {true, 128, 4096, 0}, {true, 128, 8192, 0}, {true, 256, 2048, 0},
+    {true, 256, 4096, 0}, {false, 1, 1024, 0},  {false, 4, 4096, 0},
 };
 
 enum { SHAPES = sizeof shapes / sizeof *shapes };
@@ -46,8 +44,7 @@ typedef struct bench {
     proa_gpu *gpu;
     proa_model_config config;
     proa_cuda_weights *weights;
-    proa_cuda_forward *forward;
-    proa_gpu_mark *from, *to;
+    proa_gpu_step step;
     peaks peak;
     int32_t streams;
     proa_trace *trace; /* NULL without --trace */
@@ -56,7 +53,7 @@ typedef struct bench {
     proa_json *results; /* NULL without --json */
 } bench;
 
-static void describe(const bench_slice_shape *s, char text[64])
+static void describe(const proa_gpu_step_shape *s, char text[64])
 {
     snprintf(text, 64, s->decode ? "decode %d at %d" : "prefill %d x %d", s->sequences, s->context);
 }
@@ -65,111 +62,6 @@ static peaks peaks_of(const proa_gpu_facts *facts)
 {
     const bool h200 = strstr(facts->name, "H200") != NULL;
     return (peaks){.bytes_ns = h200 ? 4800 : 3350, .fp8_flops_ns = 1979e3, .bf16_flops_ns = 989e3};
-}
-
-/* ---- a step ---- */
-
-static int32_t blocks_of(int32_t keys)
-{
-    return (keys + PROA_KV_BLOCK_TOKENS - 1) / PROA_KV_BLOCK_TOKENS;
-}
-
-static proa_status make_forward(bench *b, const bench_slice_shape *s, proa_error *err)
-{
-    int32_t where[PROA_ROUTER_MAX_EXPERTS];
-    const int32_t rows = s->decode ? s->sequences : s->sequences * s->context;
-    const proa_cuda_limits limits = {
-        .rows_max = rows,
-        .decode_rows_max = s->decode ? rows : 1,
-        .segments_max = s->sequences,
-        .keys_max = s->decode ? 1 : rows,
-        .logit_rows_max = s->sequences,
-        .positions_max = s->context,
-        .kv_blocks = s->sequences * blocks_of(s->context),
-        .cache_layers = CACHES,
-    };
-    for (int32_t e = 0; e < b->config.n_routed_experts; e++)
-        where[e] = e % EXPERTS;
-    return proa_cuda_forward_create(b->gpu, b->weights, &limits, where, &b->forward, err);
-}
-
-/* Sequences whose blocks lie scattered. */
-static proa_status prepare(bench *b, const bench_slice_shape *s, proa_error *err)
-{
-    const int32_t each = blocks_of(s->context), all = s->sequences * each, rows = s->decode ? 1 : s->context;
-    proa_cuda_sequence *sequences = calloc((size_t)s->sequences, sizeof *sequences);
-    int32_t *blocks = malloc(sizeof *blocks * (size_t)all),
-            *ids = malloc(sizeof *ids * (size_t)(rows + s->sequences));
-    proa_status status = PROA_OK;
-    if (sequences == NULL || blocks == NULL || ids == NULL)
-        status = proa_error_set(err, PROA_ERR_MEMORY, "no memory for %d sequences", s->sequences);
-    for (int32_t i = 0; i < all && status == PROA_OK; i++)
-        blocks[i] = (int32_t)((int64_t)i * 7919 % all); /* a prime that divides none of these numbers */
-    for (int32_t i = 0; i < rows + s->sequences && status == PROA_OK;
-         i++) /* all sequences different, or all go to the same experts */
-        ids[i] = (int32_t)((int64_t)i * 104729 % b->config.vocab_size);
-    for (int32_t i = 0; i < s->sequences && status == PROA_OK; i++)
-        sequences[i] = (proa_cuda_sequence){.row_count = rows,
-                                            .position_first = s->decode ? s->context - 1 : 0,
-                                            .ids = ids + i,
-                                            .blocks = blocks + i * each,
-                                            .logits = 1};
-    if (status == PROA_OK)
-        status = proa_cuda_forward_prepare(b->forward,
-                                           &(proa_cuda_step){.decode = s->decode ? sequences : NULL,
-                                                             .decode_count = s->decode ? s->sequences : 0,
-                                                             .prompts = s->decode ? NULL : sequences,
-                                                             .prompt_count = s->decode ? 0 : s->sequences},
-                                           err);
-    if (status == PROA_OK)
-        status = proa_gpu_sync(b->gpu, err);
-    free(sequences);
-    free(blocks);
-    free(ids);
-    return status;
-}
-
-static int by_value(const void *a, const void *b)
-{
-    const double x = *(const double *)a, y = *(const double *)b;
-    return (x > y) - (x < y);
-}
-
-static proa_status time_runs(bench *b, proa_gpu_graph *graph, int runs, double *us, proa_error *err)
-{
-    double times[RUNS];
-    proa_status status = PROA_OK;
-    for (int i = -WARM_RUNS; i < runs && status == PROA_OK; i++) {
-        status = proa_gpu_mark_set(b->gpu, b->from, err);
-        if (status == PROA_OK)
-            status = proa_gpu_graph_run(b->gpu, graph, err);
-        if (status == PROA_OK)
-            status = proa_gpu_mark_set(b->gpu, b->to, err);
-        if (status == PROA_OK)
-            status = proa_gpu_sync(b->gpu, err);
-        if (i >= 0)
-            times[i] = proa_gpu_mark_us(b->from, b->to);
-    }
-    qsort(times, (size_t)runs, sizeof *times, by_value);
-    *us = times[runs / 2];
-    return status;
-}
-
-/* The median of a step's ops in this set. */
-static proa_status measure(bench *b, uint32_t ops, int32_t streams, int runs, double *us, proa_error *err)
-{
-    proa_gpu_graph *graph = NULL;
-    proa_cuda_forward_set_streams(b->forward, streams);
-    proa_cuda_forward_only(b->forward, ops);
-    proa_status status = proa_gpu_graph_begin(b->gpu, err);
-    if (status == PROA_OK)
-        status = proa_cuda_forward_run(b->forward, err);
-    if (status == PROA_OK)
-        status = proa_gpu_graph_end(b->gpu, &graph, err);
-    if (status == PROA_OK)
-        status = time_runs(b, graph, runs, us, err);
-    proa_gpu_graph_free(graph);
-    return status;
 }
 
 /* ---- the table ---- */
@@ -217,13 +109,6 @@ static void print_op(const char *name, double us, double step_us, const bench_sl
            100 * best.us / us);
 }
 
-static proa_status run_whole(bench *b, proa_error *err)
-{
-    proa_cuda_forward_only(b->forward, UINT32_MAX);
-    proa_status status = proa_cuda_forward_run(b->forward, err);
-    return status == PROA_OK ? proa_gpu_sync(b->gpu, err) : status;
-}
-
 /* Rows and counts are those of a step that has run before. Rows are spread by what the router has just counted, so these two run together, and
  * the router's time is taken off. */
 static proa_status measure_op(bench *b, proa_cuda_op op, double *us, proa_error *err)
@@ -231,18 +116,18 @@ static proa_status measure_op(bench *b, proa_cuda_op op, double *us, proa_error 
     const uint32_t router = 1u << PROA_CUDA_ROUTER;
     uint32_t ops = 1u << op;
     double router_us = 0;
-    proa_status status = run_whole(b, err);
+    proa_status status = proa_gpu_step_run(&b->step, err);
     if (status == PROA_OK && op == PROA_CUDA_SPREAD) {
         ops |= router;
-        status = measure(b, router, 1, SAMPLE_RUNS, &router_us, err);
+        status = proa_gpu_step_time(&b->step, router, 1, SAMPLE_RUNS, &router_us, err);
     }
     if (status == PROA_OK)
-        status = measure(b, ops, 1, SAMPLE_RUNS, us, err);
+        status = proa_gpu_step_time(&b->step, ops, 1, SAMPLE_RUNS, us, err);
     *us -= router_us;
     return status;
 }
 
-static proa_status run_ops(bench *b, const bench_slice_shape *s, const char *name, double step_us,
+static proa_status run_ops(bench *b, const proa_gpu_step_shape *s, const char *name, double step_us,
                            proa_error *err)
 {
     double sum_us = 0, bound_us = 0;
@@ -268,7 +153,7 @@ static proa_status run_ops(bench *b, const bench_slice_shape *s, const char *nam
 }
 
 /* The whole step, and for comparison on one stream. */
-static proa_status run_step(bench *b, const bench_slice_shape *s, const char *name, double *us,
+static proa_status run_step(bench *b, const proa_gpu_step_shape *s, const char *name, double *us,
                             proa_error *err)
 {
     const double tokens = s->decode ? s->sequences : s->sequences * (double)s->context;
@@ -276,12 +161,12 @@ static proa_status run_step(bench *b, const bench_slice_shape *s, const char *na
     const bench_slice_cost none = {0};
     double one_us = 0;
     uint64_t buffers, cache;
-    proa_status status = measure(b, UINT32_MAX, b->streams, runs, us, err);
+    proa_status status = proa_gpu_step_time(&b->step, UINT32_MAX, b->streams, runs, us, err);
     if (status == PROA_OK && b->streams > 1)
-        status = measure(b, UINT32_MAX, 1, runs, &one_us, err);
+        status = proa_gpu_step_time(&b->step, UINT32_MAX, 1, runs, &one_us, err);
     if (status != PROA_OK)
         return status;
-    proa_cuda_forward_bytes(b->forward, &buffers, &cache);
+    proa_cuda_forward_bytes(b->step.forward, &buffers, &cache);
     printf("%s: %.2f ms a step, %.0f tokens/s a GPU without all-to-all (buffers %.1f GB)", name, *us / 1e3,
            tokens / *us * 1e6, (double)buffers / 1e9);
     add_result(b, name, "step", *us, &none, (bound){0, ""});
@@ -293,13 +178,13 @@ static proa_status run_step(bench *b, const bench_slice_shape *s, const char *na
     return PROA_OK;
 }
 
-static proa_status trace_step(bench *b, const bench_slice_shape *s, proa_cuda_trace *trace, proa_error *err)
+static proa_status trace_step(bench *b, const proa_gpu_step_shape *s, proa_cuda_trace *trace, proa_error *err)
 {
     proa_gpu_graph *graph = NULL;
     proa_trace_begin(b->trace, "prepare");
     proa_status status = proa_cuda_trace_begin(trace, err);
     if (status == PROA_OK)
-        status = prepare(b, s, err);
+        status = proa_gpu_step_prepare(&b->step, s, err);
     proa_trace_end(b->trace);
     if (status == PROA_OK)
         status = proa_cuda_trace_graph(trace, s->sequences, &graph, err);
@@ -316,16 +201,16 @@ static proa_status trace_step(bench *b, const bench_slice_shape *s, proa_cuda_tr
 }
 
 /* Whole steps, after one that nobody sees. */
-static proa_status trace_steps(bench *b, const bench_slice_shape *s, const char *name, proa_error *err)
+static proa_status trace_steps(bench *b, const proa_gpu_step_shape *s, const char *name, proa_error *err)
 {
     proa_cuda_trace *trace = NULL;
     char args[96];
     if (b->trace == NULL)
         return PROA_OK;
     snprintf(args, sizeof args, "\"shape\":\"%s\"", name);
-    proa_cuda_forward_only(b->forward, UINT32_MAX);
-    proa_cuda_forward_set_streams(b->forward, b->streams);
-    proa_status status = proa_cuda_trace_create(b->gpu, b->forward, b->trace, &trace, err);
+    proa_cuda_forward_only(b->step.forward, UINT32_MAX);
+    proa_cuda_forward_set_streams(b->step.forward, b->streams);
+    proa_status status = proa_cuda_trace_create(b->gpu, b->step.forward, b->trace, &trace, err);
     for (int32_t i = -1; i < b->trace_steps && status == PROA_OK; i++) {
         proa_trace_step_begin(b->trace);
         status = trace_step(b, s, trace, err);
@@ -348,14 +233,12 @@ static proa_status start_trace(bench *b, const proa_options *o, proa_error *err)
     return status == PROA_OK ? proa_trace_start(b->trace, path, 0, INT64_MAX, err) : status;
 }
 
-static proa_status run_shape(bench *b, const bench_slice_shape *s, proa_error *err)
+static proa_status run_shape(bench *b, const proa_gpu_step_shape *s, proa_error *err)
 {
     char name[64];
     double us;
     describe(s, name);
-    proa_status status = make_forward(b, s, err);
-    if (status == PROA_OK)
-        status = prepare(b, s, err);
+    proa_status status = proa_gpu_step_open(&b->step, s, err);
     if (status == PROA_OK && b->op != NULL) {
         printf("%s\n", name);
         status = run_ops(b, s, name, 1, err);
@@ -366,22 +249,10 @@ static proa_status run_shape(bench *b, const bench_slice_shape *s, proa_error *e
         if (status == PROA_OK)
             status = run_ops(b, s, name, us, err);
     }
-    proa_cuda_forward_free(b->forward);
-    b->forward = NULL;
     return status;
 }
 
 /* ---- the whole ---- */
-
-static proa_status open_gpu(bench *b, proa_error *err)
-{
-    proa_status status = proa_gpu_open(0, &b->gpu, err);
-    if (status == PROA_OK)
-        status = proa_gpu_mark_create(b->gpu, &b->from, err);
-    if (status == PROA_OK)
-        status = proa_gpu_mark_create(b->gpu, &b->to, err);
-    return status;
-}
 
 static proa_status read_model(bench *b, const proa_options *o, proa_error *err)
 {
@@ -413,7 +284,7 @@ static proa_status bench_run(bench *b, const proa_options *o, proa_error *err)
     if (status == PROA_OK)
         status = start_trace(b, o, err);
     if (status == PROA_OK)
-        status = open_gpu(b, err);
+        status = proa_gpu_open(0, &b->gpu, err);
     if (status != PROA_OK)
         return status;
     const proa_gpu_facts *facts = proa_gpu_facts_of(b->gpu);
@@ -422,6 +293,8 @@ static proa_status bench_run(bench *b, const proa_options *o, proa_error *err)
     b->streams = proa_options_bool(o, "single-stream") ? 1 : 2;
     b->results = json != NULL ? proa_json_new_array() : NULL;
     status = proa_cuda_weights_make(b->gpu, &b->config, EXPERTS, &b->weights, err);
+    if (status == PROA_OK)
+        status = proa_gpu_step_init(&b->step, b->gpu, b->weights, err);
     if (status != PROA_OK)
         return status;
     printf("EP32 slice: %d layers, %d experts here, %.1f GB of random weights, on %s (%.0f GB/s, %.0f "
@@ -445,10 +318,8 @@ int proa_cmd_bench_slice(const proa_options *options)
     bench b = {0};
     proa_status status = bench_run(&b, options, &err);
     if (b.gpu != NULL) {
-        proa_cuda_forward_free(b.forward);
+        proa_gpu_step_free(&b.step);
         proa_cuda_weights_free(b.gpu, b.weights);
-        proa_gpu_mark_free(b.from);
-        proa_gpu_mark_free(b.to);
         proa_gpu_close(b.gpu);
     }
     proa_trace_free(b.trace);

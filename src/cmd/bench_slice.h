@@ -2,13 +2,7 @@
 #ifndef PROA_CMD_BENCH_SLICE_H
 #define PROA_CMD_BENCH_SLICE_H
 
-#include "model/cuda/forward.h"
-
-typedef struct bench_slice_shape {
-    bool decode;
-    int32_t sequences;
-    int32_t context; /* decode: keys of each; prefill: tokens of each */
-} bench_slice_shape;
+#include "cmd/gpu_step.h"
 
 typedef struct bench_slice_cost {
     double bytes;
@@ -17,6 +11,6 @@ typedef struct bench_slice_cost {
 } bench_slice_cost;
 
 bench_slice_cost proa_bench_slice_cost(const proa_model_config *config, int32_t local_experts,
-                                       const bench_slice_shape *shape, proa_cuda_op op);
+                                       const proa_gpu_step_shape *shape, proa_cuda_op op);
 
 #endif

@@ -27,7 +27,7 @@ static bench_slice_cost sum(bench_slice_cost a, bench_slice_cost b)
 }
 
 /* Of all layers, for rows that decode at `context` keys each, or `context` rows a prompt. */
-static bench_slice_cost attention_cost(const proa_model_config *c, const bench_slice_shape *s, double rows,
+static bench_slice_cost attention_cost(const proa_model_config *c, const proa_gpu_step_shape *s, double rows,
                                        proa_cuda_op op)
 {
     const double layers = c->num_hidden_layers, heads = c->num_attention_heads, lora = c->kv_lora_rank,
@@ -95,7 +95,7 @@ static bench_slice_cost moe_cost(const proa_model_config *c, double local, doubl
 }
 
 bench_slice_cost proa_bench_slice_cost(const proa_model_config *c, int32_t local_experts,
-                                       const bench_slice_shape *s, proa_cuda_op op)
+                                       const proa_gpu_step_shape *s, proa_cuda_op op)
 {
     const double rows = s->decode ? s->sequences : s->sequences * (double)s->context, hidden = c->hidden_size;
     const double moe_layers = c->num_hidden_layers - c->first_k_dense_replace, layers = c->num_hidden_layers;
