@@ -3,14 +3,15 @@
 #   gpu-check      parity with the references, whole models, a step's ops beside the bound, the memory checker
 #   gpu-parity     parity alone
 #   gpu-model      golden checkpoints, tiny-r1's answers, law 2 through the engine, DeepSeek-R1's slice behind HTTP (PARTS="golden answers slice")
+#   gpu-precompile nothing is left to compile (with the driver's JIT off); tiles measured for R1's slice, tiny-r1 answers with measured tiles as without
 #   gpu-memcheck   compute-sanitizer's memcheck and racecheck
 #   gpu-bench      one rank's share of DeepSeek-R1, op by op (SHAPE=text: those steps alone); slice_trace.json has a step of each, for ui.perfetto.dev
 OUT ?= out
 export LD_LIBRARY_PATH := $(CURDIR)/lib:$(LD_LIBRARY_PATH)
 tests = $(notdir $(wildcard bin/gpu_test_*))
 
-.PHONY: gpu-check gpu-parity gpu-model gpu-bench gpu-memcheck
-gpu-check: gpu-parity gpu-model gpu-bench gpu-memcheck
+.PHONY: gpu-check gpu-parity gpu-model gpu-precompile gpu-bench gpu-memcheck
+gpu-check: gpu-parity gpu-model gpu-precompile gpu-bench gpu-memcheck
 
 gpu-model:
 	@./gpu_model.sh bin/proa $(OUT)
@@ -20,6 +21,9 @@ gpu-parity:
 	@bad=0; for t in $(tests); do \
 	    if bin/$$t >$(OUT)/$$t.log 2>&1; then echo "passed $$t"; else echo "FAILED $$t"; grep -E "error|FAILED|distance|bits" $(OUT)/$$t.log; bad=1; fi; \
 	done; exit $$bad
+
+gpu-precompile:
+	@./gpu_precompile.sh bin/proa $(OUT)
 
 gpu-memcheck:
 	@mkdir -p $(OUT); bad=0; for t in $(tests); do for tool in memcheck racecheck; do \

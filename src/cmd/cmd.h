@@ -40,6 +40,7 @@ int proa_cmd_eval(const proa_options *options);
 int proa_cmd_frontend(const proa_options *options);
 int proa_cmd_health(const proa_options *options);
 int proa_cmd_help(const proa_options *options);
+int proa_cmd_precompile(const proa_options *options);
 int proa_cmd_slurm(const proa_options *options);
 int proa_cmd_serve(const proa_options *options);
 int proa_cmd_tokenize(const proa_options *options);

@@ -4,7 +4,9 @@
 #include "base/log.h"
 #include "cmd/graph_sizes.h"
 #include "model/cuda/runner.h"
+#include "model/cuda/tile_cache.h"
 
+#include <stdio.h>
 #include <stdlib.h>
 
 _Static_assert((int)PROA_GRAPH_SIZES_MAX == (int)PROA_CUDA_GRAPHS_MAX,
@@ -17,7 +19,37 @@ struct proa_loaded_gpu {
     size_t free_bytes; /* before the weights */
     proa_cuda_weights *weights;
     int32_t *where; /* [n_routed_experts] of a slice, or NULL */
+    proa_cuda_tiles tiles;
 };
+
+/* What `proa precompile` has measured. A cache that is of no use is no reason not to serve. */
+static void read_tiles(proa_loaded_gpu *g, const proa_options *o)
+{
+    const char *dir = proa_options_string(o, "kernel-cache-dir");
+    const proa_cuda_tile_key key = proa_cuda_tile_key_of(g->gpu);
+    char path[PROA_CUDA_TILE_PATH], others[64] = "";
+    proa_error err = {0};
+    if (dir == NULL)
+        return;
+    proa_status status = proa_cuda_tile_cache_path(dir, &key, path, &err);
+    if (status == PROA_OK)
+        status = proa_cuda_tile_cache_read(path, &key, &g->tiles, &err);
+    if (status == PROA_OK) {
+        proa_log(PROA_LOG_INFO, "gpu", "%d tile choices measured on such a GPU, from %s", g->tiles.count,
+                 path);
+    } else if (status == PROA_ERR_NOT_FOUND) {
+        const int32_t count = proa_cuda_tile_cache_others(dir, &key);
+        if (count > 0)
+            snprintf(others, sizeof others, " (there are %d of other kernels)", count);
+        proa_log(
+            PROA_LOG_INFO, "gpu",
+            "no measured tile choices for these kernels in %s%s: a model of costs chooses; `proa precompile` "
+            "measures",
+            dir, others);
+    } else {
+        proa_log(PROA_LOG_WARN, "gpu", "%s. Until then a model of costs chooses tiles", err.text);
+    }
+}
 
 proa_status proa_loaded_gpu_open(const proa_options *o, proa_loaded_gpu **out, proa_error *err)
 {
@@ -37,6 +69,7 @@ proa_status proa_loaded_gpu_open(const proa_options *o, proa_loaded_gpu **out, p
              "GPU %d: %s, %d multiprocessors, %.1f of %.1f GiB free, driver for CUDA %d.%d", f->ordinal,
              f->name, f->multiprocessors, (double)g->free_bytes / gib, (double)f->memory_bytes / gib,
              f->driver / 1000, f->driver % 1000 / 10);
+    read_tiles(g, o);
     *out = g;
     return PROA_OK;
 }
@@ -50,6 +83,7 @@ void proa_loaded_gpu_close(proa_loaded_gpu *g)
         (void)proa_gpu_own(g->gpu, &unused);
     proa_cuda_weights_free(g->gpu, g->weights);
     proa_gpu_close(g->gpu);
+    proa_cuda_tiles_free(&g->tiles);
     free(g->where);
     free(g);
 }
@@ -137,15 +171,21 @@ proa_status proa_loaded_gpu_forward(proa_loaded_gpu *g, const proa_options *o,
                                     const proa_forward_limits *limits, bool host_logits, proa_trace *trace,
                                     proa_forward **forward, proa_error *err)
 {
-    proa_cuda_runner_options options = {
-        .host_logits = host_logits, .single_stream = proa_options_bool(o, "single-stream"), .trace = trace};
+    proa_cuda_runner_options options = {.host_logits = host_logits,
+                                        .tiles = &g->tiles,
+                                        .single_stream = proa_options_bool(o, "single-stream"),
+                                        .trace = trace};
     const proa_cuda_graph_sizes *sizes = &options.graphs;
     proa_status status = graph_sizes(o, limits, &options.graphs, err);
     if (status != PROA_OK)
         return status;
     status = proa_cuda_runner_create(g->gpu, g->weights, g->where, limits, &options, forward, err);
-    if (status == PROA_OK && sizes->count > 0)
-        proa_log(PROA_LOG_INFO, "gpu", "%d CUDA graphs for decode steps of 1 to %d rows", sizes->count,
-                 sizes->rows[sizes->count - 1]);
-    return status;
+    if (status != PROA_OK || sizes->count == 0)
+        return status;
+    proa_log(PROA_LOG_INFO, "gpu", "%d CUDA graphs for decode steps of 1 to %d rows", sizes->count,
+             sizes->rows[sizes->count - 1]);
+    if (g->tiles.count > 0)
+        proa_log(PROA_LOG_INFO, "gpu", "measured tiles are in use for %.0f %% of the graphs' products",
+                 100.0 * (double)g->tiles.found / (double)g->tiles.asked);
+    return PROA_OK;
 }

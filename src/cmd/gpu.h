@@ -1,6 +1,6 @@
 /* gpu.h - `--device cuda`: the GPU of a process, the weights on it, and what its forward is made with.
  *
- * Reads --base-gpu-id, --slice-experts, --cuda-graph-bs, --cuda-graph-max-bs, --disable-cuda-graph and --single-stream. In a program that was built without
+ * Reads --base-gpu-id, --kernel-cache-dir, --slice-experts, --cuda-graph-bs, --cuda-graph-max-bs, --disable-cuda-graph and --single-stream. In a program that was built without
  * CUDA (gpu_absent.c) opening fails and says so; the other calls are never reached.
  */
 #ifndef PROA_CMD_GPU_H

@@ -173,7 +173,13 @@ static proa_status by_head(proa_cuda_forward *f, proa_cuda_op op, const void *x,
             .w = w,
             .y = y,
             .y_stride = y_stride,
-            .y_group_stride = y_head},
+            .y_group_stride = y_head,
+            .tile = proa_cuda_tile_of(f, op,
+                                      &(proa_cuda_shape){.form = PROA_CUDA_GROUPS_HEADS,
+                                                         .groups = f->config.num_attention_heads,
+                                                         .n = n,
+                                                         .k = k,
+                                                         .rows = f->decode_rows})},
         err);
 }
 

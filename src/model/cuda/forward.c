@@ -1,4 +1,4 @@
-/* forward.c - see forward.h: buffers, the step's description, products, the walk over the layers. */
+/* forward.c - see forward.h: buffers, the step's description, the walk over the layers. */
 #include "model/cuda/internal.h"
 
 #include "op/embed/cuda.h"
@@ -21,40 +21,6 @@ static int64_t max_i64(int64_t a, int64_t b)
 static int32_t round_up(int32_t value, int32_t to)
 {
     return (value + to - 1) / to * to;
-}
-
-const char *proa_cuda_op_name(proa_cuda_op op)
-{
-    static const char *const names[PROA_CUDA_OPS] = {
-        [PROA_CUDA_UPLOAD] = "upload of the step",
-        [PROA_CUDA_EMBED] = "embed",
-        [PROA_CUDA_NORM] = "norms",
-        [PROA_CUDA_QKV_A] = "q_a, kv_a",
-        [PROA_CUDA_Q_NORM] = "q_a norm",
-        [PROA_CUDA_Q_B] = "q_b",
-        [PROA_CUDA_ROPE] = "RoPE",
-        [PROA_CUDA_APPEND] = "kv_a norm, cache",
-        [PROA_CUDA_UK] = "W_UK",
-        [PROA_CUDA_MLA] = "MLA decode",
-        [PROA_CUDA_UV] = "W_UV",
-        [PROA_CUDA_GATHER] = "gather keys",
-        [PROA_CUDA_KV_B] = "kv_b",
-        [PROA_CUDA_MHA] = "MHA prefill",
-        [PROA_CUDA_O_QUANTISE] = "quantise o",
-        [PROA_CUDA_O] = "o_proj",
-        [PROA_CUDA_DENSE] = "dense MLP",
-        [PROA_CUDA_ROUTER] = "router",
-        [PROA_CUDA_SPREAD] = "dispatch pack",
-        [PROA_CUDA_EXPERTS_UP] = "experts gate, up",
-        [PROA_CUDA_EXPERTS_ACT] = "experts SwiGLU",
-        [PROA_CUDA_EXPERTS_DOWN] = "experts down",
-        [PROA_CUDA_SHARED] = "shared expert",
-        [PROA_CUDA_COMBINE] = "combine",
-        [PROA_CUDA_HEAD] = "LM head",
-        [PROA_CUDA_SAMPLE] = "sampler",
-        [PROA_CUDA_DOWNLOAD] = "download of logits",
-    };
-    return names[op];
 }
 
 /* ---- memory ---- */
@@ -375,61 +341,7 @@ proa_status proa_cuda_forward_prepare(proa_cuda_forward *f, const proa_cuda_step
     return proa_cuda_end(f, proa_gpu_upload(f->gpu, f->memory, f->pinned, f->metadata_bytes, err), err);
 }
 
-/* ---- products and norms ---- */
-
-/* y [rows, w->n], at y_stride */
-static proa_status product(proa_cuda_forward *f, const cuda_input *x, const proa_cuda_groups *rows,
-                           const proa_cuda_matrix *w, uint16_t *y, int64_t y_stride, proa_error *err)
-{
-    if (w->dtype == PROA_DTYPE_E4M3)
-        return proa_cuda_fp8_linear(f->gpu,
-                                    &(proa_cuda_fp8_linear_args){.rows = *rows,
-                                                                 .rows_max = x->rows_max,
-                                                                 .n = w->n,
-                                                                 .k = w->k,
-                                                                 .x = *x->q8,
-                                                                 .w = w->data,
-                                                                 .w_scale = w->scale,
-                                                                 .y = y,
-                                                                 .y_stride = y_stride},
-                                    err);
-    return proa_cuda_bf16_linear(f->gpu,
-                                 &(proa_cuda_bf16_linear_args){.rows = *rows,
-                                                               .rows_max = x->rows_max,
-                                                               .n = w->n,
-                                                               .k = w->k,
-                                                               .x = x->x,
-                                                               .x_stride = x->x_stride,
-                                                               .w = w->data,
-                                                               .y = y,
-                                                               .y_stride = y_stride},
-                                 err);
-}
-
-proa_status proa_cuda_product(proa_cuda_forward *f, proa_cuda_op op, const cuda_input *x, int32_t rows,
-                              const proa_cuda_groups *groups, const proa_cuda_stack *w, void *y,
-                              int64_t y_stride, proa_error *err)
-{
-    const proa_cuda_groups all = {.groups = 1, .rows = rows};
-    proa_status status = PROA_OK;
-    int32_t column = 0;
-    if (!proa_cuda_begin(f, op))
-        return PROA_OK;
-    for (int32_t i = 0; i < w->parts && status == PROA_OK; i++) {
-        status =
-            product(f, x, groups != NULL ? groups : &all, &w->part[i], (uint16_t *)y + column, y_stride, err);
-        column += w->part[i].n;
-    }
-    return status;
-}
-
-proa_status proa_cuda_product_of(proa_cuda_forward *f, proa_cuda_op op, const cuda_input *x, int32_t rows,
-                                 const proa_cuda_groups *groups, const proa_cuda_matrix *w, void *y,
-                                 int64_t y_stride, proa_error *err)
-{
-    const proa_cuda_stack one = {.part = {*w}, .parts = 1, .n = w->n};
-    return proa_cuda_product(f, op, x, rows, groups, &one, y, y_stride, err);
-}
+/* ---- norms ---- */
 
 proa_status proa_cuda_norm(proa_cuda_forward *f, const void *delta, const void *w, bool keep, bool quantise,
                            proa_error *err)
@@ -489,16 +401,21 @@ static proa_status finish(proa_cuda_forward *f, proa_error *err)
         return status;
     return proa_cuda_bf16_linear(
         f->gpu,
-        &(proa_cuda_bf16_linear_args){.rows = {.groups = 1, .rows = rows},
-                                      .rows_max = f->limits.rows_max,
-                                      .n = c->vocab_size,
-                                      .k = hidden,
-                                      .x = f->b.normed,
-                                      .x_stride = hidden,
-                                      .w = f->weights->lm_head,
-                                      .y = f->b.logits + (int64_t)f->logits_at * c->vocab_size,
-                                      .y_float = true,
-                                      .y_stride = c->vocab_size},
+        &(proa_cuda_bf16_linear_args){
+            .rows = {.groups = 1, .rows = rows},
+            .rows_max = f->limits.rows_max,
+            .n = c->vocab_size,
+            .k = hidden,
+            .x = f->b.normed,
+            .x_stride = hidden,
+            .w = f->weights->lm_head,
+            .y = f->b.logits + (int64_t)f->logits_at * c->vocab_size,
+            .y_float = true,
+            .y_stride = c->vocab_size,
+            .tile = proa_cuda_tile_of(
+                f, PROA_CUDA_HEAD,
+                &(proa_cuda_shape){
+                    .y_float = true, .groups = 1, .n = c->vocab_size, .k = hidden, .rows = rows})},
         err);
 }
 

@@ -13,6 +13,7 @@
 #define PROA_MODEL_CUDA_FORWARD_H
 
 #include "model/cuda/marks.h"
+#include "model/cuda/tiles.h"
 #include "model/cuda/weights.h"
 
 typedef struct proa_cuda_forward proa_cuda_forward;
@@ -121,6 +122,14 @@ void proa_cuda_forward_set_streams(proa_cuda_forward *forward, int32_t streams);
  * it. A step has at most so many. */
 void proa_cuda_forward_set_marks(proa_cuda_forward *forward, proa_cuda_marks *marks);
 int32_t proa_cuda_forward_points_max(const proa_cuda_forward *forward);
+/* Tiles of the products from now on; borrowed. NULL, which it begins with: the launchers choose. */
+void proa_cuda_forward_set_tiles(proa_cuda_forward *forward, proa_cuda_tiles *tiles);
+/* Each product that is queued is shown. NULL: off. */
+typedef void (*proa_cuda_watch)(void *context, proa_cuda_op op, const proa_cuda_shape *shape);
+void proa_cuda_forward_set_watch(proa_cuda_forward *forward, proa_cuda_watch watch, void *context);
+
+/* The kernels that do an op of this model, "rmsnorm" for example; NULL: none, the model has no such op. */
+const char *proa_cuda_op_kernel(const proa_model_config *config, proa_cuda_op op);
 
 /* For measurements: the ops of this set alone are queued from now on (bit 1 << op). */
 void proa_cuda_forward_only(proa_cuda_forward *forward, uint32_t ops);

@@ -90,6 +90,9 @@ struct proa_cuda_forward {
     proa_cuda_marks *marks; /* or NULL */
     proa_status mark_status;
     proa_error mark_error;
+    proa_cuda_tiles *tiles; /* or NULL */
+    proa_cuda_watch watch;
+    void *watch_context;
 };
 
 /* x of a product, in the form that the matrix takes. */
@@ -114,6 +117,9 @@ proa_status proa_cuda_join(proa_cuda_forward *f, proa_error *err);
 
 /* Behind all that is queued, or the failure of it: `status`, or that of a mark. */
 proa_status proa_cuda_end(proa_cuda_forward *f, proa_status status, proa_error *err);
+
+/* The tile that a product gets; shows the product to whoever watches. */
+proa_cuda_tile proa_cuda_tile_of(proa_cuda_forward *f, proa_cuda_op op, const proa_cuda_shape *shape);
 
 /* y [rows, stack.n] at y_stride (elements). `groups` NULL: all rows with one matrix. */
 proa_status proa_cuda_product(proa_cuda_forward *f, proa_cuda_op op, const cuda_input *x, int32_t rows,

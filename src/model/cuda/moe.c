@@ -58,10 +58,16 @@ static proa_status route(proa_cuda_forward *f, const proa_cuda_layer *w, int32_t
     const int32_t slices = c->hidden_size % (PROA_CUDA_ROUTER_SLICES * 64) == 0 ? PROA_CUDA_ROUTER_SLICES : 1;
     if (!proa_cuda_begin(f, PROA_CUDA_ROUTER))
         return PROA_OK;
+    const proa_cuda_shape shape = {.y_float = true,
+                                   .form = slices > 1 ? PROA_CUDA_GROUPS_SLICES : PROA_CUDA_GROUPS_ROWS,
+                                   .groups = slices,
+                                   .n = c->n_routed_experts,
+                                   .k = c->hidden_size / slices,
+                                   .rows = f->rows};
     proa_status status = proa_cuda_bf16_linear(
         f->gpu,
         &(proa_cuda_bf16_linear_args){.rows = {.groups = slices, .rows = f->rows},
-                                      .groups = slices > 1 ? PROA_CUDA_GROUPS_SLICES : PROA_CUDA_GROUPS_ROWS,
+                                      .groups = shape.form,
                                       .rows_max = f->limits.rows_max,
                                       .n = c->n_routed_experts,
                                       .k = c->hidden_size / slices,
@@ -71,7 +77,8 @@ static proa_status route(proa_cuda_forward *f, const proa_cuda_layer *w, int32_t
                                       .y = f->b.router_logits,
                                       .y_float = true,
                                       .y_stride = c->n_routed_experts,
-                                      .y_group_stride = (int64_t)f->rows * c->n_routed_experts},
+                                      .y_group_stride = (int64_t)f->rows * c->n_routed_experts,
+                                      .tile = proa_cuda_tile_of(f, PROA_CUDA_ROUTER, &shape)},
         err);
     if (status != PROA_OK)
         return status;
@@ -129,7 +136,7 @@ static proa_status run_experts(proa_cuda_forward *f, const proa_cuda_layer *w, p
     const proa_cuda_groups groups = {.groups = local,
                                      .first = f->b.first,
                                      .count = f->b.count,
-                                     .expected = f->rows * c->num_experts_per_tok / local};
+                                     .expected = (f->rows * c->num_experts_per_tok + local - 1) / local};
     const mlp_buffers b = {f->b.slot_gate_up, f->b.slot_activated, &f->b.slot_q8, f->slots_max};
     const cuda_input x = {f->b.spread, c->hidden_size, &f->b.spread_q8, f->slots_max};
     const cuda_input h = {b.activated, w->experts.width, b.activated_q8, b.rows_max};

@@ -383,8 +383,10 @@ proa_status proa_cuda_runner_create(proa_gpu *gpu, const proa_cuda_weights *weig
     proa_status status = allocate(r, options->host_logits, err);
     if (status == PROA_OK)
         status = proa_cuda_forward_create(gpu, weights, &r->limits, where, &r->forward, err);
-    if (status == PROA_OK)
+    if (status == PROA_OK) {
         proa_cuda_forward_set_streams(r->forward, options->single_stream ? 1 : 2);
+        proa_cuda_forward_set_tiles(r->forward, options->tiles);
+    }
     if (status == PROA_OK && options->trace != NULL) {
         r->to = options->trace;
         status = proa_cuda_trace_create(gpu, r->forward, options->trace, &r->trace, err);

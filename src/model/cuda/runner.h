@@ -24,8 +24,9 @@ typedef struct proa_cuda_runner_options {
     proa_cuda_graph_sizes graphs;
     bool
         host_logits; /* they come to the host, for who reads them there; else tokens are drawn on the GPU (proa_forward_samples) */
-    bool single_stream; /* proa_cuda_forward_set_streams */
-    proa_trace *trace;  /* records steps; borrowed, or NULL */
+    bool single_stream;     /* proa_cuda_forward_set_streams */
+    proa_trace *trace;      /* records steps; borrowed, or NULL */
+    proa_cuda_tiles *tiles; /* or NULL; borrowed, the forward's thread's from then on */
 } proa_cuda_runner_options;
 
 /* Limits of the GPU's forward for an engine's. */

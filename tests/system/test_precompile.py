@@ -1,0 +1,169 @@
+"""`proa precompile`, on a GPU in host memory (tests/stand_in): what it measures and keeps, and that a server with it answers as one without."""
+import json
+import shutil
+import struct
+import subprocess
+
+import pytest
+from conftest import BUILD, TOP
+
+MODEL = TOP / "models/tiny-r1"
+WORKER = ["--model-path", MODEL, "--cuda-graph-bs", "2,4", "--max-running-requests", 4, "--chunked-prefill-size", 16]
+
+
+@pytest.fixture(scope="module")
+def proa():
+    """The program with the stand-in, for all fixtures that start it."""
+    path = BUILD / "tests/stand_in/proa_stand_in"
+    assert path.is_file(), f"{path} is not built: run `make`"
+    return path
+
+
+@pytest.fixture
+def precompile(run, tmp_path):
+    """precompile(flags...) -> the result's JSON; the cache is tmp_path/cache."""
+
+    def measure(*flags, **environment):
+        result = run("precompile", *WORKER, "--context-length", 128, "--kernel-cache-dir", tmp_path / "cache", "--json",
+                     tmp_path / "result.json", *flags, timeout=600, **environment)
+        assert result.returncode == 0, result.stdout + result.stderr
+        assert "nothing is left to compile" in result.stdout
+        return json.loads((tmp_path / "result.json").read_text())
+
+    return measure
+
+
+@pytest.fixture
+def evaluate(run, tmp_path):
+    """evaluate(flags...) -> (the outputs of the first questions, what was logged)."""
+
+    def ask(*flags, **environment):
+        output = tmp_path / "output.jsonl"
+        result = run("eval", "--device", "cuda", *WORKER, "--limit", 6, "--max-new-tokens", 24, "--output", output, *flags,
+                     timeout=600, **environment)
+        assert result.returncode == 0, result.stderr
+        return [json.loads(line)["output"] for line in output.read_text().splitlines()], result.stderr
+
+    return ask
+
+
+def the_file(folder):
+    [path] = folder.glob("tiles-*.json")
+    return path
+
+
+def other_tiles(path):
+    """Every choice becomes the other tile of the two that the stand-in has: answers must not move."""
+    whole = json.loads(path.read_text())
+    for choice in whole["choices"]:
+        choice["tile"] = [128, 128] if choice["tile"] == [64, 64] else [64, 64]
+    path.write_text(json.dumps(whole))
+    return len(whole["choices"])
+
+
+def test_every_op_has_a_kernel_and_every_product_a_tile(precompile, tmp_path):
+    found = precompile()
+    assert found["kernels"]["names"] and found["kernels"]["capability"] == 90
+    assert {"embed", "router", "MLA decode", "MHA prefill", "dispatch pack", "combine", "LM head"} <= set(found["ops"])
+    rows = found["rows"]
+    assert {row["op"] for row in rows} == {"q_a, kv_a", "q_b", "W_UK", "W_UV", "kv_b", "o_proj", "dense MLP", "router",
+                                           "experts gate, up", "experts down", "shared expert", "LM head"}
+    assert all(row["us"] > 0 and row["us"] <= row["built_in_us"] and row["tile"] in ([64, 64], [128, 128]) for row in rows)
+    assert max(row["rows"] for row in rows if row["op"] == "kv_b") == 128  # as far as the context
+    assert {row["groups"] for row in rows if row["op"] == "experts down"} == {32}
+    assert len(json.loads(the_file(tmp_path / "cache").read_text())["choices"]) <= len(rows)
+
+
+def test_answers_do_not_depend_on_the_cache(precompile, evaluate, tmp_path):
+    cache = ("--kernel-cache-dir", tmp_path / "cache")
+    base, log = evaluate(*cache)
+    assert "no measured tile choices" in log
+    precompile()
+    answers, log = evaluate(*cache)
+    path = the_file(tmp_path / "cache")
+    count = len(json.loads(path.read_text())["choices"])
+    assert f"{count} tile choices measured on such a GPU" in log
+    assert "measured tiles are in use for 100 % of the graphs' products" in log
+    assert answers == base
+    other_tiles(path)
+    assert evaluate(*cache)[0] == base
+    # kept by SGLang's variable too, and by the usual place of caches
+    assert f"{count} tile choices" in evaluate(SGLANG_DG_CACHE_DIR=tmp_path / "cache")[1]
+    shutil.copytree(tmp_path / "cache", tmp_path / "home/.cache/proa")
+    assert f"{count} tile choices" in evaluate(HOME=tmp_path / "home", XDG_CACHE_HOME="", SGLANG_DG_CACHE_DIR="")[1]
+
+
+@pytest.mark.parametrize("change, says", [
+    (lambda text: text.replace('"kernels": "', '"kernels": "0'), "was measured with other kernels"),
+    (lambda text: text.replace('"stand-in"', '"stand-up"'), "was measured on a GPU called stand-up"),
+    (lambda text: text[:len(text) // 2], "is no JSON"),
+    (lambda text: "", "is no JSON"),
+    (lambda text: text.replace("    64,", "    63,", 1).replace("    128,", "    63,", 1), "a tile that is not built"),
+])
+def test_stale_and_corrupt_caches_warn_and_serve(run, tmp_path, evaluate, change, says):
+    cache = ("--kernel-cache-dir", tmp_path / "cache")
+    result = run("precompile", *WORKER, "--disaggregation-mode", "decode", "--cuda-graph-bs", 2, "--max-running-requests", 2, *cache,
+                 timeout=600)
+    assert result.returncode == 0, result.stderr
+    path = the_file(tmp_path / "cache")
+    path.write_text(change(path.read_text()))
+    answers, log = evaluate(*cache, "--limit", 1)
+    [warning] = [line for line in log.splitlines() if " warn " in line]
+    assert says in warning and str(path) in warning
+    assert answers
+
+
+def test_a_rank_of_several_has_its_share(precompile):
+    found = precompile("--tp-size", 4, "--dp-size", 4, "--enable-dp-attention", "--ep-num-redundant-experts", 4, "--nnodes", 2,
+                       "--disaggregation-mode", "decode")  # no --dist-init-addr: nobody meets
+    assert {row["groups"] for row in found["rows"] if row["op"] == "experts down"} == {9}
+    assert {row["groups"] for row in found["rows"] if row["op"] == "W_UK"} == {4}
+    assert not [row for row in found["rows"] if row["op"] == "kv_b"]  # of prompts alone
+
+
+def test_what_it_refuses(run, tmp_path):
+    for flags, says in [(("--tp-size", 3), "do not divide among 3 ranks"),
+                        (("--tp-size", 2, "--dp-size", 2, "--enable-dp-attention", "--ep-num-redundant-experts", 1), "do not divide"),
+                        (("--cuda-graph-bs", "x"), "--cuda-graph-bs"),
+                        (("--slice-experts", 33), "--slice-experts 33"),
+                        (("--base-gpu-id", 3), "there is no GPU 3")]:
+        result = run("precompile", *WORKER, *flags)
+        assert result.returncode != 0 and says in result.stderr, flags
+    result = run("precompile", *WORKER, "--device", "cpu")
+    assert result.returncode == 0 and "nothing to do" in result.stdout
+    result = run("precompile", *WORKER, "--disaggregation-mode", "decode", "--kernel-cache-dir", "/proc/none", timeout=600)
+    assert result.returncode == 1 and "/proc/none" in result.stderr
+
+
+MACHINE_CODE, PTX = 2, 1
+
+
+def gpu_code(program):
+    """(kind, architecture) of each piece of GPU code in a program: entries of the fat binaries that nvcc leaves in it."""
+    data, at, found = program.read_bytes(), 0, []
+    while (at := data.find(struct.pack("<I", 0xBA55ED50), at)) >= 0:
+        _, _, header, size = struct.unpack_from("<IHHQ", data, at)
+        entry, end = at + header, at + header + size
+        while entry < end:
+            kind, _, entry_header, entry_size = struct.unpack_from("<HHIQ", data, entry)
+            found.append((kind, *struct.unpack_from("<I", data, entry + 28)))
+            entry += entry_header + entry_size
+        at = end
+    return found
+
+
+@pytest.fixture(scope="module")
+def nvcc():
+    found = shutil.which("nvcc") or shutil.which("nvcc", path="/usr/local/cuda/bin")
+    if found is None or not gpu_code(BUILD / "proa"):
+        pytest.skip("no nvcc in PATH or /usr/local/cuda/bin, or build/proa was built without one")
+    return found
+
+
+def test_no_ptx_is_in_the_program(nvcc, tmp_path):
+    """Machine code alone: there is nothing that a driver could compile. And PTX would be seen."""
+    code = gpu_code(BUILD / "proa")
+    assert {kind for kind, _ in code} == {MACHINE_CODE}, code
+    (tmp_path / "k.cu").write_text("__global__ void k() {}\n")
+    subprocess.run([nvcc, "-gencode=arch=compute_90a,code=compute_90a", "-c", "k.cu", "-o", "k.o"], cwd=tmp_path, check=True, timeout=300)
+    assert (PTX, 90) in gpu_code(tmp_path / "k.o")
