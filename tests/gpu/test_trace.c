@@ -299,7 +299,7 @@ static void test_pieces(void **state)
     close_fixture(&f);
 }
 
-/* The GPU's spans lie within the step that the host sees, as far as clocks agree. */
+/* The GPU's spans lie within the step that the host sees, as far as clocks agree; and they take time. */
 static void test_clocks_agree(void **state)
 {
     enum { SLACK_NS = 200000 };
@@ -324,6 +324,10 @@ static void test_clocks_agree(void **state)
             fail_msg("\"%s\" %lld-%lld lies outside of its step %lld-%lld", all.e[i].name,
                      (long long)all.e[i].start_ns, (long long)all.e[i].end_ns, (long long)start_ns,
                      (long long)end_ns);
+    for (int32_t i = 0; i < all.count; i++)
+        if (strcmp(all.e[i].name, "LM head") == 0 || strcmp(all.e[i].name, "MLA decode") == 0 ||
+            strcmp(all.e[i].name, "shared expert") == 0)
+            assert_true(all.e[i].end_ns > all.e[i].start_ns);
     proa_json_free(all.json);
     close_fixture(&f);
 }

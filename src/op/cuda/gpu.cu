@@ -323,5 +323,8 @@ proa_status proa_gpu_mark_wait(proa_gpu *, proa_gpu_mark *mark, proa_error *err)
 double proa_gpu_mark_us(const proa_gpu_mark *from, const proa_gpu_mark *to)
 {
     float ms = 0;
-    return cudaEventElapsedTime(&ms, from->event, to->event) == cudaSuccess ? (double)ms * 1e3 : -1;
+    if (cudaEventElapsedTime(&ms, from->event, to->event) == cudaSuccess)
+        return (double)ms * 1e3;
+    (void)cudaGetLastError(); /* it is told here, not by the next launch */
+    return -1;
 }

@@ -70,7 +70,7 @@ proa_status proa_gpu_graph_run(proa_gpu *gpu, proa_gpu_graph *graph, proa_error 
 void proa_gpu_graph_free(proa_gpu_graph *graph);          /* accepts NULL */
 size_t proa_gpu_graph_nodes(const proa_gpu_graph *graph); /* kernels, copies and marks */
 
-/* Microseconds between two marks, once both have been passed (proa_gpu_sync). One that is set in a graph is passed anew with each run. */
+/* Microseconds between two marks, once both have been passed (proa_gpu_sync); -1: they have not. One that is set in a graph is passed anew with each run. */
 typedef struct proa_gpu_mark proa_gpu_mark;
 proa_status proa_gpu_mark_create(proa_gpu *gpu, proa_gpu_mark **mark, proa_error *err);
 void proa_gpu_mark_free(proa_gpu_mark *mark); /* accepts NULL */
