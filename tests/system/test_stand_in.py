@@ -48,6 +48,7 @@ FLAGS = [
     ("--chunked-prefill-size", 16),
     ("--disable-radix-cache", "--disable-cuda-graph"),
     ("--cuda-graph-bs", "3,7"),
+    ("--single-stream",),
 ]
 
 
