@@ -2,11 +2,17 @@
 #include "op/cuda/gpu.h"
 
 #include "op/cuda/launch.cuh"
+#include "op/cuda/target.h"
 
 #include <stdlib.h>
 #include <string.h>
 
-enum { CAPABILITY_NEEDED = 90, DRIVER_NEEDED = 13000 };
+enum { DRIVER_NEEDED = 13000 };
+
+/* What nvcc was told to make machine code for, as 900 and 1000. */
+static const int32_t architectures[] = {__CUDA_ARCH_LIST__};
+
+enum { ARCHITECTURES = sizeof architectures / sizeof *architectures };
 
 struct proa_gpu {
     proa_gpu_facts facts;
@@ -82,6 +88,14 @@ static cudaError_t make_streams(proa_gpu *gpu)
     return result == cudaSuccess ? cudaEventCreateWithFlags(&gpu->joined, cudaEventDisableTiming) : result;
 }
 
+static proa_status check_target(const proa_gpu_facts *facts, proa_error *err)
+{
+    int32_t built[ARCHITECTURES];
+    for (int32_t i = 0; i < ARCHITECTURES; i++)
+        built[i] = architectures[i] / 10;
+    return proa_gpu_target_check(facts, built, ARCHITECTURES, err);
+}
+
 proa_status proa_gpu_open(int32_t ordinal, proa_gpu **out, proa_error *err)
 {
     const int32_t count = proa_gpu_count(err);
@@ -95,11 +109,8 @@ proa_status proa_gpu_open(int32_t ordinal, proa_gpu **out, proa_error *err)
     if (gpu == NULL)
         return proa_error_set(err, PROA_ERR_MEMORY, "no memory for a GPU");
     proa_status status = read_facts(ordinal, &gpu->facts, err);
-    if (status == PROA_OK && gpu->facts.capability != CAPABILITY_NEEDED)
-        status = proa_error_set(
-            err, PROA_ERR_UNSUPPORTED,
-            "GPU %d is a %s of compute capability %d.%d; kernels are built for 9.0 (H100, H200)", ordinal,
-            gpu->facts.name, gpu->facts.capability / 10, gpu->facts.capability % 10);
+    if (status == PROA_OK)
+        status = check_target(&gpu->facts, err);
     if (status == PROA_OK)
         status = proa_cuda_status(cudaSetDevice(ordinal), "taking the GPU", err);
     if (status == PROA_OK)

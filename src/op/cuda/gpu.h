@@ -20,7 +20,7 @@ typedef struct proa_gpu proa_gpu;
 typedef struct proa_gpu_facts {
     char name[128];
     int32_t ordinal;
-    int32_t capability; /* 90 for 9.0 */
+    int32_t capability; /* 90 for 9.0, 100 for 10.0 */
     int32_t multiprocessors;
     size_t memory_bytes;
     size_t l2_bytes;

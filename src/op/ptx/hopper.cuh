@@ -1,9 +1,8 @@
-/* hopper.cuh - what sm_90a has and C++ has no words for: mbarriers, the tensor memory accelerator, warpgroup products.
+/* hopper.cuh - what GPUs since sm_90 have and C++ has no words for: mbarriers, the tensor memory accelerator, matrices of a warp,
+ * registers that move between warpgroups.
  *
- * Shapes of wgmma's operands and fragments are those of the PTX ISA, "Asynchronous warpgroup level matrix". Tiles in shared memory
- * have rows of 128 bytes in the 128-byte swizzle: eight rows are an atom of 1,024 bytes, in which the 16-byte pieces of row r stand at
- * piece ^ (r % 8). A warpgroup's accumulator of [64, N]: thread t has rows 16 (t / 32) + t % 32 / 4 and that plus 8; element i is of
- * the second row when i & 2, and of column 8 (i / 4) + 2 (t % 4) + (i & 1).
+ * Tiles in shared memory have rows of 128 bytes in the 128-byte swizzle: eight rows are an atom of 1,024 bytes, in which the 16-byte
+ * pieces of row r stand at piece ^ (r % 8). Products of such tiles: products.cuh.
  */
 #ifndef PROA_OP_PTX_HOPPER_CUH
 #define PROA_OP_PTX_HOPPER_CUH
@@ -109,47 +108,9 @@ __device__ __forceinline__ void copy_bytes(void *to, const void *from, uint32_t 
         : "memory");
 }
 
-/* ---- warpgroup products ---- */
+/* ---- accumulators, matrices ---- */
 
-/* A tile whose rows have 128 bytes, K contiguous; add 2 for each 32 bytes further along K. */
-__device__ __forceinline__ uint64_t tile_descriptor(const void *tile)
-{
-    const uint64_t atom = 1024 >> 4, swizzle_128 = 1;
-    return (uint64_t)((shared_address(tile) & 0x3ffff) >> 4) | (uint64_t)1 << 16 | atom << 32 |
-           swizzle_128 << 62;
-}
-
-/* The same tile as an N-major operand b, rows of K: blocks of 64 columns of N stand `block` bytes apart, eight rows are an atom; add
- * 128 for each 16 rows further along K. */
-__device__ __forceinline__ uint64_t values_descriptor(const void *tile, uint32_t block)
-{
-    const uint64_t atom = 1024 >> 4, swizzle_128 = 1;
-    return (uint64_t)((shared_address(tile) & 0x3ffff) >> 4) | (uint64_t)(block >> 4) << 16 | atom << 32 |
-           swizzle_128 << 62;
-}
-
-/* So many units of 16 bytes further: an address has no carry into the descriptor's upper half, and half the arithmetic is saved. */
-__device__ __forceinline__ uint64_t descriptor_step(uint64_t descriptor, uint32_t units)
-{
-    return (descriptor & 0xffffffff00000000) | (uint32_t)((uint32_t)descriptor + units);
-}
-
-__device__ __forceinline__ void product_fence()
-{
-    asm volatile("wgmma.fence.sync.aligned;" ::: "memory");
-}
-
-__device__ __forceinline__ void product_commit()
-{
-    asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory");
-}
-
-template <int PENDING> __device__ __forceinline__ void product_wait()
-{
-    asm volatile("wgmma.wait_group.sync.aligned %0;" ::"n"(PENDING) : "memory");
-}
-
-/* The compiler must not move reads or writes of an accumulator across a fence or a wait. */
+/* The compiler must not move reads or writes of an accumulator across a product's fence or wait. */
 template <int COUNT> __device__ __forceinline__ void product_pin(float (&d)[COUNT])
 {
 #pragma unroll

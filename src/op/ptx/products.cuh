@@ -1,115 +1,42 @@
-/* products.cuh - wgmma by the width of its tile: d [64, N] (+)= a [64, K] b [N, K]^T.
+/* products.cuh - what kernels multiply tiles by: d [64, N] (+)= a [64, K] b [N, K]^T, of a warpgroup's 128 threads.
  *
- * Operands stand in shared memory, K-major, unless the name says otherwise: of product_bf16_values, a is in registers (the layout of an
- * accumulator of [64, 16], packed in pairs) and b is N-major, rows of K, as values under probabilities are. */
+ *   product_e4m3          K 32    N 32, 64, 96, 128
+ *   product_bf16          K 16    N 32, 64, 128, 256
+ *   product_bf16_values   K 16    N 128, 256: b is N-major, rows of K, as values under probabilities are. a is in registers, or for N 128
+ *                                 in shared memory
+ *   product_bf16_held     K 16    N 64: a is in registers
+ *
+ * Operands stand in shared memory, K-major, and are told by descriptors (descriptors.cuh), unless it says otherwise; one in registers
+ * has the layout of an accumulator of [64, 16], packed in pairs. keep 0: d = a b, else d += a b. The accumulator: thread t has rows
+ * 16 (t / 32) + t % 32 / 4 and that plus 8; element i is of the second row when i & 2, and of column 8 (i / 4) + 2 (t % 4) + (i & 1).
+ *
+ * product_fence comes before the first product after a wait or a write of d, product_commit ends a group, and after product_wait<P> all
+ * groups but the last P are done: of this warp. Other warps' may still run, so that a tile is free again when each of its warps has said
+ * so (barriers count warps), and what one warp writes for another meets a barrier first.
+ *
+ * A kernel has one of two implementations of the same names. PROA_WARP_PRODUCTS takes the second on sm_90a too, so that an H100 can
+ * test what other GPUs run. */
 #ifndef PROA_OP_PTX_PRODUCTS_CUH
 #define PROA_OP_PTX_PRODUCTS_CUH
 
-#include "op/ptx/hopper.cuh"
+#if defined(__CUDA_ARCH_FEAT_SM90_ALL) && !defined(PROA_WARP_PRODUCTS)
+
+#include "op/ptx/products_warpgroup.cuh"
 
 namespace proa
 {
-
-#define T0  "%0, %1, %2, %3, %4, %5, %6, %7"
-#define T1  "%8, %9, %10, %11, %12, %13, %14, %15"
-#define T2  "%16, %17, %18, %19, %20, %21, %22, %23"
-#define T3  "%24, %25, %26, %27, %28, %29, %30, %31"
-#define T4  "%32, %33, %34, %35, %36, %37, %38, %39"
-#define T5  "%40, %41, %42, %43, %44, %45, %46, %47"
-#define T6  "%48, %49, %50, %51, %52, %53, %54, %55"
-#define T7  "%56, %57, %58, %59, %60, %61, %62, %63"
-#define T8  "%64, %65, %66, %67, %68, %69, %70, %71"
-#define T9  "%72, %73, %74, %75, %76, %77, %78, %79"
-#define T10 "%80, %81, %82, %83, %84, %85, %86, %87"
-#define T11 "%88, %89, %90, %91, %92, %93, %94, %95"
-#define T12 "%96, %97, %98, %99, %100, %101, %102, %103"
-#define T13 "%104, %105, %106, %107, %108, %109, %110, %111"
-#define T14 "%112, %113, %114, %115, %116, %117, %118, %119"
-#define T15 "%120, %121, %122, %123, %124, %125, %126, %127"
-#define D8(i)                                                                                                \
-    "+f"(d[i]), "+f"(d[i + 1]), "+f"(d[i + 2]), "+f"(d[i + 3]), "+f"(d[i + 4]), "+f"(d[i + 5]),              \
-        "+f"(d[i + 6]), "+f"(d[i + 7])
-#define T_32  T0 ", " T1
-#define D_32  D8(0), D8(8)
-#define T_64  T0 ", " T1 ", " T2 ", " T3
-#define D_64  D8(0), D8(8), D8(16), D8(24)
-#define T_96  T0 ", " T1 ", " T2 ", " T3 ", " T4 ", " T5
-#define D_96  D8(0), D8(8), D8(16), D8(24), D8(32), D8(40)
-#define T_128 T0 ", " T1 ", " T2 ", " T3 ", " T4 ", " T5 ", " T6 ", " T7
-#define D_128 D8(0), D8(8), D8(16), D8(24), D8(32), D8(40), D8(48), D8(56)
-#define T_256                                                                                                \
-    T0 ", " T1 ", " T2 ", " T3 ", " T4 ", " T5 ", " T6 ", " T7 ", " T8 ", " T9 ", " T10 ", " T11 ", " T12    \
-       ", " T13 ", " T14 ", " T15
-#define D_256                                                                                                \
-    D8(0), D8(8), D8(16), D8(24), D8(32), D8(40), D8(48), D8(56), D8(64), D8(72), D8(80), D8(88), D8(96),    \
-        D8(104), D8(112), D8(120)
-
-/* KEEP 0: d = a b, else d += a b. A, B and KEEP are numbers of operands: N / 2 and the next two. */
-#define PRODUCT(NAME, N, TYPES, MORE, A, B, KEEP)                                                            \
-    __device__ __forceinline__ void NAME(float(&d)[N / 2], uint64_t a, uint64_t b, int32_t keep)             \
-    {                                                                                                        \
-        asm volatile("{\n.reg .pred keeps;\nsetp.ne.b32 keeps, %" KEEP                                       \
-                     ", 0;\nwgmma.mma_async.sync.aligned.m64n" #N TYPES " {" T_##N                           \
-                     "}, %" A ", %" B ", keeps, 1, 1" MORE ";\n}\n"                                          \
-                     : D_##N                                                                                 \
-                     : "l"(a), "l"(b), "r"(keep));                                                           \
-    }
-
-#define FP8_PRODUCT(N, A, B, KEEP) PRODUCT(product_e4m3, N, "k32.f32.e4m3.e4m3", "", A, B, KEEP)
-
-FP8_PRODUCT(32, "16", "17", "18")
-FP8_PRODUCT(64, "32", "33", "34")
-FP8_PRODUCT(96, "48", "49", "50")
-FP8_PRODUCT(128, "64", "65", "66")
-
-#undef FP8_PRODUCT
-
-#define BF16_PRODUCT(N, A, B, KEEP) PRODUCT(product_bf16, N, "k16.f32.bf16.bf16", ", 0, 0", A, B, KEEP)
-
-BF16_PRODUCT(32, "16", "17", "18")
-BF16_PRODUCT(64, "32", "33", "34")
-BF16_PRODUCT(128, "64", "65", "66")
-BF16_PRODUCT(256, "128", "129", "130")
-
-#undef BF16_PRODUCT
-#undef PRODUCT
-
-#define VALUES_PRODUCT(N, A0, A1, A2, A3, B, KEEP)                                                           \
-    __device__ __forceinline__ void product_bf16_values(float(&d)[N / 2], const uint32_t *a, uint64_t b,     \
-                                                        int32_t keep)                                        \
-    {                                                                                                        \
-        asm volatile("{\n.reg .pred keeps;\nsetp.ne.b32 keeps, %" KEEP                                       \
-                     ", 0;\nwgmma.mma_async.sync.aligned.m64n" #N "k16.f32.bf16.bf16 {" T_##N                \
-                     "}, {%" A0 ", %" A1 ", %" A2 ", %" A3 "}, %" B ", keeps, 1, 1, 1;\n}\n"                 \
-                     : D_##N                                                                                 \
-                     : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "r"(keep));                       \
-    }
-
-VALUES_PRODUCT(128, "64", "65", "66", "67", "68", "69")
-VALUES_PRODUCT(256, "128", "129", "130", "131", "132", "133")
-
-/* The same with a in shared memory, K-major. */
-__device__ __forceinline__ void product_bf16_values(float (&d)[64], uint64_t a, uint64_t b, int32_t keep)
-{
-    asm volatile("{\n.reg .pred keeps;\nsetp.ne.b32 keeps, %66, "
-                 "0;\nwgmma.mma_async.sync.aligned.m64n128k16.f32.bf16.bf16 {" T_128
-                 "}, %64, %65, keeps, 1, 1, 0, 1;\n}\n"
-                 : D_128
-                 : "l"(a), "l"(b), "r"(keep));
+using namespace by_warpgroup;
 }
 
-/* a in registers, b K-major in shared memory: scores of queries that stay. */
-__device__ __forceinline__ void product_bf16_held(float (&d)[32], const uint32_t *a, uint64_t b, int32_t keep)
+#else
+
+#include "op/ptx/products_warp.cuh"
+
+namespace proa
 {
-    asm volatile("{\n.reg .pred keeps;\nsetp.ne.b32 keeps, %37, "
-                 "0;\nwgmma.mma_async.sync.aligned.m64n64k16.f32.bf16.bf16 {" T_64
-                 "}, {%32, %33, %34, %35}, %36, keeps, 1, 1, 0;\n}\n"
-                 : D_64
-                 : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "r"(keep));
+using namespace by_warp;
 }
 
-#undef VALUES_PRODUCT
-
-} // namespace proa
+#endif
 
 #endif
