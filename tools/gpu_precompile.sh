@@ -1,7 +1,7 @@
 #!/bin/bash
 # gpu_precompile.sh PROA OUT - `proa precompile` on a GPU, in a folder that gpu_pack.sh made: every kernel loads with the driver's compiler turned
 # off; tiles are measured for one rank's share of DeepSeek-R1 (a decode and a prefill worker's flags) and for tiny-r1, whose answers with measured
-# tiles are those without. Logs and results come into OUT; ends with 1 where something is wrong.
+# tiles are those without; steps of the slice with the model's tiles and with the measured ones. Logs and results come into OUT; ends with 1 where something is wrong.
 set -uo pipefail
 proa=$1 out=$2 here=$(cd "$(dirname "$0")" && pwd)
 cache=$out/kernel_cache
@@ -42,4 +42,12 @@ precompile decode --model-path "$here/bench/deepseek-r1" --disaggregation-mode d
     --ep-num-redundant-experts 32 --max-running-requests 8192 --cuda-graph-bs 1,8,16,32,64,96,128,192,256
 precompile prefill --model-path "$here/bench/deepseek-r1" --disaggregation-mode prefill --tp-size 32 --dp-size 32 --enable-dp-attention \
     --ep-num-redundant-experts 32 --chunked-prefill-size 131072 --context-length 8192 --disable-radix-cache
+# One rank's share of a step, with the model's tiles and with the measured ones.
+for shape in "decode 128 at 4096" "decode 256 at 4096" "prefill 4 x 4096"; do
+    for dir in "$out/no_cache" "$cache"; do
+        "$proa" bench slice --model-path "$here/bench/deepseek-r1" --shape "$shape" --kernel-cache-dir "$dir" \
+            >"$out/precompile_slice.log" 2>&1 || fail "bench slice: $(tail -1 "$out/precompile_slice.log")"
+        echo "$(basename "$dir") $(grep -m1 "ms a step" "$out/precompile_slice.log")"
+    done
+done
 exit $bad

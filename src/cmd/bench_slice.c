@@ -12,6 +12,7 @@
 #include "base/json.h"
 #include "cmd/bench.h"
 #include "cmd/cmd.h"
+#include "cmd/gpu_tiles.h"
 #include "cmd/load.h"
 #include "model/cuda/trace.h"
 
@@ -45,6 +46,7 @@ typedef struct bench {
     proa_model_config config;
     proa_cuda_weights *weights;
     proa_gpu_step step;
+    proa_cuda_tiles tiles; /* of --kernel-cache-dir */
     peaks peak;
     int32_t streams;
     proa_trace *trace; /* NULL without --trace */
@@ -297,6 +299,8 @@ static proa_status bench_run(bench *b, const proa_options *o, proa_error *err)
         status = proa_gpu_step_init(&b->step, b->gpu, b->weights, err);
     if (status != PROA_OK)
         return status;
+    proa_gpu_tiles_read(b->gpu, proa_options_string(o, "kernel-cache-dir"), &b->tiles);
+    b->step.tiles = &b->tiles;
     printf("EP32 slice: %d layers, %d experts here, %.1f GB of random weights, on %s (%.0f GB/s, %.0f "
            "TFLOP/s FP8, %.0f BF16)\n"
            "no all-to-all: rows are packed and unpacked here\n\n",
@@ -322,6 +326,7 @@ int proa_cmd_bench_slice(const proa_options *options)
         proa_cuda_weights_free(b.gpu, b.weights);
         proa_gpu_close(b.gpu);
     }
+    proa_cuda_tiles_free(&b.tiles);
     proa_trace_free(b.trace);
     proa_json_free(b.results);
     return status == PROA_OK ? PROA_EXIT_OK : proa_cmd_fail(&err);

@@ -2,11 +2,10 @@
 #include "cmd/gpu.h"
 
 #include "base/log.h"
+#include "cmd/gpu_tiles.h"
 #include "cmd/graph_sizes.h"
 #include "model/cuda/runner.h"
-#include "model/cuda/tile_cache.h"
 
-#include <stdio.h>
 #include <stdlib.h>
 
 _Static_assert((int)PROA_GRAPH_SIZES_MAX == (int)PROA_CUDA_GRAPHS_MAX,
@@ -21,35 +20,6 @@ struct proa_loaded_gpu {
     int32_t *where; /* [n_routed_experts] of a slice, or NULL */
     proa_cuda_tiles tiles;
 };
-
-/* What `proa precompile` has measured. A cache that is of no use is no reason not to serve. */
-static void read_tiles(proa_loaded_gpu *g, const proa_options *o)
-{
-    const char *dir = proa_options_string(o, "kernel-cache-dir");
-    const proa_cuda_tile_key key = proa_cuda_tile_key_of(g->gpu);
-    char path[PROA_CUDA_TILE_PATH], others[64] = "";
-    proa_error err = {0};
-    if (dir == NULL)
-        return;
-    proa_status status = proa_cuda_tile_cache_path(dir, &key, path, &err);
-    if (status == PROA_OK)
-        status = proa_cuda_tile_cache_read(path, &key, &g->tiles, &err);
-    if (status == PROA_OK) {
-        proa_log(PROA_LOG_INFO, "gpu", "%d tile choices measured on such a GPU, from %s", g->tiles.count,
-                 path);
-    } else if (status == PROA_ERR_NOT_FOUND) {
-        const int32_t count = proa_cuda_tile_cache_others(dir, &key);
-        if (count > 0)
-            snprintf(others, sizeof others, " (there are %d of other kernels)", count);
-        proa_log(
-            PROA_LOG_INFO, "gpu",
-            "no measured tile choices for these kernels in %s%s: a model of costs chooses; `proa precompile` "
-            "measures",
-            dir, others);
-    } else {
-        proa_log(PROA_LOG_WARN, "gpu", "%s. Until then a model of costs chooses tiles", err.text);
-    }
-}
 
 proa_status proa_loaded_gpu_open(const proa_options *o, proa_loaded_gpu **out, proa_error *err)
 {
@@ -69,7 +39,7 @@ proa_status proa_loaded_gpu_open(const proa_options *o, proa_loaded_gpu **out, p
              "GPU %d: %s, %d multiprocessors, %.1f of %.1f GiB free, driver for CUDA %d.%d", f->ordinal,
              f->name, f->multiprocessors, (double)g->free_bytes / gib, (double)f->memory_bytes / gib,
              f->driver / 1000, f->driver % 1000 / 10);
-    read_tiles(g, o);
+    proa_gpu_tiles_read(g->gpu, proa_options_string(o, "kernel-cache-dir"), &g->tiles);
     *out = g;
     return PROA_OK;
 }

@@ -98,7 +98,10 @@ proa_status proa_gpu_step_open(proa_gpu_step *s, const proa_gpu_step_shape *shap
     proa_cuda_forward_free(s->forward);
     s->forward = NULL;
     proa_status status = make_forward(s, shape, err);
-    return status == PROA_OK ? proa_gpu_step_prepare(s, shape, err) : status;
+    if (status != PROA_OK)
+        return status;
+    proa_cuda_forward_set_tiles(s->forward, s->tiles);
+    return proa_gpu_step_prepare(s, shape, err);
 }
 
 proa_status proa_gpu_step_run(proa_gpu_step *s, proa_error *err)

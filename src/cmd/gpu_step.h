@@ -23,6 +23,7 @@ typedef struct proa_gpu_step {
     const proa_cuda_weights *weights;
     proa_cuda_forward *forward; /* NULL: none is open */
     proa_gpu_mark *from, *to;
+    proa_cuda_tiles *tiles; /* of the steps that are opened; borrowed, or NULL */
 } proa_gpu_step;
 
 /* {0} is closed. */

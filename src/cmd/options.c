@@ -335,6 +335,8 @@ static const proa_option options[] = {
      .help = "With --device cuda: folder of the tile choices that `proa precompile` has measured, which processes and nodes may share. Where it has "
              "none for this GPU and these kernels, a built-in model of costs chooses. No answer depends on it. In the environment, the first of "
              "these variables that is set, and what stands behind the slash"},
+    {.name = "kernel-cache-dir", .commands = "bench", .group = "Device", .type = PROA_OPTION_STRING, .metavar = "DIR",
+     .help = "slice: take the tile choices that `proa precompile` has kept there; without it, those of the built-in model of costs"},
     {.name = "json", .commands = "precompile", .group = "Device", .type = PROA_OPTION_STRING, .metavar = "FILE",
      .help = "Write what was found there too, as JSON"},
     {.name = "base-gpu-id", .commands = MODEL_COMMANDS, .group = "Device",

@@ -69,4 +69,7 @@ void proa_precompile_print(const proa_model_config *config, const proa_precompil
 /* The same as JSON; a new reference. */
 proa_json *proa_precompile_json(const proa_model_config *config, const proa_precompile_result *result);
 
+/* The whole on a GPU; a program that was built without CUDA says so. */
+proa_status proa_precompile_run(const proa_options *options, proa_error *err);
+
 #endif

@@ -129,7 +129,6 @@ static proa_status tune_step(tuner *t, const proa_gpu_step_shape *shape, proa_er
     if (status != PROA_OK)
         return status;
     t->count = 0;
-    proa_cuda_forward_set_tiles(t->step.forward, &t->trial);
     proa_cuda_forward_set_watch(t->step.forward, see, t);
     status = proa_gpu_step_run(&t->step, err);
     proa_cuda_forward_set_watch(t->step.forward, NULL, NULL);
@@ -156,6 +155,7 @@ proa_status proa_precompile_tune(proa_gpu *gpu, const proa_cuda_weights *weights
     proa_progress progress;
     tuner t = {.gpu = gpu, .result = result};
     proa_status status = proa_gpu_step_init(&t.step, gpu, weights, err);
+    t.step.tiles = &t.trial;
     proa_progress_start(&progress, "measuring", (uint64_t)count, "steps");
     for (int32_t i = 0; i < count && status == PROA_OK; i++) {
         status = tune_step(&t, &steps[i], err);

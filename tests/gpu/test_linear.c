@@ -409,9 +409,94 @@ static void test_bf16_slices_add_up(void **state)
     free(x), free(w), free(want), free(got), free(bits);
 }
 
+/* W_UK, W_UV, the router and experts in bf16: measured tiles are taken for them too (law 2). */
+static void test_bf16_tiles_move_no_bit(void **state)
+{
+    enum { ROWS = 150, GROUPS = 3, N = 136, K = 128, ROOM = 2 * PROA_CUDA_GROUP_ALIGN };
+    static const struct {
+        proa_cuda_linear_groups groups;
+        bool by_count, y_float;
+        int64_t x_stride, x_head_stride, y_stride, y_group_stride;
+    } forms[] = {
+        {PROA_CUDA_GROUPS_ROWS, true, false, K, 0, N, 0},
+        {PROA_CUDA_GROUPS_HEADS, false, false, GROUPS * K, K, GROUPS * N, N},
+        {PROA_CUDA_GROUPS_SLICES, false, true, GROUPS * K, 0, N, (int64_t)ROWS * N},
+    };
+    static const int32_t first[GROUPS] = {0, ROOM, 2 * ROOM}, count[GROUPS] = {ROWS, 0, 65};
+    proa_gpu *gpu = gpu_of(state);
+    proa_error err = {0};
+    const int64_t all = (int64_t)GROUPS * ROOM * N;
+    const size_t bytes = sizeof(float) * (size_t)all;
+    float *x = test_floats(41, (int64_t)GROUPS * ROOM * K, row_spread),
+          *w = test_floats(42, (int64_t)GROUPS * N * K, row_spread);
+    unsigned char *want = malloc(bytes), *got = malloc(bytes);
+    assert_non_null(want);
+    assert_non_null(got);
+    void *there[] = {gpu_bf16(gpu, x, (int64_t)GROUPS * ROOM * K), gpu_bf16(gpu, w, (int64_t)GROUPS * N * K),
+                     gpu_room(gpu, bytes), gpu_copy(gpu, first, sizeof first),
+                     gpu_copy(gpu, count, sizeof count)};
+    for (size_t i = 0; i < sizeof forms / sizeof *forms; i++) {
+        proa_cuda_bf16_linear_args args = {.rows = {.groups = GROUPS,
+                                                    .rows = ROWS,
+                                                    .first = forms[i].by_count ? there[3] : NULL,
+                                                    .count = there[4]},
+                                           .groups = forms[i].groups,
+                                           .rows_max = forms[i].by_count ? GROUPS * ROOM : ROWS,
+                                           .n = N,
+                                           .k = K,
+                                           .x = there[0],
+                                           .x_stride = forms[i].x_stride,
+                                           .x_head_stride = forms[i].x_head_stride,
+                                           .w = there[1],
+                                           .y = there[2],
+                                           .y_float = forms[i].y_float,
+                                           .y_stride = forms[i].y_stride,
+                                           .y_group_stride = forms[i].y_group_stride};
+        for (int32_t t = 0; proa_cuda_bf16_linear_tiles(t, &args.tile); t++) {
+            gpu_good(proa_gpu_set(gpu, there[2], 0xff, bytes, &err), &err);
+            gpu_good(proa_cuda_bf16_linear(gpu, &args, &err), &err);
+            gpu_read(gpu, t == 0 ? want : got, there[2], bytes);
+            if (t > 0 && memcmp(want, got, bytes) != 0)
+                fail_msg("form %d: tiles of %d x %d give other bits", (int)forms[i].groups, args.tile.rows,
+                         args.tile.columns);
+        }
+    }
+    free_all(gpu, there, 5);
+    free(x), free(w), free(want), free(got);
+}
+
+/* What the launcher says that it takes, for any number of rows, is a tile that is built; and the one that was asked for. */
+static void test_tiles_are_told(void **state)
+{
+    proa_gpu *gpu = gpu_of(state);
+    for (int32_t rows = 1; rows < 20000; rows += rows / 3 + 1) {
+        proa_cuda_fp8_linear_args fp8 = {.rows = {.groups = 9, .rows = rows}, .n = 4096, .k = 7168};
+        proa_cuda_bf16_linear_args bf16 = {.rows = {.groups = 9, .rows = rows}, .n = 512, .k = 128};
+        proa_cuda_tile a, b, built;
+        int32_t found = 0;
+        assert_true(proa_cuda_fp8_linear_tile(gpu, &fp8, &a));
+        assert_true(proa_cuda_bf16_linear_tile(gpu, &bf16, &b));
+        for (int32_t t = 0; proa_cuda_fp8_linear_tiles(t, &built); t++) {
+            found += built.rows == a.rows && built.columns == a.columns;
+            fp8.tile = built;
+            assert_true(proa_cuda_fp8_linear_tile(gpu, &fp8, &a));
+            assert_memory_equal(&a, &built, sizeof a);
+            fp8.tile = (proa_cuda_tile){0};
+            assert_true(proa_cuda_fp8_linear_tile(gpu, &fp8, &a));
+        }
+        for (int32_t t = 0; proa_cuda_bf16_linear_tiles(t, &built); t++)
+            found += built.rows == b.rows && built.columns == b.columns;
+        assert_int_equal(found, 2);
+        bf16.tile = (proa_cuda_tile){7, 7};
+        assert_false(proa_cuda_bf16_linear_tile(gpu, &bf16, &b));
+    }
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_bf16_tiles_move_no_bit),
+        cmocka_unit_test(test_tiles_are_told),
         cmocka_unit_test(test_fp8_equals_reference_by_every_tile),
         cmocka_unit_test(test_fp8_rows_are_their_own),
         cmocka_unit_test(test_shapes_that_are_not_served),

@@ -4,6 +4,7 @@ import shutil
 import struct
 import subprocess
 
+import httpx
 import pytest
 from conftest import BUILD, TOP
 
@@ -91,6 +92,25 @@ def test_answers_do_not_depend_on_the_cache(precompile, evaluate, tmp_path):
     assert f"{count} tile choices" in evaluate(SGLANG_DG_CACHE_DIR=tmp_path / "cache")[1]
     shutil.copytree(tmp_path / "cache", tmp_path / "home/.cache/proa")
     assert f"{count} tile choices" in evaluate(HOME=tmp_path / "home", XDG_CACHE_HOME="", SGLANG_DG_CACHE_DIR="")[1]
+
+
+def test_a_server_takes_the_cache(precompile, server, tmp_path):
+    precompile()
+    other_tiles(the_file(tmp_path / "cache"))
+    one = server("--device", "cuda", *WORKER, "--served-model-name", "tiny", PROA_KERNEL_CACHE_DIR=str(tmp_path / "cache"))
+    reply = httpx.post(f"{one.url}/v1/chat/completions", timeout=120, json={
+        "model": "tiny", "temperature": 0, "max_tokens": 200,
+        "messages": [{"role": "user", "content": "I wonder, if you subtract 6 from 77, what is left?"}]})
+    assert reply.status_code == 200, reply.text
+    assert reply.json()["choices"][0]["message"]["content"] == "71"
+    assert "measured tiles are in use for 100 %" in one.log()
+
+
+def test_bench_slice_takes_the_cache(precompile, run, tmp_path):
+    precompile("--slice-experts", 9, "--disaggregation-mode", "decode")
+    result = run("bench", "slice", "--model-path", MODEL, "--shape", "decode 1 at 4096", "--op", "LM head", "--kernel-cache-dir",
+                 tmp_path / "cache", timeout=300)
+    assert result.returncode == 0 and "tile choices measured on such a GPU" in result.stderr, result.stdout + result.stderr
 
 
 @pytest.mark.parametrize("change, says", [
