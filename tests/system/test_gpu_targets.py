@@ -3,44 +3,12 @@ import json
 import pathlib
 import re
 import shutil
-import struct
 import subprocess
 
 import pytest
 
 from conftest import BUILD
-
-PTX, MACHINE_CODE = 1, 2  # kinds of an entry
-REGION = struct.Struct("<IHHQ")  # magic, version, bytes of this header, bytes of the entries
-ENTRY = struct.Struct("<HHIQIIHHI")  # kind, version, bytes of this header, bytes of the code, compressed, options, two of its version, architecture
-MAGIC = 0xBA55ED50
-
-
-def fat_binaries(path):
-    """nvcc's section of a linked program: for each object that has kernels, its entries as (kind, architecture)."""
-    sections = subprocess.run(["readelf", "--section-headers", "--wide", path], capture_output=True, text=True, check=True).stdout
-    row = re.search(r"\.nv_fatbin\s+PROGBITS\s+\w+\s+(\w+)\s+(\w+)", sections)
-    if row is None:
-        return []
-    offset, size = (int(number, 16) for number in row.groups())
-    with open(path, "rb") as file:
-        file.seek(offset)
-        data = file.read(size)
-    found, at = [], 0
-    while at + REGION.size <= len(data):
-        magic, _, header, length = REGION.unpack_from(data, at)
-        if magic != MAGIC:
-            at += 8  # filled up to an alignment
-            continue
-        at += header
-        end, entries = at + length, []
-        while at < end:
-            kind, _, header, length, *_, architecture = ENTRY.unpack_from(data, at)
-            entries.append((kind, architecture))
-            at += header + length
-        assert at == end
-        found.append(entries)
-    return found
+from fat_binaries import MACHINE_CODE, PTX, fat_binaries
 
 
 @pytest.fixture(scope="module")
@@ -70,6 +38,15 @@ def test_every_object_has_code_for_every_target(proa, targets):
     objects = fat_binaries(proa)
     wanted = sorted((MACHINE_CODE, int(target.rstrip("af"))) for target in targets)
     assert len(objects) >= 10 and all(sorted(entries) == wanted for entries in objects), objects
+
+
+def test_ptx_would_be_seen(targets, tmp_path):
+    nvcc = shutil.which("nvcc") or shutil.which("nvcc", path="/usr/local/cuda/bin")
+    if nvcc is None:
+        pytest.skip("nvcc, by which build was compiled, is not in PATH or /usr/local/cuda/bin any more")
+    (tmp_path / "k.cu").write_text("__global__ void k() {}\n")
+    subprocess.run([nvcc, "-gencode=arch=compute_90a,code=[sm_90a,compute_90a]", "-c", "k.cu", "-o", "k.o"], cwd=tmp_path, check=True, timeout=300)
+    assert [sorted(entries) for entries in fat_binaries(tmp_path / "k.o")] == [[(PTX, 90), (MACHINE_CODE, 90)]]
 
 
 def test_cuobjdump_agrees(proa, targets, cuobjdump):

@@ -1,6 +1,6 @@
 /* kernels.h - all kernels of this program as the driver has them: that each is machine code for this GPU, and in its memory.
  *
- * No kernel is compiled when the program runs: no PTX is built in (cuda_arch in meson.build; tests/system/test_precompile.py looks), and
+ * No kernel is compiled when the program runs: no PTX is built in (cuda_arch in meson.build; tests/system/test_gpu_targets.py looks), and
  * what is here for another GPU is refused, by name.
  */
 #ifndef PROA_OP_CUDA_KERNELS_H
