@@ -1,6 +1,8 @@
 #define _GNU_SOURCE /* memfd_create */
 #include "link_fixture.h"
 
+#include "emulated.h"
+
 #include "base/clock.h"
 
 #include <stdarg.h>
@@ -95,7 +97,8 @@ static void restore_log(link_fixture *f)
 
 bool link_fixture_run(link_fixture *f, link_condition condition, double seconds)
 {
-    wait w = {.fixture = f, .condition = condition, .until_us = proa_clock_us() + (int64_t)(seconds * 1e6)};
+    double most = condition != NULL ? seconds * test_patience() : seconds;
+    wait w = {.fixture = f, .condition = condition, .until_us = proa_clock_us() + (int64_t)(most * 1e6)};
     proa_timer *timer = proa_loop_add_timer(f->loop, 500, look, &w);
     assert_non_null(timer);
     divert_log(f);

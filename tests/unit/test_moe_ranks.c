@@ -1,6 +1,7 @@
 /* test_moe_ranks.c - law 2 over ranks, bit for bit: experts spread over ranks give each token the logits that one rank with all of
  * them gives. Ranks are threads, on dummy weights of a small configuration; transports, widths, placements, windows and precisions
  * vary, and some ranks have no rows; steps run whole or in two halves; ranks have all heads of attention, or share them in teams. */
+#include "emulated.h"
 #include "small_model.h"
 
 #include "model/forward.h"
@@ -26,7 +27,8 @@ enum {
     STEPS = 7,
     CHUNK = 24,
     CHUNKS = 2,
-    BLOCKS = 2
+    BLOCKS = 2,
+    DEADLINE_US = 20000000 /* of waits for other ranks */
 };
 
 /* ---- a model, once for all ranks ---- */
@@ -35,7 +37,10 @@ typedef struct model {
     proa_model_config config;
     proa_precision precision;
     proa_checkpoint *checkpoint;
-    float *expected; /* [SEQUENCES][STEPS][VOCAB] of each sequence, computed with all experts in one place */
+    proa_device *device;
+    proa_forward *forward; /* with all experts in one place */
+    float *expected;       /* [SEQUENCES][STEPS][VOCAB], what it computes of each sequence that is known */
+    bool known[SEQUENCES];
 } model;
 
 /* How a run is set up. */
@@ -150,33 +155,37 @@ static float *expected_of(const model *m, int32_t sequence, int32_t step)
 static void model_open(model *m, proa_precision precision, bool fp8, int shared)
 {
     proa_error err = {0};
-    proa_device *device;
-    proa_forward *forward;
     const small_model small = {
         .layers = LAYERS, .experts = EXPERTS, .top_k = TOP_K, .shared = shared, .fp8 = fp8, .heads = HEADS};
+    *m = (model){.precision = precision};
     if (small_model_config(&small, &m->config, &err) != PROA_OK)
         fail_msg("%s", err.text);
-    m->precision = precision;
     assert_int_equal(
         proa_checkpoint_load("test", PROA_LOAD_DUMMY, &m->config, precision, NULL, &m->checkpoint, &err),
         PROA_OK);
-    assert_int_equal(proa_device_create("cpu", 1, precision, &device, &err), PROA_OK);
-    assert_int_equal(proa_forward_create(&m->config, proa_checkpoint_weights(m->checkpoint), device, &limits,
-                                         &forward, &err),
+    assert_int_equal(proa_device_create("cpu", 1, precision, &m->device, &err), PROA_OK);
+    assert_int_equal(proa_forward_create(&m->config, proa_checkpoint_weights(m->checkpoint), m->device,
+                                         &limits, &m->forward, &err),
                      PROA_OK);
     m->expected = calloc((size_t)SEQUENCES * STEPS * VOCAB, sizeof *m->expected);
-    for (int32_t sequence = 0; sequence < SEQUENCES; sequence++) {
-        for (int32_t step = 0; step < STEPS; step++)
-            run_step(forward, &(part){sequence, step}, rows_of(sequence, step) > 0, 0,
-                     expected_of(m, sequence, step), &err);
+}
+
+static void model_know(model *m, int32_t sequence)
+{
+    proa_error err = {0};
+    for (int32_t step = 0; step < STEPS && !m->known[sequence]; step++) {
+        if (run_step(m->forward, &(part){sequence, step}, rows_of(sequence, step) > 0, 0,
+                     expected_of(m, sequence, step), &err) != PROA_OK)
+            fail_msg("%s", err.text);
     }
-    proa_forward_free(forward);
-    proa_device_free(device);
+    m->known[sequence] = true;
 }
 
 static void model_close(model *m)
 {
     free(m->expected);
+    proa_forward_free(m->forward);
+    proa_device_free(m->device);
     proa_checkpoint_free(m->checkpoint);
 }
 
@@ -232,7 +241,7 @@ static void open_rank(rank *r, proa_post_hub *hub)
                   : g->m->precision == PROA_PRECISION_EXACT ? PROA_EXCHANGE_F32
                                                             : PROA_EXCHANGE_BF16,
         .precision = g->m->precision,
-        .deadline_us = 20000000,
+        .deadline_us = (int64_t)DEADLINE_US * test_patience(),
     };
     assert_int_equal(proa_device_create("cpu", 1, g->m->precision, &r->device, &err), PROA_OK);
     if (proa_a2a_create(&options, hub, &r->a2a, &err) != PROA_OK)
@@ -243,8 +252,10 @@ static void open_rank(rank *r, proa_post_hub *hub)
     with.exchange = &exchange;
     with.overlap_threshold = g->s.threshold;
     if (g->s.team > 1) {
-        proa_swap_options swap = {
-            .first = r->number - member_of(r), .size = g->s.team, .rank = r->number, .deadline_us = 20000000};
+        proa_swap_options swap = {.first = r->number - member_of(r),
+                                  .size = g->s.team,
+                                  .rank = r->number,
+                                  .deadline_us = (int64_t)DEADLINE_US * test_patience()};
         if (proa_forward_team_bytes(&g->m->config, g->m->precision, &limits, g->s.team, &swap.bytes, &err) !=
                 PROA_OK ||
             proa_swap_create(&swap, r->a2a, &r->swap, &err) != PROA_OK)
@@ -318,7 +329,7 @@ static void *run_rank(void *context)
     return NULL;
 }
 
-static void check_setup(const model *m, const setup *s)
+static void check_setup(model *m, const setup *s)
 {
     static group g;
     proa_post_hub *hub = s->ucx ? NULL : proa_post_hub_create(s->ranks);
@@ -329,6 +340,9 @@ static void check_setup(const model *m, const setup *s)
     for (int32_t i = 0; i < s->ranks; i++) {
         g.ranks[i] = (rank){.g = &g, .number = i, .good = true};
         open_rank(&g.ranks[i], hub);
+        model_know(m, team_of(&g.ranks[i]));
+        if (s->pairs)
+            model_know(m, team_of(&g.ranks[i]) + RANKS_MAX);
     }
     for (int32_t i = 0; i < s->ranks; i++)
         assert_int_equal(pthread_create(&g.ranks[i].thread, NULL, run_rank, &g.ranks[i]), 0);
@@ -383,16 +397,29 @@ static const setup setups[] = {
     {8, 0, 8, false, .team = 8, .pairs = true},
 };
 
+/* Under an emulator each precision takes others of the setups, and UCX a few. */
+static bool is_turn(size_t row, proa_precision precision, bool fp8, bool ucx)
+{
+    if (!test_is_emulated())
+        return true;
+    size_t turn = precision == PROA_PRECISION_EXACT ? 4 : fp8 ? 0 : 2;
+    return ucx ? row % 12 == 3 : row % 6 == turn;
+}
+
 static void check_all(proa_precision precision, bool fp8, int shared, bool ucx)
 {
     model m;
+    int checked = 0;
     model_open(&m, precision, fp8, shared);
     for (size_t i = 0; i < sizeof setups / sizeof setups[0]; i++) {
         setup s = setups[i];
         s.ucx = ucx;
-        if (!ucx || s.ranks <= 8)
-            check_setup(&m, &s);
+        if ((ucx && s.ranks > 8) || !is_turn(i, precision, fp8, ucx))
+            continue;
+        check_setup(&m, &s);
+        checked++;
     }
+    print_message("%d of %zu setups\n", checked, sizeof setups / sizeof setups[0]);
     model_close(&m);
 }
 
