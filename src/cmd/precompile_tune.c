@@ -47,27 +47,17 @@ static void see(void *context, proa_cuda_op op, const proa_cuda_shape *shape)
     t->products[t->count++] = (product){op, *shape, 1};
 }
 
-/* The row for a product of this shape and class, whatever its op. */
-static const proa_precompile_row *find(const proa_precompile_result *r, const proa_cuda_shape *shape)
+/* The row for a product of this shape and class; PROA_CUDA_OPS: whatever its op. */
+static const proa_precompile_row *find(const proa_precompile_result *r, proa_cuda_op op,
+                                       const proa_cuda_shape *shape)
 {
     for (int32_t i = 0; i < r->count; i++) {
-        const proa_cuda_shape *known = &r->rows[i].choice.shape;
-        if (proa_cuda_shape_same(known, shape) &&
-            proa_precompile_class(known) == proa_precompile_class(shape))
-            return &r->rows[i];
+        const proa_precompile_row *row = &r->rows[i];
+        if ((op == PROA_CUDA_OPS || row->op == op) && proa_cuda_shape_same(&row->choice.shape, shape) &&
+            proa_precompile_class(&row->choice.shape) == proa_precompile_class(shape))
+            return row;
     }
     return NULL;
-}
-
-static bool is_listed(const proa_precompile_result *r, proa_cuda_op op, const proa_cuda_shape *shape)
-{
-    for (int32_t i = 0; i < r->count; i++) {
-        const proa_cuda_shape *known = &r->rows[i].choice.shape;
-        if (r->rows[i].op == op && proa_cuda_shape_same(known, shape) &&
-            proa_precompile_class(known) == proa_precompile_class(shape))
-            return true;
-    }
-    return false;
 }
 
 static proa_status append(proa_precompile_result *r, const proa_precompile_row *row, proa_error *err)
@@ -134,8 +124,8 @@ static proa_status tune_step(tuner *t, const proa_gpu_step_shape *shape, proa_er
     proa_cuda_forward_set_watch(t->step.forward, NULL, NULL);
     for (int32_t i = 0; i < t->count && status == PROA_OK; i++) {
         const product *p = &t->products[i];
-        const proa_precompile_row *known = find(t->result, &p->shape);
-        if (is_listed(t->result, p->op, &p->shape))
+        const proa_precompile_row *known = find(t->result, PROA_CUDA_OPS, &p->shape);
+        if (find(t->result, p->op, &p->shape) != NULL)
             continue;
         if (known == NULL) {
             status = tune_product(t, p, err);

@@ -41,7 +41,8 @@ const char *proa_cuda_op_name(proa_cuda_op op)
 
 const char *proa_cuda_op_kernel(const proa_model_config *c, proa_cuda_op op)
 {
-    const char *fp8 = "fp8_gemm", *bf16 = "bf16_gemm", *product = c->fp8 ? fp8 : bf16;
+    const char *fp8 = "fp8_gemm", *bf16 = "bf16_gemm", *product = c->fp8 ? fp8 : bf16,
+               *mlp = c->fp8 ? "fp8_gemm, swiglu" : "bf16_gemm, swiglu";
     const bool rope = c->qk_rope_head_dim == 64,
                prefill = rope && c->qk_nope_head_dim == 128 && c->v_head_dim == 128;
     switch (op) {
@@ -62,11 +63,8 @@ const char *proa_cuda_op_kernel(const proa_model_config *c, proa_cuda_op op)
     case PROA_CUDA_GATHER: return "kv_gather";
     case PROA_CUDA_MHA: return prefill ? "mla_prefill" : "mla_prefill_generic";
     case PROA_CUDA_O_QUANTISE: return c->fp8 ? "quantise_rows" : NULL;
-    case PROA_CUDA_DENSE: return c->fp8 ? "fp8_gemm, swiglu" : "bf16_gemm, swiglu";
-    case PROA_CUDA_SHARED:
-        return c->n_routed_experts == 0 || c->n_shared_experts == 0 ? NULL
-               : c->fp8                                             ? "fp8_gemm, swiglu"
-                                                                    : "bf16_gemm, swiglu";
+    case PROA_CUDA_DENSE: return mlp;
+    case PROA_CUDA_SHARED: return c->n_routed_experts > 0 && c->n_shared_experts > 0 ? mlp : NULL;
     case PROA_CUDA_ROUTER: return c->n_routed_experts > 0 ? "bf16_gemm, router" : NULL;
     case PROA_CUDA_SPREAD: return c->n_routed_experts > 0 ? "spread" : NULL;
     case PROA_CUDA_EXPERTS_UP:
