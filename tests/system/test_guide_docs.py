@@ -85,5 +85,5 @@ def test_quoted_messages_are_the_programs():
     assert len(quoted) > 30
     strange = [m for m in quoted if guide_messages.share_from_source(m, known) < guide_messages.COVERED_MIN]
     assert not strange, "no such message in src/"
-    for made_up in ("this flag is bad: do something else", "unknown flag --x: would you like --y?", "no worker exists: start one with "):
+    for made_up in ("this flag is bad: do something else", "unknown flag --x: would you like --y?", "no worker exists: launch one with "):
         assert guide_messages.share_from_source(made_up, known) < guide_messages.COVERED_MIN
