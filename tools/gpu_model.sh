@@ -58,18 +58,8 @@ gpu_memory() {
     nvidia-smi --query-gpu=memory.used --format=csv,noheader,nounits 2>/dev/null | head -1
 }
 
-wait_for_server() { # SECONDS
-    local end=$((SECONDS + $1))
-    while ! curl -s -f -o "$out/health" "$url/health" 2>/dev/null; do
-        if ! kill -0 "$server" 2>/dev/null || [ "$SECONDS" -ge "$end" ]; then
-            return 1
-        fi
-        sleep 0.05
-    done
-}
-
-one_token() {
-    curl -s -m 60 "$url/v1/completions" -H 'content-type: application/json' -d '{"prompt": "2+2=", "max_tokens": 1, "ignore_eos": true}'
+client() {
+    python3 "$here/gpu_client.py" "$url" "$@"
 }
 
 # A slice of DeepSeek-R1 with random weights; the small tokenizer stands for the large one.
@@ -81,19 +71,18 @@ slice() {
         --tokenizer-path "$here/models/tiny-r1" --port 18099 --context-length "${SLICE_CONTEXT:-8192}" --max-running-requests "${SLICE_RUNNING:-128}" \
         --chunked-prefill-size "${SLICE_CHUNK:-8192}" >"$out/slice.log" 2>&1 &
     server=$!
-    if ! wait_for_server 120 || ! one_token >"$out/slice_first.json"; then
+    if ! client wait 60 || ! client first >"$out/slice_first.json"; then
         fail "slice: $(tail -2 "$out/slice.log")"
         return
     fi
     ready=$(date +%s%N)
     echo "slice: $(((ready - started) / 1000000)) ms from exec to the end of the first answer"
-    grep -q '"choices"' "$out/slice_first.json" || fail "slice's first answer: $(head -c 300 "$out/slice_first.json")"
     local before after
     before=$(gpu_memory)
     timeout 400 "$proa" bench load --url "$url" --num-prompts "${SLICE_REQUESTS:-1000}" --max-concurrency "${SLICE_RUNNING:-128}" \
         --random-input-len "${SLICE_INPUT:-1024}" --random-output-len "${SLICE_OUTPUT:-128}" --json "$out/slice_load.json" \
         >"$out/slice_load.log" 2>&1 || fail "slice under load: $(tail -2 "$out/slice_load.log")"
-    cancel_some
+    client cancel 40 2>"$out/slice_cancel.log" || fail "slice: $(tail -2 "$out/slice_cancel.log")"
     after=$(gpu_memory)
     echo "slice: GPU memory ${before:-?} MiB before, ${after:-?} MiB after the requests"
     [ "$before" = "$after" ] || fail "slice: GPU memory went from $before to $after MiB"
@@ -101,23 +90,6 @@ slice() {
     kill -TERM "$server"
     wait "$server" || fail "slice's end: $(tail -2 "$out/slice.log")"
     server=
-}
-
-# Clients that go in the middle of an answer; then nothing is left running.
-cancel_some() {
-    for i in $(seq 40); do
-        curl -s -m "0.$((i % 8 + 1))" "$url/v1/completions" -H 'content-type: application/json' \
-            -d "{\"prompt\": \"$i+$i=\", \"max_tokens\": 2000, \"ignore_eos\": true, \"stream\": true}" >/dev/null &
-    done
-    for pid in $(jobs -p); do
-        [ "$pid" = "$server" ] || wait "$pid"
-    done
-    for _ in $(seq 100); do
-        curl -s "$url/metrics" >"$out/slice_metrics.txt"
-        grep -q '^proa:num_running_reqs.* 0$' "$out/slice_metrics.txt" && return
-        sleep 0.1
-    done
-    fail "slice: requests of clients that went still run"
 }
 
 trap '[ -n "$server" ] && kill "$server" 2>/dev/null' EXIT

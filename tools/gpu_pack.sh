@@ -24,5 +24,5 @@ else
     echo "$data has no golden checkpoints: the pack goes without"
 fi
 cp "$root/tools/gpu_check.mk" "$folder/Makefile"
-cp "$root/tools/gpu_model.sh" "$root/tools/gpu_precompile.sh" "$folder/"
+cp "$root/tools/gpu_model.sh" "$root/tools/gpu_precompile.sh" "$root/tools/gpu_client.py" "$folder/"
 echo "$folder: $(ls "$folder/bin" | wc -l) programs, $(du -sh "$folder" | cut -f1)"

@@ -7,7 +7,7 @@
 
 enum { VOCAB = 320, BLOCKS = 64, ROWS = 640, LENGTH = 150, STEPS = 4, OTHERS = 2, CONTEXT = 512 };
 /* Tokens that are compared: the prompt's last ones and those of STEPS. */
-enum { LAST = 16, TOKENS = LAST + STEPS };
+enum { LAST = 96, TOKENS = LAST + STEPS };
 
 static const char *const config_text =
     "{\"model_type\": \"deepseek_v3\", \"vocab_size\": 320, \"hidden_size\": 512, \"intermediate_size\": "

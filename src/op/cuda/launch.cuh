@@ -54,6 +54,26 @@ static inline cudaStream_t proa_cuda_stream(const proa_gpu *gpu)
         return (const void *)(kernel);                                                                       \
     }
 
+/* Queues a kernel whose blocks may start while those of the one before it on the stream still run (programmatic dependent launch, CUDA
+ * programming guide): launches and first copies of weights take no time of their own then. Every thread of it calls follow_wait() before
+ * it reads or writes what another kernel touches; as all kernels do, all earlier ones have ended by then. */
+template <typename... PARAMETERS, typename... ARGUMENTS>
+cudaError_t proa_cuda_follow(cudaStream_t stream, void (*kernel)(PARAMETERS...), dim3 grid, int32_t threads,
+                             size_t shared, const ARGUMENTS &...arguments)
+{
+    cudaLaunchAttribute early = {};
+    early.id = cudaLaunchAttributeProgrammaticStreamSerialization;
+    early.val.programmaticStreamSerializationAllowed = 1;
+    cudaLaunchConfig_t config = {};
+    config.gridDim = grid;
+    config.blockDim = dim3((unsigned)threads);
+    config.dynamicSmemBytes = shared;
+    config.stream = stream;
+    config.attrs = &early;
+    config.numAttrs = 1;
+    return cudaLaunchKernelEx(&config, kernel, PARAMETERS(arguments)...);
+}
+
 /* After a launch. */
 static inline proa_status proa_cuda_launched(const char *what, proa_error *err)
 {

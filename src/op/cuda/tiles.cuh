@@ -5,8 +5,8 @@
 #ifndef PROA_OP_CUDA_TILES_CUH
 #define PROA_OP_CUDA_TILES_CUH
 
+#include "op/cuda/groups.cuh"
 #include "op/ptx/products.cuh"
-#include "op/cuda/rows.h"
 
 namespace proa
 {
@@ -33,7 +33,7 @@ template <int BM, int BN> struct TileWalk {
     {
         const int32_t across = (n + BN - 1) / BN;
         for (; group < g.groups; group++) {
-            const int32_t count = g.first != nullptr ? __ldg(g.count + group) : g.rows;
+            const int32_t count = g.first != nullptr ? g.count[group] : g.rows;
             const int32_t down = (count + BM - 1) / BM;
             const int32_t at = next - before;
             if (at < down * across) {
@@ -42,7 +42,7 @@ template <int BM, int BN> struct TileWalk {
                 const int32_t in = at - band * RASTER * across;
                 const int32_t m = band * RASTER + in % height;
                 tile->group = group;
-                tile->row = (g.first != nullptr ? __ldg(g.first + group) : 0) + m * BM;
+                tile->row = (g.first != nullptr ? g.first[group] : 0) + m * BM;
                 tile->rows = count - m * BM;
                 tile->column = in / height * BN;
                 next += (int32_t)gridDim.x;

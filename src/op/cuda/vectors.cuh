@@ -7,6 +7,7 @@
 #define PROA_OP_CUDA_VECTORS_CUH
 
 #include "op/cuda/rows.h"
+#include "op/ptx/follow.cuh"
 
 #include <cuda_bf16.h>
 #include <cuda_fp8.h>

@@ -9,6 +9,7 @@ namespace proa
 
 __global__ void __launch_bounds__(ROW_THREADS) embed(const proa_cuda_embed_args g)
 {
+    follow();
     const uint4 *from = (const uint4 *)((const __nv_bfloat16 *)g.table + (int64_t)g.ids[blockIdx.x] * g.cols);
     uint4 *to = (uint4 *)((__nv_bfloat16 *)g.y + (int64_t)blockIdx.x * g.cols);
     for (int32_t at = (int32_t)threadIdx.x; at < g.cols / VECTOR; at += ROW_THREADS)
@@ -24,8 +25,9 @@ proa_status proa_cuda_embed(proa_gpu *gpu, const proa_cuda_embed_args *a, proa_e
                               a->cols, proa::VECTOR);
     if (a->rows == 0)
         return PROA_OK;
-    proa::embed<<<a->rows, proa::ROW_THREADS, 0, proa_cuda_stream(gpu)>>>(*a);
-    return proa_cuda_launched("embed", err);
+    return proa_cuda_status(
+        proa_cuda_follow(proa_cuda_stream(gpu), proa::embed, dim3(a->rows), proa::ROW_THREADS, 0, *a),
+        "embed", err);
 }
 
 PROA_CUDA_KERNELS(embed, proa::embed)

@@ -23,8 +23,8 @@ cudaError_t launch(cudaStream_t stream, int32_t blocks, const CUtensorMap *x, co
                                                     cudaFuncAttributeMaxDynamicSharedMemorySize, BYTES);
     if (result != cudaSuccess)
         return result;
-    proa::bf16_gemm<BM, BN, OUT><<<blocks, BM * 2 + 128, BYTES, stream>>>(*x, *w, g);
-    return cudaGetLastError();
+    return proa_cuda_follow(stream, proa::bf16_gemm<BM, BN, OUT>, dim3((unsigned)blocks), BM * 2 + 128, BYTES,
+                            *x, *w, g);
 }
 
 typedef cudaError_t launch_function(cudaStream_t stream, int32_t blocks, const CUtensorMap *x,

@@ -39,27 +39,39 @@ template <int BM, int BN, typename OUT> struct Bf16Layout {
     static constexpr int Y_BYTES = sizeof(OUT) == 2 ? (BM * Y_PITCH + 1023) / 1024 * 1024 : 0;
     static constexpr int STAGE_BYTES = X_BYTES + W_BYTES;
     static constexpr int LIMIT =
-        232448 - 1024 - 256; /* of a block's shared memory, less alignment and barriers */
+        232448 - 1024 - 256 -
+        (int)sizeof(NearGroups); /* of a block's shared memory, less alignment and barriers */
     static constexpr int FITTING = (LIMIT - Y_BYTES) / STAGE_BYTES;
     static constexpr int STAGES = FITTING < 10 ? FITTING : 10;
     static constexpr int BYTES = STAGES * STAGE_BYTES + Y_BYTES + 1024 + 256;
 };
 
-/* One thread: a tile's stages, as they become free. */
+/* One thread: a tile's stages, as they become free. `first`: of an empty ring, so that the weights of its stages are sent for before
+ * earlier kernels have ended. */
 template <typename LAYOUT, typename OUT>
-__device__ __forceinline__ void
-bf16_fill(const CUtensorMap &x_map, const CUtensorMap &w_map, const Bf16Gemm<OUT> &g, uint8_t *x_tiles,
-          uint8_t *w_tiles, uint64_t *full, uint64_t *empty, const Tile &tile, int32_t steps, Ring &ring)
+__device__ __forceinline__ void bf16_fill(const CUtensorMap &x_map, const CUtensorMap &w_map,
+                                          const Bf16Gemm<OUT> &g, uint8_t *x_tiles, uint8_t *w_tiles,
+                                          uint64_t *full, uint64_t *empty, const Tile &tile, int32_t steps,
+                                          bool first, Ring &ring)
 {
     const bool slices = g.groups == BF16_GROUPS_SLICES;
     const int32_t k_first = slices ? tile.group * g.k : 0;
     const int32_t w_row = slices ? tile.column : tile.group * g.n + tile.column;
     const int32_t head = g.groups == BF16_GROUPS_HEADS ? tile.group : 0;
+    const int32_t ahead = first ? min(steps, LAYOUT::STAGES) : 0;
+    for (int32_t i = 0; i < ahead; i++) {
+        barrier_expect(full + i, LAYOUT::STAGE_BYTES);
+        copy_tile(w_tiles + i * LAYOUT::W_BYTES, &w_map, k_first + i * BF16_K, w_row, full + i);
+    }
+    if (first)
+        follow_wait();
     for (int32_t i = 0; i < steps; i++) {
         uint64_t *arrived = full + ring.stage;
-        barrier_wait(empty + ring.stage, ring.phase ^ 1);
-        barrier_expect(arrived, LAYOUT::STAGE_BYTES);
-        copy_tile(w_tiles + ring.stage * LAYOUT::W_BYTES, &w_map, k_first + i * BF16_K, w_row, arrived);
+        if (i >= ahead) {
+            barrier_wait(empty + ring.stage, ring.phase ^ 1);
+            barrier_expect(arrived, LAYOUT::STAGE_BYTES);
+            copy_tile(w_tiles + ring.stage * LAYOUT::W_BYTES, &w_map, k_first + i * BF16_K, w_row, arrived);
+        }
         copy_tile(x_tiles + ring.stage * LAYOUT::X_BYTES, &x_map, k_first + i * BF16_K, head, tile.row,
                   arrived);
         ring.template advance<LAYOUT::STAGES>();
@@ -69,11 +81,12 @@ bf16_fill(const CUtensorMap &x_map, const CUtensorMap &w_map, const Bf16Gemm<OUT
 template <int BM, int BN, typename OUT>
 __global__ void __launch_bounds__(BM * 2 + 128, 1)
     bf16_gemm(const __grid_constant__ CUtensorMap x_map, const __grid_constant__ CUtensorMap w_map,
-              const Bf16Gemm<OUT> g)
+              Bf16Gemm<OUT> g)
 {
     using Layout = Bf16Layout<BM, BN, OUT>;
     constexpr int WORKERS = BM / 64; /* warpgroups that multiply */
     constexpr int STAGES = Layout::STAGES;
+    __shared__ NearGroups near;
     extern __shared__ uint8_t raw[];
     uint8_t *memory = (uint8_t *)(((uintptr_t)raw + 1023) / 1024 * 1024);
     uint8_t *x_tiles = memory, *w_tiles = x_tiles + STAGES * Layout::X_BYTES;
@@ -92,15 +105,24 @@ __global__ void __launch_bounds__(BM * 2 + 128, 1)
         barrier_init_fence();
     }
     __syncthreads();
+    follow_allow();
+    const bool known = g.rows.first == nullptr; /* else another kernel counts the rows */
+    if (!known) {
+        follow_wait();
+        near.take(&g.rows);
+    }
 
     TileWalk<BM, BN> walk;
     Tile tile;
     Ring ring = {0, 0};
     if (warpgroup == WORKERS) {
-        while (threadIdx.x == WORKERS * 128 && walk.step(g.rows, g.n, &tile))
-            bf16_fill<Layout>(x_map, w_map, g, x_tiles, w_tiles, full, empty, tile, steps, ring);
+        if (threadIdx.x != WORKERS * 128)
+            return;
+        for (bool first = known; walk.step(g.rows, g.n, &tile); first = false)
+            bf16_fill<Layout>(x_map, w_map, g, x_tiles, w_tiles, full, empty, tile, steps, first, ring);
         return;
     }
+    follow_wait();
     const int32_t group_row = warpgroup * 64;
     while (walk.step(g.rows, g.n, &tile)) {
         float total[BN / 2];

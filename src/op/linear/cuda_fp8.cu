@@ -19,8 +19,8 @@ cudaError_t launch(cudaStream_t stream, int32_t blocks, const CUtensorMap *x, co
         cudaFuncSetAttribute(proa::fp8_gemm<BM, BN>, cudaFuncAttributeMaxDynamicSharedMemorySize, BYTES);
     if (result != cudaSuccess)
         return result;
-    proa::fp8_gemm<BM, BN><<<blocks, BM * 2 + 128, BYTES, stream>>>(*x, *w, *g);
-    return cudaGetLastError();
+    return proa_cuda_follow(stream, proa::fp8_gemm<BM, BN>, dim3((unsigned)blocks), BM * 2 + 128, BYTES, *x,
+                            *w, *g);
 }
 
 /* ns that a block takes for 128 of K when nothing but its own latency holds it up, as measured on an H100 with the 2112 x 7168

@@ -38,7 +38,8 @@ template <int BM, int BN> struct Fp8Layout {
     static constexpr int Y_BYTES = (BM * Y_PITCH + 1023) / 1024 * 1024;
     static constexpr int STAGE_BYTES = X_BYTES + W_BYTES + SCALE_BYTES;
     static constexpr int LIMIT =
-        232448 - 1024 - 256; /* of a block's shared memory, less alignment and barriers */
+        232448 - 1024 - 256 -
+        (int)sizeof(NearGroups); /* of a block's shared memory, less alignment and barriers */
     static constexpr int FITTING = (LIMIT - Y_BYTES) / STAGE_BYTES;
     static constexpr int STAGES = FITTING < 10 ? FITTING : 10;
     static constexpr int BYTES = STAGES * STAGE_BYTES + Y_BYTES + 1024 + 256;
@@ -124,19 +125,36 @@ template <int BM, int BN> struct Fp8Memory {
     }
 };
 
-/* One thread: a tile's stages, as they become free. */
+/* One thread, before earlier kernels have ended: the weights of a tile's first stages, of an empty ring. Returns how many stages. */
+template <int BM, int BN>
+__device__ __forceinline__ int32_t fp8_fill_ahead(const CUtensorMap &w_map, const Fp8Gemm &g,
+                                                  const Fp8Memory<BM, BN> &m, const Tile &tile, int32_t steps)
+{
+    using Layout = Fp8Layout<BM, BN>;
+    const int32_t stages = min(steps, Layout::STAGES);
+    for (int32_t i = 0; i < stages; i++) {
+        barrier_expect(m.full + i, Layout::STAGE_BYTES);
+        copy_tile(m.w_tiles + i * Layout::W_BYTES, &w_map, i * FP8_K, tile.group * g.n + tile.column,
+                  m.full + i);
+    }
+    return stages;
+}
+
+/* One thread: a tile's stages, as they become free; the first `ahead` have their weights. */
 template <int BM, int BN>
 __device__ __forceinline__ void fp8_fill(const CUtensorMap &x_map, const CUtensorMap &w_map, const Fp8Gemm &g,
                                          const Fp8Memory<BM, BN> &m, const Tile &tile, int32_t steps,
-                                         Ring &ring)
+                                         int32_t ahead, Ring &ring)
 {
     using Layout = Fp8Layout<BM, BN>;
     for (int32_t i = 0; i < steps; i++) {
         uint64_t *arrived = m.full + ring.stage;
-        barrier_wait(m.empty + ring.stage, ring.phase ^ 1);
-        barrier_expect(arrived, Layout::STAGE_BYTES);
-        copy_tile(m.w_tiles + ring.stage * Layout::W_BYTES, &w_map, i * FP8_K, tile.group * g.n + tile.column,
-                  arrived);
+        if (i >= ahead) {
+            barrier_wait(m.empty + ring.stage, ring.phase ^ 1);
+            barrier_expect(arrived, Layout::STAGE_BYTES);
+            copy_tile(m.w_tiles + ring.stage * Layout::W_BYTES, &w_map, i * FP8_K,
+                      tile.group * g.n + tile.column, arrived);
+        }
         copy_tile(m.x_tiles + ring.stage * Layout::X_BYTES, &x_map, i * FP8_K, tile.row, arrived);
         copy_bytes(m.scales + ring.stage * BM, g.x_scale + i * g.scale_stride + tile.row, Layout::SCALE_BYTES,
                    arrived);
@@ -204,11 +222,11 @@ __device__ __forceinline__ void fp8_sum(const Fp8Gemm &g, const Fp8Memory<BM, BN
 
 template <int BM, int BN>
 __global__ void __launch_bounds__(BM * 2 + 128, 1)
-    fp8_gemm(const __grid_constant__ CUtensorMap x_map, const __grid_constant__ CUtensorMap w_map,
-             const Fp8Gemm g)
+    fp8_gemm(const __grid_constant__ CUtensorMap x_map, const __grid_constant__ CUtensorMap w_map, Fp8Gemm g)
 {
     using Layout = Fp8Layout<BM, BN>;
     constexpr int WORKERS = BM / 64; /* warpgroups that multiply */
+    __shared__ NearGroups near;
     extern __shared__ uint8_t raw[];
     const Fp8Memory<BM, BN> m(raw);
     const int32_t warpgroup = __shfl_sync(~0u, (int32_t)threadIdx.x / 128, 0);
@@ -224,6 +242,12 @@ __global__ void __launch_bounds__(BM * 2 + 128, 1)
         barrier_init_fence();
     }
     __syncthreads();
+    follow_allow();
+    const bool known = g.rows.first == nullptr; /* else another kernel counts the rows */
+    if (!known) {
+        follow_wait();
+        near.take(&g.rows);
+    }
 
     TileWalk<BM, BN> walk;
     Tile tile;
@@ -231,10 +255,19 @@ __global__ void __launch_bounds__(BM * 2 + 128, 1)
     if (warpgroup == WORKERS) {
         if (WORKERS > 1)
             registers_fewer<40>();
-        while (threadIdx.x == WORKERS * 128 && walk.step(g.rows, g.n, &tile))
-            fp8_fill<BM, BN>(x_map, w_map, g, m, tile, steps, ring);
+        if (threadIdx.x != WORKERS * 128)
+            return;
+        int32_t ahead = 0;
+        bool more = walk.step(g.rows, g.n, &tile);
+        if (known && more)
+            ahead = fp8_fill_ahead<BM, BN>(w_map, g, m, tile, steps);
+        if (known)
+            follow_wait();
+        for (; more; more = walk.step(g.rows, g.n, &tile), ahead = 0)
+            fp8_fill<BM, BN>(x_map, w_map, g, m, tile, steps, ahead, ring);
         return;
     }
+    follow_wait();
     if (WORKERS > 1)
         registers_more<232>();
     const int32_t group_row = warpgroup * 64;

@@ -87,9 +87,8 @@ extern "C" cudaError_t proa_mla_decode_plan(const proa_mla_decode_args *a, cudaS
     cudaError_t error = parts_of(a, &parts);
     if (error != cudaSuccess)
         return error;
-    mla_plan<<<1, MLA_LIMITS, (size_t)a->rows * sizeof(int32_t), stream>>>(
-        d, parts, (MlaStretch *)d.stretches, (int32_t *)d.first_split);
-    return cudaGetLastError();
+    return proa_cuda_follow(stream, mla_plan, dim3(1), MLA_LIMITS, (size_t)a->rows * sizeof(int32_t), d,
+                            parts, (MlaStretch *)d.stretches, (int32_t *)d.first_split);
 }
 
 /* [9, rows, 64] over rows of 576: what a tile's shared memory looks like, piece by piece. */
@@ -126,10 +125,9 @@ extern "C" cudaError_t proa_mla_decode(const proa_mla_decode_args *a, cudaStream
         const size_t bytes = (size_t)(2 * a->kv_lora_rank + a->rope_dim) * sizeof(float);
         if (bytes > 47 * 1024)
             return cudaErrorInvalidValue;
-        mla_decode_generic<<<dim3((unsigned)a->rows, (unsigned)a->heads), MLA_GENERIC_THREADS, bytes,
-                             stream>>>(d, (const __nv_bfloat16 *)a->q, (const __nv_bfloat16 *)a->cache,
-                                       a->kv_lora_rank, a->rope_dim);
-        return cudaGetLastError();
+        return proa_cuda_follow(stream, mla_decode_generic, dim3((unsigned)a->rows, (unsigned)a->heads),
+                                MLA_GENERIC_THREADS, bytes, d, (const __nv_bfloat16 *)a->q,
+                                (const __nv_bfloat16 *)a->cache, a->kv_lora_rank, a->rope_dim);
     }
     cudaError_t error = parts_of(a, &parts);
     if (error == cudaSuccess)
@@ -140,9 +138,11 @@ extern "C" cudaError_t proa_mla_decode(const proa_mla_decode_args *a, cudaStream
     if (error != cudaSuccess)
         return error;
     const unsigned tiles = (unsigned)tiles_of(a->heads);
-    mla_decode<<<(unsigned)parts * tiles, MLA_THREADS, sizeof(MlaShared), stream>>>(maps, d);
-    mla_combine<<<dim3((unsigned)a->rows, tiles * MLA_CHUNKS), 256, 0, stream>>>(d);
-    return cudaGetLastError();
+    error = proa_cuda_follow(stream, mla_decode, dim3((unsigned)parts * tiles), MLA_THREADS,
+                             sizeof(MlaShared), maps, d);
+    return error != cudaSuccess ? error
+                                : proa_cuda_follow(stream, mla_combine,
+                                                   dim3((unsigned)a->rows, tiles * MLA_CHUNKS), 256, 0, d);
 }
 
 PROA_CUDA_KERNELS(mla_decode, mla_plan)

@@ -75,7 +75,8 @@ struct MlaDecode {
     const int32_t
         *lengths; /* [rows / rows_per_table]: keys of the sequence, the new rows' own among them; 0: none */
     const MlaStretch *stretches; /* [grid / tiles] */
-    const int32_t *first_split;  /* [rows]: splits of the rows before */
+    const int32_t *
+        first_split; /* [rows]: twice the splits of the rows before, plus 1 where the row's own are cut apart */
     float scale;
     __nv_bfloat16 *out;
     float *lse;
@@ -91,7 +92,7 @@ __device__ __forceinline__ int32_t mla_tiles(const MlaDecode &d)
 /* Keys that row r sees. */
 __device__ __forceinline__ int32_t mla_length(const MlaDecode &d, int32_t r)
 {
-    return __ldg(d.lengths + r / d.rows_per_table) - (d.rows_per_table - 1 - r % d.rows_per_table);
+    return d.lengths[r / d.rows_per_table] - (d.rows_per_table - 1 - r % d.rows_per_table);
 }
 
 __device__ __forceinline__ int32_t mla_splits(int32_t length)
@@ -169,6 +170,7 @@ __global__ void __launch_bounds__(MLA_LIMITS)
 {
     extern __shared__ int32_t length[];
     __shared__ int32_t total, best;
+    follow();
     if (threadIdx.x == 0) {
         total = 0;
         best = INT32_MAX;
@@ -191,34 +193,65 @@ __global__ void __launch_bounds__(MLA_LIMITS)
     if (threadIdx.x == MLA_LIMITS - 1) {
         int32_t before = 0;
         for (int32_t r = 0; r < d.rows; r++) {
-            first_split[r] = before;
+            first_split[r] = before * 2;
             before += mla_splits(length[r]);
         }
     }
+    __syncthreads();
+    for (int32_t i = (int32_t)threadIdx.x; i < parts; i += MLA_LIMITS)
+        if (stretches[i].row_end < d.rows && stretches[i].split_end > 0)
+            first_split[stretches[i].row_end] |= 1; /* several may say so */
 }
+
+/* The first of a row's splits in the list of all. */
+__device__ __forceinline__ int32_t mla_first(const MlaDecode &d, int32_t row)
+{
+    return d.first_split[row] / 2;
+}
+
+/* What the value warpgroups need to know of a slot: they have no registers to walk the plan themselves. A warp's note is for the two
+ * that have its rows of O. */
+struct __align__(8) MlaNote
+{
+    int32_t what; /* keys of the block, 0: the slot held queries, -1: there is no more; and flags */
+    int32_t to;   /* at a split's end, the row, or the split's place in the list of all */
+};
+
+enum {
+    MLA_NOTE_KEYS = 127,
+    MLA_NOTE_FIRST = 128, /* block of its split */
+    MLA_NOTE_SHRINK = 256,
+    MLA_NOTE_OUT = 512, /* the end of a row */
+    MLA_NOTE_PART =
+        1024, /* the end of a split, which more have to follow, or others have to be merged with */
+    MLA_NOTE_MERGE = 2048, /* the row's splits before are this block's, and merged: this one comes to them */
+    MLA_NOTE_TURN = 4096,  /* which of the two ends */
+};
 
 /* ---- the walk of a block: every role takes the same one ---- */
 
 struct MlaRun {
     int32_t row;
-    int32_t split;
+    int32_t
+        part; /* where its result is kept, from the row's first place on: a row of one block alone has one */
     int32_t first;  /* block of keys */
     int32_t blocks; /* at least one */
     int32_t tail;   /* keys of the last one */
     bool new_row;   /* a slot with the row's queries comes first */
-    bool partial;   /* the row has other splits */
+    int32_t ends;   /* how: flags of MlaNote */
 };
 
 struct MlaWalk {
     MlaStretch at;
     int32_t length;
-    bool new_row;
+    bool new_row, own;
 
     __device__ __forceinline__ MlaWalk(const MlaDecode &d)
     {
-        const int4 s = __ldg((const int4 *)d.stretches + blockIdx.x / mla_tiles(d));
+        const int4 s = ((const int4 *)d.stretches)[blockIdx.x / mla_tiles(d)];
         at = {s.x, s.y, s.z, s.w};
         new_row = true;
+        own = false;
         length = 0;
     }
 
@@ -227,8 +260,10 @@ struct MlaWalk {
         for (;;) {
             if (at.row == at.row_end && at.split == at.split_end)
                 return false;
-            if (new_row)
+            if (new_row) {
                 length = mla_length(d, at.row);
+                own = at.split == 0 && at.row < at.row_end;
+            }
             if (length > 0)
                 break;
             at.row++;
@@ -236,13 +271,14 @@ struct MlaWalk {
         const int32_t splits = mla_splits(length), first = at.split * MLA_SPLIT,
                       keys = min(MLA_SPLIT, length - first);
         run->row = at.row;
-        run->split = at.split;
+        run->part = own ? 0 : at.split;
         run->first = first / MLA_BLOCK;
         run->blocks = (keys + MLA_BLOCK - 1) / MLA_BLOCK;
         run->tail = keys - (run->blocks - 1) * MLA_BLOCK;
         run->new_row = new_row;
-        run->partial = splits > 1;
+        run->ends = own && at.split > 0 ? MLA_NOTE_MERGE : 0;
         new_row = ++at.split == splits;
+        run->ends |= (own ? new_row : splits == 1) ? MLA_NOTE_OUT : MLA_NOTE_PART;
         if (new_row) {
             at.row++;
             at.split = 0;
@@ -266,28 +302,18 @@ template <int COUNT> struct MlaRing {
     }
 };
 
-/* What the value warpgroups need to know of a slot: they have no registers to walk the plan themselves. A warp's note is for the two
- * that have its rows of O. */
-struct __align__(8) MlaNote
-{
-    int32_t what; /* keys of the block, 0: the slot held queries, -1: there is no more; and flags */
-    int32_t to;   /* at a split's end, the row, or the split's place in the list of all */
-};
-
-enum {
-    MLA_NOTE_KEYS = 127,
-    MLA_NOTE_FIRST = 128, /* block of its split */
-    MLA_NOTE_SHRINK = 256,
-    MLA_NOTE_OUT = 512,   /* the end of a row's only split */
-    MLA_NOTE_PART = 1024, /* the end of one of several */
+/* With a split's last block. */
+struct MlaEnd {
+    float inverse[MLA_HEADS];               /* 1 / sum */
+    float old[MLA_HEADS], added[MLA_HEADS]; /* by what the row's splits before shrink, and this one */
 };
 
 struct MlaShared {
     uint8_t units[MLA_UNITS][MLA_UNIT_BYTES];  /* four for a block's latent columns */
     uint8_t slots[MLA_SLOTS][MLA_PIECE_BYTES]; /* a block's rotary piece; then P */
     uint8_t q[MLA_PIECES - MLA_HELD][MLA_PIECE_BYTES];
-    float shrink[MLA_SLOTS][MLA_HEADS];  /* what O so far shrinks by before the slot's P V */
-    float inverse[MLA_SLOTS][MLA_HEADS]; /* 1 / sum, with a split's last block */
+    float shrink[MLA_SLOTS][MLA_HEADS]; /* what O so far shrinks by before the slot's P V */
+    MlaEnd end[2]; /* of splits, in turn: the third comes when the first one's slot is taken anew */
     MlaNote note[MLA_SLOTS][4];
     uint64_t unit_full[MLA_UNITS];
     uint64_t unit_empty[MLA_UNITS];
@@ -306,7 +332,9 @@ struct MlaMaps {
 };
 
 /* One thread of each of four warps, for one unit of every block each, so that no unit waits for another's; the first copies the rotary
- * pieces too. The loop is kept small: what it spends on a block delays the block. */
+ * pieces too. All of them wait for the slot: a unit's next use is another warp's, and one that was a whole turn of the ring ahead of that
+ * warp, where the two sides of values are far apart, would take the end of the use before for that of its own. The loop is kept small:
+ * what it spends on a block delays the block. */
 __device__ __forceinline__ void mla_produce(const MlaDecode &d, const MlaMaps &maps, MlaShared &m,
                                             int32_t part)
 {
@@ -324,15 +352,15 @@ __device__ __forceinline__ void mla_produce(const MlaDecode &d, const MlaMaps &m
                 i < 0 ? run.row * d.heads + (int32_t)blockIdx.x % mla_tiles(d) * MLA_HEADS : next * MLA_BLOCK;
             if (i + 1 < run.blocks)
                 next = __ldg(table + i + 1);
+            barrier_wait(&m.slot_empty[slot.at], slot.phase ^ 1);
             barrier_wait(&m.unit_empty[unit.at], unit.phase ^ 1);
             barrier_expect(&m.unit_full[unit.at], MLA_UNIT_BYTES);
             copy_tile(m.units[unit.at], map, 0, y, 2 * part, &m.unit_full[unit.at]);
             unit.advance(4);
-            if (part > 0)
-                continue;
-            barrier_wait(&m.slot_empty[slot.at], slot.phase ^ 1);
-            barrier_expect(&m.slot_full[slot.at], MLA_PIECE_BYTES);
-            copy_tile(m.slots[slot.at], map + 1, 0, y, 8, &m.slot_full[slot.at]);
+            if (part == 0) {
+                barrier_expect(&m.slot_full[slot.at], MLA_PIECE_BYTES);
+                copy_tile(m.slots[slot.at], map + 1, 0, y, 8, &m.slot_full[slot.at]);
+            }
             slot.advance(1);
         }
     }
@@ -482,15 +510,18 @@ __device__ __forceinline__ void mla_put(uint8_t *p, const float (&s)[32])
     }
 }
 
-/* A split's end: sums of the four threads of a row, to the values' warpgroups and, for the merge or the caller, out. */
-__device__ __forceinline__ void mla_finish(const MlaDecode &d, const MlaRun &run, float *inverse,
-                                           const float (&top)[2], float (&sum)[2], MlaNote *note)
+/* A split's end: sums of the four threads of a row, to the values' warpgroups and, for the merge or the caller, out. A row of whose splits
+ * others have none is merged here, at the place of its first one; the same thread writes and reads it. */
+__device__ __forceinline__ void mla_finish(const MlaDecode &d, const MlaRun &run, MlaEnd *end,
+                                           float scale_log2, const float (&top)[2], float (&sum)[2],
+                                           MlaNote *note)
 {
     const int32_t thread = (int32_t)threadIdx.x % 128, row = thread / 32 * 16 + thread % 32 / 4;
     const int32_t tiles = mla_tiles(d), tile = (int32_t)blockIdx.x % tiles;
-    const int32_t place = __ldg(d.first_split + run.row) + run.split;
-    note->what |= run.partial ? MLA_NOTE_PART : MLA_NOTE_OUT;
-    note->to = run.partial ? place : run.row;
+    const bool out = (run.ends & MLA_NOTE_OUT) != 0, merge = (run.ends & MLA_NOTE_MERGE) != 0;
+    const int32_t place = mla_first(d, run.row) + run.part;
+    note->what |= run.ends;
+    note->to = out ? run.row : place;
 #pragma unroll
     for (int r = 0; r < 2; r++) {
         sum[r] += __shfl_xor_sync(~0u, sum[r], 1);
@@ -498,11 +529,17 @@ __device__ __forceinline__ void mla_finish(const MlaDecode &d, const MlaRun &run
         if (thread % 4 != 0)
             continue;
         const int32_t at = row + 8 * r, head = tile * MLA_HEADS + at;
-        inverse[at] = 1 / sum[r];
-        if (run.partial)
-            d.part_sum[((int64_t)place * tiles + tile) * MLA_HEADS + at] = make_float2(top[r], sum[r]);
+        float2 *kept = d.part_sum + ((int64_t)place * tiles + tile) * MLA_HEADS + at;
+        float2 total = make_float2(top[r], sum[r]);
+        if (merge) {
+            total = *kept;
+            mla_merge(&total, make_float2(top[r], sum[r]), scale_log2, &end->old[at], &end->added[at]);
+        }
+        end->inverse[at] = 1 / total.y;
+        if (!out)
+            *kept = total;
         else if (d.lse != nullptr && head < d.heads)
-            d.lse[(int64_t)run.row * d.heads + head] = top[r] * d.scale + logf(sum[r]);
+            d.lse[(int64_t)run.row * d.heads + head] = total.x * d.scale + logf(total.y);
     }
 }
 
@@ -512,7 +549,7 @@ __device__ __forceinline__ void mla_score(const MlaDecode &d, MlaShared &m)
     const float scale_log2 = d.scale * 1.4426950408889634f;
     uint32_t q[16 * MLA_HELD];
     float s[32], top[2], sum[2], shrink[2];
-    uint32_t scored = 0;
+    uint32_t scored = 0, turn = 0;
     int32_t pending = -1; /* the slot whose P is written and not handed on */
     MlaUnitRing unit = {0, 0};
     MlaSlotRing slot = {0, 0};
@@ -542,8 +579,11 @@ __device__ __forceinline__ void mla_score(const MlaDecode &d, MlaShared &m)
                     m.shrink[slot.at][row + 8] = shrink[1];
                 }
             }
-            if (i + 1 == run.blocks)
-                mla_finish(d, run, m.inverse[slot.at], top, sum, &note);
+            if (i + 1 == run.blocks) {
+                note.what |= turn != 0 ? MLA_NOTE_TURN : 0;
+                mla_finish(d, run, &m.end[turn], scale_log2, top, sum, &note);
+                turn ^= 1;
+            }
             if (lane == 0)
                 m.note[slot.at][thread / 32] = note;
             barrier_wait(&m.scored, scored); /* all four warps have read the rotary keys */
@@ -586,9 +626,40 @@ __device__ __forceinline__ void mla_write_part(const MlaDecode &d, int32_t place
     const int64_t at = ((int64_t)place * tiles + tile) * 2 + side;
     float4 *to = (float4 *)d.part + at * 4096 + threadIdx.x % 128;
 #pragma unroll
-    for (int i = 0; i < 32; i++)
-        to[i * 128] = make_float4(o[i / 16][i % 16 * 4], o[i / 16][i % 16 * 4 + 1], o[i / 16][i % 16 * 4 + 2],
-                                  o[i / 16][i % 16 * 4 + 3]);
+    for (int i = 0; i < 32; i++) {
+        const float *from = &o[i / 16][i % 16 * 4];
+        to[i * 128] = make_float4(from[0] + 0.0f, from[1] + 0.0f, from[2] + 0.0f, from[3] + 0.0f);
+    }
+}
+
+/* Of a thread's two rows, at a split's end. */
+struct MlaFactors {
+    float old[2], added[2], inverse[2];
+};
+
+/* o = the splits before, which this thread wrote, and this one: as mla_combine merges them, to the bit (no part has a negative zero). */
+__device__ __forceinline__ void mla_merge_part(const MlaDecode &d, int32_t place, const MlaFactors &by,
+                                               float (&o)[2][64], int32_t side)
+{
+    constexpr int AT_ONCE = 4;
+    const int32_t tiles = mla_tiles(d), tile = (int32_t)blockIdx.x % tiles;
+    const int64_t at = ((int64_t)place * tiles + tile) * 2 + side;
+    const float4 *from = (const float4 *)d.part + at * 4096 + threadIdx.x % 128;
+#pragma unroll
+    for (int i = 0; i < 32; i += AT_ONCE) {
+        float4 before[AT_ONCE];
+#pragma unroll
+        for (int j = 0; j < AT_ONCE; j++)
+            before[j] = from[(i + j) * 128];
+#pragma unroll
+        for (int j = 0; j < AT_ONCE; j++) {
+            float *to = &o[(i + j) / 16][(i + j) % 16 * 4];
+            to[0] = fmaf(before[j].x, by.old[0], (to[0] + 0.0f) * by.added[0]);
+            to[1] = fmaf(before[j].y, by.old[0], (to[1] + 0.0f) * by.added[0]);
+            to[2] = fmaf(before[j].z, by.old[1], (to[2] + 0.0f) * by.added[1]);
+            to[3] = fmaf(before[j].w, by.old[1], (to[3] + 0.0f) * by.added[1]);
+        }
+    }
 }
 
 __device__ __forceinline__ void mla_write_out(const MlaDecode &d, int32_t q_row, int32_t row, int32_t side,
@@ -608,6 +679,19 @@ __device__ __forceinline__ void mla_write_out(const MlaDecode &d, int32_t q_row,
     }
 }
 
+/* O of a split goes out, with those that are merged already. */
+__device__ __forceinline__ void mla_end_split(const MlaDecode &d, const MlaNote &note, const MlaFactors &by,
+                                              float (&o)[2][64], int32_t row, int32_t side)
+{
+    const bool out = (note.what & MLA_NOTE_OUT) != 0;
+    if ((note.what & MLA_NOTE_MERGE) != 0)
+        mla_merge_part(d, out ? mla_first(d, note.to) : note.to, by, o, side);
+    if (out)
+        mla_write_out(d, note.to, row, side, o, by.inverse[0], by.inverse[1]);
+    else
+        mla_write_part(d, note.to, o, side);
+}
+
 __device__ __forceinline__ void mla_value(const MlaDecode &d, MlaShared &m, int32_t side)
 {
     const int32_t row = (int32_t)threadIdx.x % 128 / 32 * 16 + (int32_t)threadIdx.x % 32 / 4;
@@ -619,7 +703,6 @@ __device__ __forceinline__ void mla_value(const MlaDecode &d, MlaShared &m, int3
         const int32_t keys = note.what & MLA_NOTE_KEYS;
         if (note.what < 0)
             break;
-        float inverse0 = 0, inverse1 = 0;
         if (keys > 0) {
             const int32_t more = (note.what & MLA_NOTE_FIRST) == 0;
             if (more && (note.what & MLA_NOTE_SHRINK) != 0) { /* leaving out a product by 1 changes no bit */
@@ -654,9 +737,11 @@ __device__ __forceinline__ void mla_value(const MlaDecode &d, MlaShared &m, int3
             product_wait<0>();
             product_pin(o[0]);
             product_pin(o[1]);
-            inverse0 = m.inverse[slot.at][row];
-            inverse1 = m.inverse[slot.at][row + 8];
         }
+        const MlaEnd &end = m.end[(note.what & MLA_NOTE_TURN) != 0];
+        const MlaFactors factors = {{end.old[row], end.old[row + 8]},
+                                    {end.added[row], end.added[row + 8]},
+                                    {end.inverse[row], end.inverse[row + 8]}};
         __syncwarp();
         if (threadIdx.x % 32 == 0) {
             if (keys == 0)
@@ -666,10 +751,8 @@ __device__ __forceinline__ void mla_value(const MlaDecode &d, MlaShared &m, int3
         }
         left.advance(4);
         right.advance(4);
-        if ((note.what & MLA_NOTE_OUT) != 0)
-            mla_write_out(d, note.to, row, side, o, inverse0, inverse1);
-        else if ((note.what & MLA_NOTE_PART) != 0)
-            mla_write_part(d, note.to, o, side);
+        if ((note.what & (MLA_NOTE_OUT | MLA_NOTE_PART)) != 0)
+            mla_end_split(d, note, factors, o, row, side);
     }
 }
 
@@ -698,6 +781,8 @@ __global__ void __launch_bounds__(MLA_THREADS, 1)
         }
     }
     __syncthreads();
+    follow_allow();
+    follow_wait();
 
     if (warpgroup == 0) {
         registers_fewer<24>();
@@ -712,7 +797,7 @@ __global__ void __launch_bounds__(MLA_THREADS, 1)
     }
 }
 
-/* ---- merging a row's splits, in their order ---- */
+/* ---- merging the splits of rows that are cut apart, in their order ---- */
 
 enum { MLA_CHUNKS = 8 }; /* blocks that share a tile's columns */
 
@@ -724,10 +809,11 @@ __global__ void __launch_bounds__(256) mla_combine(const MlaDecode d)
     const int32_t chunk = (int32_t)blockIdx.y % MLA_CHUNKS, side = (int32_t)threadIdx.x / 128,
                   thread = (int32_t)threadIdx.x % 128;
     const int32_t lane = thread % 32, at = thread / 32 * 16 + lane / 4, head = tile * MLA_HEADS + at;
+    follow();
     const int32_t splits = mla_splits(mla_length(d, row));
-    if (splits == 1)
-        return;
-    const int64_t first = splits == 0 ? 0 : __ldg(d.first_split + row);
+    if (splits > 0 && d.first_split[row] % 2 == 0)
+        return; /* one block had them all */
+    const int64_t first = splits == 0 ? 0 : mla_first(d, row);
     const float scale_log2 = d.scale * 1.4426950408889634f;
     const float2 none = make_float2(-INFINITY, 0);
     float4 o[EACH];

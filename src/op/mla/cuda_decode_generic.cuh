@@ -49,6 +49,7 @@ __global__ void __launch_bounds__(MLA_GENERIC_THREADS)
     const int32_t dim = lora + rope, row = (int32_t)blockIdx.x, head = (int32_t)blockIdx.y,
                   thread = (int32_t)threadIdx.x;
     const int64_t at = (int64_t)row * d.heads + head;
+    follow();
     const int32_t length = mla_length(d, row);
     const int32_t *table = d.table + (int64_t)(row / d.rows_per_table) * d.table_stride;
     float *q = mla_generic_memory, *o = q + dim;

@@ -7,6 +7,8 @@
 #ifndef PROA_OP_PTX_HOPPER_CUH
 #define PROA_OP_PTX_HOPPER_CUH
 
+#include "op/ptx/follow.cuh"
+
 #include <cuda.h>
 #include <cuda_bf16.h>
 #include <cuda_runtime.h>

@@ -13,6 +13,7 @@ __global__ void __launch_bounds__(ROW_THREADS) quantise_rows(const proa_cuda_qua
     const int32_t at = (int32_t)(blockIdx.y * ROW_THREADS + threadIdx.x);
     const bool inside = at < g.cols / VECTOR;
     float x[VECTOR] = {0};
+    follow();
     if (inside)
         unpack(*(const uint4 *)((const __nv_bfloat16 *)g.x + blockIdx.x * g.x_stride + at * VECTOR), x);
     store_quantised(g.q, blockIdx.x, g.cols, at, inside, x);
@@ -28,8 +29,9 @@ proa_status proa_cuda_quantise(proa_gpu *gpu, const proa_cuda_quantise_args *a, 
     const int32_t across = (a->cols / proa::VECTOR + proa::ROW_THREADS - 1) / proa::ROW_THREADS;
     if (a->rows == 0)
         return PROA_OK;
-    proa::quantise_rows<<<dim3(a->rows, across), proa::ROW_THREADS, 0, proa_cuda_stream(gpu)>>>(*a);
-    return proa_cuda_launched("quantise", err);
+    return proa_cuda_status(proa_cuda_follow(proa_cuda_stream(gpu), proa::quantise_rows,
+                                             dim3(a->rows, across), proa::ROW_THREADS, 0, *a),
+                            "quantise", err);
 }
 
 PROA_CUDA_KERNELS(quantise, proa::quantise_rows)

@@ -21,6 +21,7 @@ __global__ void __launch_bounds__(ROW_THREADS) rotate(const proa_cuda_rope_args 
 {
     const int32_t pairs = g.dim / 2;
     const int64_t all = (int64_t)g.rows * g.heads * pairs;
+    follow();
     for (int64_t i = (int64_t)blockIdx.x * ROW_THREADS + threadIdx.x; i < all;
          i += (int64_t)gridDim.x * ROW_THREADS) {
         const int32_t pair = (int32_t)(i % pairs), head = (int32_t)(i / pairs % g.heads),
@@ -36,6 +37,7 @@ __global__ void __launch_bounds__(ROW_THREADS) rotate(const proa_cuda_rope_args 
 __global__ void __launch_bounds__(ROW_THREADS) kv_append(const proa_cuda_kv_append_args g)
 {
     __shared__ float scratch[33];
+    follow();
     const int32_t row = (int32_t)blockIdx.x, thread = (int32_t)threadIdx.x, slot = g.slots[row];
     const __nv_bfloat16 *x = (const __nv_bfloat16 *)g.kv_a + row * g.stride;
     float h[VECTOR] = {0}, sum = 0;
@@ -66,6 +68,7 @@ __global__ void __launch_bounds__(ROW_THREADS) kv_append(const proa_cuda_kv_appe
 /* A block a row. */
 __global__ void __launch_bounds__(ROW_THREADS) kv_gather(const proa_cuda_kv_gather_args g)
 {
+    follow();
     const int32_t row = (int32_t)blockIdx.x, thread = (int32_t)threadIdx.x, slot = g.slots[row];
     const bool inside = thread < g.kv_lora_rank / VECTOR;
     if (slot < 0)
@@ -95,9 +98,10 @@ proa_status proa_cuda_rope(proa_gpu *gpu, const proa_cuda_rope_args *a, proa_err
     const int32_t fitting = proa_gpu_facts_of(gpu)->multiprocessors * 8;
     if (wanted == 0)
         return PROA_OK;
-    proa::rotate<<<(int32_t)(wanted < fitting ? wanted : fitting), proa::ROW_THREADS, 0,
-                   proa_cuda_stream(gpu)>>>(*a);
-    return proa_cuda_launched("rope", err);
+    const int32_t blocks = (int32_t)(wanted < fitting ? wanted : fitting);
+    return proa_cuda_status(
+        proa_cuda_follow(proa_cuda_stream(gpu), proa::rotate, dim3(blocks), proa::ROW_THREADS, 0, *a), "rope",
+        err);
 }
 
 proa_status proa_cuda_kv_append(proa_gpu *gpu, const proa_cuda_kv_append_args *a, proa_error *err)
@@ -109,8 +113,9 @@ proa_status proa_cuda_kv_append(proa_gpu *gpu, const proa_cuda_kv_append_args *a
                               a->kv_lora_rank, a->rope_dim, proa::VECTOR, lora_most, rope_most);
     if (a->rows == 0)
         return PROA_OK;
-    proa::kv_append<<<a->rows, proa::ROW_THREADS, 0, proa_cuda_stream(gpu)>>>(*a);
-    return proa_cuda_launched("kv_append", err);
+    return proa_cuda_status(
+        proa_cuda_follow(proa_cuda_stream(gpu), proa::kv_append, dim3(a->rows), proa::ROW_THREADS, 0, *a),
+        "kv_append", err);
 }
 
 proa_status proa_cuda_kv_gather(proa_gpu *gpu, const proa_cuda_kv_gather_args *a, proa_error *err)
@@ -123,8 +128,9 @@ proa_status proa_cuda_kv_gather(proa_gpu *gpu, const proa_cuda_kv_gather_args *a
                               a->kv_lora_rank, a->rope_dim, proa::VECTOR, most);
     if (a->rows == 0)
         return PROA_OK;
-    proa::kv_gather<<<a->rows, proa::ROW_THREADS, 0, proa_cuda_stream(gpu)>>>(*a);
-    return proa_cuda_launched("kv_gather", err);
+    return proa_cuda_status(
+        proa_cuda_follow(proa_cuda_stream(gpu), proa::kv_gather, dim3(a->rows), proa::ROW_THREADS, 0, *a),
+        "kv_gather", err);
 }
 
 PROA_CUDA_KERNELS(rope, proa::rotate)

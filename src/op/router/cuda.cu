@@ -7,38 +7,53 @@
 namespace proa
 {
 
-enum { ROUTER_WARPS = 4, ROUTER_LANES = 32, ROUTER_EACH = 32 /* experts of a lane, at most */ };
+enum { ROUTER_LANES = 32, ROUTER_WARPS = ROW_THREADS / 32 };
 
-/* The greatest value and its place among the warp's, ties to the lower place. */
+/* The greatest value and its place among the warp's, ties to the lower place. No value is a NaN or a negative zero. */
 __device__ __forceinline__ void warp_best(float &value, int32_t &place)
 {
-#pragma unroll
-    for (int i = 16; i > 0; i /= 2) {
-        const float other = __shfl_xor_sync(~0u, value, i);
-        const int32_t where = __shfl_xor_sync(~0u, place, i);
-        if (other > value || (other == value && where < place)) {
-            value = other;
-            place = where;
+    const int32_t bits = __float_as_int(value),
+                  order = bits ^ ((bits >> 31) & 0x7fffffff); /* rises as floats do */
+    const int32_t best = __reduce_max_sync(~0u, order);
+    place = __reduce_min_sync(~0u, order == best ? place : INT32_MAX);
+    value = __int_as_float(best ^ ((best >> 31) & 0x7fffffff));
+}
+
+/* A warp: the best of choice[0, count) and its place, `count` if all are -inf or less than that; `but` is passed over. */
+__device__ __forceinline__ void best_of(const float *choice, int32_t count, int32_t but, float &best,
+                                        int32_t &place)
+{
+    best = -INFINITY;
+    place = count;
+    for (int32_t i = (int32_t)threadIdx.x % 32; i < count; i += ROUTER_LANES)
+        if (i != but && choice[i] > best) {
+            best = choice[i];
+            place = i;
         }
+    warp_best(best, place);
+}
+
+/* Warp by warp: a group counts as much as its best two. */
+__device__ __forceinline__ void score_groups(const proa_cuda_router_args &g, const float *choice,
+                                             float *scores)
+{
+    const int32_t size = g.experts / g.n_group;
+    for (int32_t group = (int32_t)threadIdx.x / 32; group < g.n_group; group += ROUTER_WARPS) {
+        float first, second;
+        int32_t place, other;
+        best_of(choice + group * size, size, -1, first, place);
+        best_of(choice + group * size, size, place, second, other);
+        if (threadIdx.x % 32 == 0)
+            scores[group] = size > 1 ? first + second : first;
     }
 }
 
-/* Takes the experts of groups that do not stay out of `choice` [experts]: -inf. */
-__device__ __forceinline__ void drop_groups(const proa_cuda_router_args &g, float *choice, int32_t lane)
+/* One warp: the groups that stay, as bits. */
+__device__ __forceinline__ uint32_t staying_groups(const proa_cuda_router_args &g, const float *scores)
 {
-    const int32_t size = g.experts / g.n_group;
-    uint32_t stays = 0; /* up to 32 groups: a lane each */
-    float first = -INFINITY, second = -INFINITY;
-    for (int32_t i = 0; lane < g.n_group && i < size; i++) {
-        const float c = choice[lane * size + i];
-        if (c > first) {
-            second = first;
-            first = c;
-        } else if (c > second) {
-            second = c;
-        }
-    }
-    float score = lane >= g.n_group ? -INFINITY : size > 1 ? first + second : first;
+    const int32_t lane = (int32_t)threadIdx.x % 32;
+    const float score = lane < g.n_group ? scores[lane] : -INFINITY;
+    uint32_t stays = 0;
     bool in = lane < g.n_group;
     for (int32_t i = 0; i < g.topk_group; i++) {
         float best = in ? score : -INFINITY;
@@ -47,47 +62,39 @@ __device__ __forceinline__ void drop_groups(const proa_cuda_router_args &g, floa
         stays |= 1u << place;
         in = in && place != lane;
     }
-    __syncwarp();
+    return stays;
+}
+
+/* One warp: the experts of a row by falling choice, a NaN once it is taken; those of groups that do not stay come after all others. */
+__device__ __forceinline__ void choose_experts(const proa_cuda_router_args &g, int32_t row, const float *s,
+                                               float *choice, uint32_t stays)
+{
+    const int32_t lane = (int32_t)threadIdx.x % 32, size = g.experts / g.n_group;
+    float sum = 0, mine = 0;
+    int32_t mine_id = 0;
     for (int32_t e = lane; e < g.experts; e += ROUTER_LANES)
         if ((stays >> (e / size) & 1) == 0)
             choice[e] = -INFINITY;
-    __syncwarp();
-}
-
-__global__ void __launch_bounds__(ROUTER_WARPS *ROUTER_LANES) router(const proa_cuda_router_args g)
-{
-    extern __shared__ float memory[]; /* [warps][2][experts] */
-    const int32_t lane = (int32_t)threadIdx.x % 32, warp = (int32_t)threadIdx.x / 32;
-    const int32_t row = (int32_t)blockIdx.x * ROUTER_WARPS + warp;
-    float *s = memory + warp * 2 * g.experts, *choice = s + g.experts;
-    if (row >= g.rows)
-        return;
-    for (int32_t e = lane; e < g.experts; e += ROUTER_LANES) {
-        float logit = 0;
-        for (int32_t p = 0; p < g.parts; p++)
-            logit += g.logits[((int64_t)p * g.rows + row) * g.experts + e];
-        s[e] = __fdiv_rn(1.0f, 1.0f + expf(-logit));
-        const float c = g.bias != nullptr ? s[e] + g.bias[e] : s[e];
-        choice[e] = isnan(c) ? -INFINITY : c;
-    }
-    __syncwarp();
-    if (g.n_group > 1)
-        drop_groups(g, choice, lane);
-    uint32_t taken = 0; /* of this lane's experts; those that are dropped come after all others */
-    float sum = 0, mine = 0;
-    int32_t mine_id = 0;
-    for (int32_t k = 0; k < g.top_k; k++) {
-        float best = -INFINITY;
-        int32_t place = g.experts;
-        for (int32_t i = 0, e = lane; e < g.experts; i++, e += ROUTER_LANES) {
-            if ((taken >> i & 1) == 0 && (choice[e] > best || (place == g.experts && choice[e] == best))) {
+    float best = -INFINITY; /* of this lane's experts, and where */
+    int32_t at = g.experts;
+    const auto look = [&]() {
+        best = -INFINITY;
+        at = g.experts;
+        for (int32_t e = lane; e < g.experts; e += ROUTER_LANES)
+            if (choice[e] > best || (at == g.experts && choice[e] == best)) {
                 best = choice[e];
-                place = e;
+                at = e;
             }
+    };
+    look();
+    for (int32_t k = 0; k < g.top_k; k++) {
+        float value = best;
+        int32_t place = at;
+        warp_best(value, place);
+        if (place == at && at < g.experts) {
+            choice[at] = NAN;
+            look();
         }
-        warp_best(best, place);
-        if (place % ROUTER_LANES == lane)
-            taken |= 1u << place / ROUTER_LANES;
         sum += s[place];
         if (lane == k) {
             mine = s[place];
@@ -104,6 +111,31 @@ __global__ void __launch_bounds__(ROUTER_WARPS *ROUTER_LANES) router(const proa_
         atomicAdd(g.counts + id, 1);
 }
 
+/* A block a row. */
+__global__ void __launch_bounds__(ROW_THREADS) router(const proa_cuda_router_args g)
+{
+    extern __shared__ float memory[]; /* [2][experts] */
+    __shared__ float scores[ROUTER_LANES];
+    float *s = memory, *choice = s + g.experts;
+    const int32_t row = (int32_t)blockIdx.x;
+    follow();
+    for (int32_t e = (int32_t)threadIdx.x; e < g.experts; e += ROW_THREADS) {
+        float logit = 0;
+#pragma unroll 8
+        for (int32_t p = 0; p < g.parts; p++)
+            logit += g.logits[((int64_t)p * g.rows + row) * g.experts + e];
+        s[e] = __fdiv_rn(1.0f, 1.0f + expf(-logit));
+        const float c = g.bias != nullptr ? s[e] + g.bias[e] : s[e];
+        choice[e] = isnan(c) ? -INFINITY : c + 0.0f; /* no negative zero */
+    }
+    __syncthreads();
+    if (g.n_group > 1)
+        score_groups(g, choice, scores);
+    __syncthreads();
+    if (threadIdx.x < 32)
+        choose_experts(g, row, s, choice, g.n_group > 1 ? staying_groups(g, scores) : 1);
+}
+
 enum { SPREAD_EXPERTS = 1024 };
 
 /* A block a row. */
@@ -114,6 +146,7 @@ __global__ void __launch_bounds__(ROW_THREADS) spread(const proa_cuda_spread_arg
     __shared__ int32_t places[32];
     const int32_t thread = (int32_t)threadIdx.x, row = (int32_t)blockIdx.x;
     int32_t carry = 0;
+    follow();
     for (int32_t base = 0; base < g.experts; base += ROW_THREADS) { /* rows of the experts before each */
         const int32_t e = base + thread, n = e < g.experts ? g.counts[e] : 0;
         const int32_t room = (n + PROA_CUDA_GROUP_ALIGN - 1) / PROA_CUDA_GROUP_ALIGN * PROA_CUDA_GROUP_ALIGN;
@@ -177,10 +210,10 @@ proa_status proa_cuda_router(proa_gpu *gpu, const proa_cuda_router_args *a, proa
             a->experts, a->n_group, a->top_k, proa::SPREAD_EXPERTS, proa::ROUTER_LANES, proa::ROUTER_LANES);
     if (a->rows == 0)
         return PROA_OK;
-    const int32_t blocks = (a->rows + proa::ROUTER_WARPS - 1) / proa::ROUTER_WARPS;
-    const size_t bytes = sizeof(float) * 2 * proa::ROUTER_WARPS * (size_t)a->experts;
-    proa::router<<<blocks, proa::ROUTER_WARPS * proa::ROUTER_LANES, bytes, proa_cuda_stream(gpu)>>>(*a);
-    return proa_cuda_launched("router", err);
+    const size_t bytes = sizeof(float) * 2 * (size_t)a->experts;
+    return proa_cuda_status(
+        proa_cuda_follow(proa_cuda_stream(gpu), proa::router, dim3(a->rows), proa::ROW_THREADS, bytes, *a),
+        "router", err);
 }
 
 proa_status proa_cuda_spread(proa_gpu *gpu, const proa_cuda_spread_args *a, proa_error *err)
@@ -192,8 +225,9 @@ proa_status proa_cuda_spread(proa_gpu *gpu, const proa_cuda_spread_args *a, proa
             a->top_k, a->experts, proa::ROUTER_LANES, proa::SPREAD_EXPERTS);
     if (a->rows == 0)
         return PROA_OK;
-    proa::spread<<<a->rows, proa::ROW_THREADS, 0, proa_cuda_stream(gpu)>>>(*a);
-    return proa_cuda_launched("spread", err);
+    return proa_cuda_status(
+        proa_cuda_follow(proa_cuda_stream(gpu), proa::spread, dim3(a->rows), proa::ROW_THREADS, 0, *a),
+        "spread", err);
 }
 
 PROA_CUDA_KERNELS(router, proa::router)

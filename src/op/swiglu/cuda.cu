@@ -1,6 +1,7 @@
 /* cuda.cu - blocks walk the rows of all groups there are. */
 #include "op/swiglu/cuda.h"
 
+#include "op/cuda/groups.cuh"
 #include "op/cuda/launch.cuh"
 #include "op/cuda/vectors.cuh"
 
@@ -8,14 +9,17 @@ namespace proa
 {
 
 /* y = blocks of columns of 8 * 256; x of the grid walks rows. */
-__global__ void __launch_bounds__(ROW_THREADS) swiglu(const proa_cuda_swiglu_args g)
+__global__ void __launch_bounds__(ROW_THREADS) swiglu(proa_cuda_swiglu_args g)
 {
+    __shared__ NearGroups near;
     const int32_t at = (int32_t)(blockIdx.y * ROW_THREADS + threadIdx.x);
     const bool inside = at < g.cols / VECTOR;
     int32_t next = (int32_t)blockIdx.x, before = 0;
+    follow();
+    near.take(&g.rows);
     for (int32_t group = 0; group < g.rows.groups; group++) {
-        const int32_t count = g.rows.first != nullptr ? __ldg(g.rows.count + group) : g.rows.rows;
-        const int32_t first = g.rows.first != nullptr ? __ldg(g.rows.first + group) : 0;
+        const int32_t count = g.rows.first != nullptr ? g.rows.count[group] : g.rows.rows;
+        const int32_t first = g.rows.first != nullptr ? g.rows.first[group] : 0;
         for (; next - before < count; next += (int32_t)gridDim.x) {
             const int64_t row = first + next - before;
             float gate[VECTOR] = {0}, up[VECTOR] = {0};
@@ -49,8 +53,9 @@ proa_status proa_cuda_swiglu(proa_gpu *gpu, const proa_cuda_swiglu_args *a, proa
     const int32_t blocks = known && a->rows.rows < fitting ? a->rows.rows : fitting;
     if (blocks == 0)
         return PROA_OK;
-    proa::swiglu<<<dim3(blocks, across), proa::ROW_THREADS, 0, proa_cuda_stream(gpu)>>>(*a);
-    return proa_cuda_launched("swiglu", err);
+    return proa_cuda_status(
+        proa_cuda_follow(proa_cuda_stream(gpu), proa::swiglu, dim3(blocks, across), proa::ROW_THREADS, 0, *a),
+        "swiglu", err);
 }
 
 PROA_CUDA_KERNELS(swiglu, proa::swiglu)
