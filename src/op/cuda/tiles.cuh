@@ -5,7 +5,7 @@
 #ifndef PROA_OP_CUDA_TILES_CUH
 #define PROA_OP_CUDA_TILES_CUH
 
-#include "op/cuda/groups.cuh"
+#include "op/cuda/rows.h"
 #include "op/ptx/products.cuh"
 
 namespace proa

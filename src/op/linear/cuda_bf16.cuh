@@ -39,8 +39,7 @@ template <int BM, int BN, typename OUT> struct Bf16Layout {
     static constexpr int Y_BYTES = sizeof(OUT) == 2 ? (BM * Y_PITCH + 1023) / 1024 * 1024 : 0;
     static constexpr int STAGE_BYTES = X_BYTES + W_BYTES;
     static constexpr int LIMIT =
-        232448 - 1024 - 256 -
-        (int)sizeof(NearGroups); /* of a block's shared memory, less alignment and barriers */
+        232448 - 1024 - 256; /* of a block's shared memory, less alignment and barriers */
     static constexpr int FITTING = (LIMIT - Y_BYTES) / STAGE_BYTES;
     static constexpr int STAGES = FITTING < 10 ? FITTING : 10;
     static constexpr int BYTES = STAGES * STAGE_BYTES + Y_BYTES + 1024 + 256;
@@ -81,12 +80,11 @@ __device__ __forceinline__ void bf16_fill(const CUtensorMap &x_map, const CUtens
 template <int BM, int BN, typename OUT>
 __global__ void __launch_bounds__(BM * 2 + 128, 1)
     bf16_gemm(const __grid_constant__ CUtensorMap x_map, const __grid_constant__ CUtensorMap w_map,
-              Bf16Gemm<OUT> g)
+              const Bf16Gemm<OUT> g)
 {
     using Layout = Bf16Layout<BM, BN, OUT>;
     constexpr int WORKERS = BM / 64; /* warpgroups that multiply */
     constexpr int STAGES = Layout::STAGES;
-    __shared__ NearGroups near;
     extern __shared__ uint8_t raw[];
     uint8_t *memory = (uint8_t *)(((uintptr_t)raw + 1023) / 1024 * 1024);
     uint8_t *x_tiles = memory, *w_tiles = x_tiles + STAGES * Layout::X_BYTES;
@@ -107,10 +105,8 @@ __global__ void __launch_bounds__(BM * 2 + 128, 1)
     __syncthreads();
     follow_allow();
     const bool known = g.rows.first == nullptr; /* else another kernel counts the rows */
-    if (!known) {
+    if (!known)
         follow_wait();
-        near.take(&g.rows);
-    }
 
     TileWalk<BM, BN> walk;
     Tile tile;

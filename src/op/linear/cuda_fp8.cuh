@@ -38,8 +38,7 @@ template <int BM, int BN> struct Fp8Layout {
     static constexpr int Y_BYTES = (BM * Y_PITCH + 1023) / 1024 * 1024;
     static constexpr int STAGE_BYTES = X_BYTES + W_BYTES + SCALE_BYTES;
     static constexpr int LIMIT =
-        232448 - 1024 - 256 -
-        (int)sizeof(NearGroups); /* of a block's shared memory, less alignment and barriers */
+        232448 - 1024 - 256; /* of a block's shared memory, less alignment and barriers */
     static constexpr int FITTING = (LIMIT - Y_BYTES) / STAGE_BYTES;
     static constexpr int STAGES = FITTING < 10 ? FITTING : 10;
     static constexpr int BYTES = STAGES * STAGE_BYTES + Y_BYTES + 1024 + 256;
@@ -226,7 +225,6 @@ __global__ void __launch_bounds__(BM * 2 + 128, 1)
 {
     using Layout = Fp8Layout<BM, BN>;
     constexpr int WORKERS = BM / 64; /* warpgroups that multiply */
-    __shared__ NearGroups near;
     extern __shared__ uint8_t raw[];
     const Fp8Memory<BM, BN> m(raw);
     const int32_t warpgroup = __shfl_sync(~0u, (int32_t)threadIdx.x / 128, 0);
@@ -244,10 +242,8 @@ __global__ void __launch_bounds__(BM * 2 + 128, 1)
     __syncthreads();
     follow_allow();
     const bool known = g.rows.first == nullptr; /* else another kernel counts the rows */
-    if (!known) {
+    if (!known)
         follow_wait();
-        near.take(&g.rows);
-    }
 
     TileWalk<BM, BN> walk;
     Tile tile;

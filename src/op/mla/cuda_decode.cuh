@@ -637,6 +637,17 @@ struct MlaFactors {
     float old[2], added[2], inverse[2];
 };
 
+/* What will be merged, on its way to the second-level cache: it was written a split ago. */
+__device__ __forceinline__ void mla_call_part(const MlaDecode &d, int32_t place, int32_t side)
+{
+    const int32_t tiles = mla_tiles(d), tile = (int32_t)blockIdx.x % tiles;
+    const int64_t at = ((int64_t)place * tiles + tile) * 2 + side;
+    const uint8_t *from = (const uint8_t *)((const float4 *)d.part + at * 4096) + threadIdx.x % 128 * 128;
+#pragma unroll
+    for (int i = 0; i < 4; i++) /* 64 KiB, a line of 128 bytes a thread */
+        asm volatile("prefetch.global.L2 [%0];" ::"l"(from + i * 16384));
+}
+
 /* o = the splits before, which this thread wrote, and this one: as mla_combine merges them, to the bit (no part has a negative zero). */
 __device__ __forceinline__ void mla_merge_part(const MlaDecode &d, int32_t place, const MlaFactors &by,
                                                float (&o)[2][64], int32_t side)
@@ -715,6 +726,8 @@ __device__ __forceinline__ void mla_value(const MlaDecode &d, MlaShared &m, int3
                     o[j / 64][j % 64 + 3] *= shrink1;
                 }
             }
+            if ((note.what & MLA_NOTE_MERGE) != 0)
+                mla_call_part(d, (note.what & MLA_NOTE_OUT) != 0 ? mla_first(d, note.to) : note.to, side);
             if (keys < MLA_BLOCK)
                 mla_clear_tail(m.units[left.at], m.units[right.at], keys, side);
             const uint64_t p = tile_descriptor(m.slots[slot.at]);
