@@ -215,22 +215,22 @@ void proa_gpu_free_host(proa_gpu *, void *memory)
 
 proa_status proa_gpu_upload(proa_gpu *gpu, void *to, const void *from, size_t bytes, proa_error *err)
 {
-    return proa_cuda_status(cudaMemcpyAsync(to, from, bytes, cudaMemcpyHostToDevice, gpu->stream),
+    return proa_cuda_status(cudaMemcpyAsync(to, from, bytes, cudaMemcpyHostToDevice, proa_cuda_stream(gpu)),
                             "a copy to the GPU", err);
 }
 
 proa_status proa_gpu_download(proa_gpu *gpu, void *to, const void *from, size_t bytes, proa_error *err)
 {
-    return proa_cuda_status(cudaMemcpyAsync(to, from, bytes, cudaMemcpyDeviceToHost, gpu->stream),
+    return proa_cuda_status(cudaMemcpyAsync(to, from, bytes, cudaMemcpyDeviceToHost, proa_cuda_stream(gpu)),
                             "a copy from the GPU", err);
 }
 
 proa_status proa_gpu_copy_rows(proa_gpu *gpu, void *to, const void *from, size_t stride, size_t bytes,
                                size_t rows, proa_error *err)
 {
-    return proa_cuda_status(
-        cudaMemcpy2DAsync(to, stride, from, stride, bytes, rows, cudaMemcpyDeviceToDevice, gpu->stream),
-        "a copy on the GPU", err);
+    return proa_cuda_status(cudaMemcpy2DAsync(to, stride, from, stride, bytes, rows, cudaMemcpyDeviceToDevice,
+                                              proa_cuda_stream(gpu)),
+                            "a copy on the GPU", err);
 }
 
 proa_status proa_gpu_set(proa_gpu *gpu, void *to, int value, size_t bytes, proa_error *err)

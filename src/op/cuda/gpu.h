@@ -1,7 +1,8 @@
-/* gpu.h - one GPU: its facts, its memory, its stream. The rest of the program knows no CUDA type.
+/* gpu.h - one GPU: its facts, its memory, its streams. The rest of the program knows no CUDA type.
  *
  * A program that was built with CUDA starts without a driver or a GPU; proa_gpu_open says what is missing. One owner thread a GPU, for
- * all calls but the facts: the one that opened it, until another one takes it over. Everything runs on one stream, in the order of the calls.
+ * all calls but the facts: the one that opened it, until another one takes it over. Everything runs on one stream, in the order of the calls,
+ * but for what goes beside it between a fork and its join.
  */
 #ifndef PROA_OP_CUDA_GPU_H
 #define PROA_OP_CUDA_GPU_H
