@@ -27,6 +27,7 @@ typedef struct job {
     proa_precompile_result result;
     int32_t kernels;
     proa_json *names; /* of the kernels */
+    char cache[PROA_CUDA_TILE_PATH];
 } job;
 
 /* ---- kernels ---- */
@@ -135,29 +136,35 @@ static proa_status measure(job *j, proa_error *err)
     return status;
 }
 
-static proa_status keep(const job *j, char path[PROA_CUDA_TILE_PATH], proa_error *err)
+/* Before minutes of measuring, whose choices would be lost. */
+static proa_status find_cache(job *j, proa_error *err)
 {
     const char *dir = proa_options_string(j->options, "kernel-cache-dir");
     const proa_cuda_tile_key key = proa_cuda_tile_key_of(j->gpu);
-    int32_t other = 0;
     if (dir == NULL)
         return proa_error_set(
             err, PROA_ERR_INVALID,
             "nowhere to keep the choices: give --kernel-cache-dir DIR (neither XDG_CACHE_HOME nor "
             "HOME is set)");
-    proa_status status = proa_cuda_tile_cache_path(dir, &key, path, err);
-    if (status == PROA_OK)
-        status = proa_cuda_tile_cache_write(dir, &key, &j->result.tiles, err);
+    return proa_cuda_tile_cache_prepare(dir, &key, j->cache, err);
+}
+
+static proa_status keep(const job *j, proa_error *err)
+{
+    const proa_cuda_tile_key key = proa_cuda_tile_key_of(j->gpu);
+    int32_t other = 0;
+    const proa_status status = proa_cuda_tile_cache_write(proa_options_string(j->options, "kernel-cache-dir"),
+                                                          &key, &j->result.tiles, err);
     if (status != PROA_OK)
         return status;
     for (int32_t i = 0; i < j->result.tiles.count; i++)
         other += j->result.tiles.choices[i].us < j->result.tiles.choices[i].built_in_us;
     printf("%d choices, %d of them faster than the model's, are kept in %s\n", j->result.tiles.count, other,
-           path);
+           j->cache);
     return PROA_OK;
 }
 
-static proa_status write_json(job *j, const char *cache, const char *path, proa_error *err)
+static proa_status write_json(job *j, const char *path, proa_error *err)
 {
     const proa_gpu_facts *f = proa_gpu_facts_of(j->gpu);
     proa_json *whole = proa_precompile_json(&j->config, &j->result), *kernels = proa_json_new_object();
@@ -167,7 +174,7 @@ static proa_status write_json(job *j, const char *cache, const char *path, proa_
     proa_json_set(kernels, "names", proa_json_ref(j->names));
     proa_json_set(whole, "gpu", proa_json_new_string(f->name, strlen(f->name)));
     proa_json_set(whole, "kernels", kernels);
-    proa_json_set(whole, "cache", proa_json_new_string(cache, strlen(cache)));
+    proa_json_set(whole, "cache", proa_json_new_string(j->cache, strlen(j->cache)));
     const proa_status status = proa_bench_write_file(whole, path, err);
     proa_json_free(whole);
     return status;
@@ -175,7 +182,6 @@ static proa_status write_json(job *j, const char *cache, const char *path, proa_
 
 static proa_status run(job *j, proa_error *err)
 {
-    char cache[PROA_CUDA_TILE_PATH];
     const char *json = proa_options_string(j->options, "json");
     proa_status status = read_model(j, err);
     if (status == PROA_OK)
@@ -183,12 +189,14 @@ static proa_status run(job *j, proa_error *err)
     if (status == PROA_OK)
         status = load_kernels(j, err);
     if (status == PROA_OK)
+        status = find_cache(j, err);
+    if (status == PROA_OK)
         status = make_weights(j, err);
     if (status == PROA_OK)
         status = measure(j, err);
     if (status == PROA_OK)
-        status = keep(j, cache, err);
-    return status == PROA_OK && json != NULL ? write_json(j, cache, json, err) : status;
+        status = keep(j, err);
+    return status == PROA_OK && json != NULL ? write_json(j, json, err) : status;
 }
 
 proa_status proa_precompile_run(const proa_options *options, proa_error *err)

@@ -338,6 +338,8 @@ static void test_folders(void **state)
     assert_non_null(too_long);
     set(&tiles, 8, 64, small);
     snprintf(deep, sizeof deep, "%s/a/b", dir);
+    assert_int_equal(proa_cuda_tile_cache_prepare(deep, &key, path, &err), PROA_OK);
+    assert_false(proa_file_exists(path)); /* nothing was measured */
     assert_int_equal(proa_cuda_tile_cache_write(deep, &key, &tiles, &err), PROA_OK);
     assert_int_equal(proa_cuda_tile_cache_path(deep, &key, path, &err), PROA_OK);
     assert_true(proa_file_exists(path));
@@ -347,6 +349,8 @@ static void test_folders(void **state)
     assert_int_equal(rmdir(deep), 0);
     snprintf(deep, sizeof deep, "%s/a", dir);
     assert_int_equal(rmdir(deep), 0);
+    assert_int_equal(proa_cuda_tile_cache_prepare("/proc/nowhere", &key, path, &err), PROA_ERR_IO);
+    assert_non_null(strstr(err.text, "/proc/nowhere"));
     assert_int_equal(proa_cuda_tile_cache_write("/proc/nowhere", &key, &tiles, &err), PROA_ERR_IO);
     assert_non_null(strstr(err.text, "/proc/nowhere"));
     memset(too_long, 'x', 7999);

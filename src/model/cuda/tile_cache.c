@@ -316,6 +316,26 @@ static proa_status take_lock(const char *path, int *fd, proa_error *err)
     return PROA_OK;
 }
 
+/* Finds the file's path, makes its folder, takes its lock. */
+static proa_status open_folder(const char *dir, const proa_cuda_tile_key *key, char path[PROA_CUDA_TILE_PATH],
+                               int *lock, proa_error *err)
+{
+    proa_status status = proa_cuda_tile_cache_path(dir, key, path, err);
+    if (status == PROA_OK)
+        status = make_folders(dir, err);
+    return status == PROA_OK ? take_lock(path, lock, err) : status;
+}
+
+proa_status proa_cuda_tile_cache_prepare(const char *dir, const proa_cuda_tile_key *key,
+                                         char path[PROA_CUDA_TILE_PATH], proa_error *err)
+{
+    int lock = -1;
+    const proa_status status = open_folder(dir, key, path, &lock, err);
+    if (lock >= 0)
+        close(lock);
+    return status;
+}
+
 proa_status proa_cuda_tile_cache_write(const char *dir, const proa_cuda_tile_key *key,
                                        const proa_cuda_tiles *tiles, proa_error *err)
 {
@@ -324,11 +344,7 @@ proa_status proa_cuda_tile_cache_write(const char *dir, const proa_cuda_tile_key
     proa_buf text = {0};
     proa_error unused;
     int lock = -1;
-    proa_status status = proa_cuda_tile_cache_path(dir, key, path, err);
-    if (status == PROA_OK)
-        status = make_folders(dir, err);
-    if (status == PROA_OK)
-        status = take_lock(path, &lock, err);
+    proa_status status = open_folder(dir, key, path, &lock, err);
     if (status != PROA_OK)
         return status;
     if (proa_cuda_tile_cache_read(path, key, &all, &unused) != PROA_OK)

@@ -41,6 +41,10 @@ proa_status proa_cuda_tile_cache_read(const char *path, const proa_cuda_tile_key
 /* Files in the folder that are for this kind of GPU and have another key: of other builds, as a rule. */
 int32_t proa_cuda_tile_cache_others(const char *dir, const proa_cuda_tile_key *key);
 
+/* Whether the file can be written later: makes the folder if need be, and the lock, a file beside it which stays. */
+proa_status proa_cuda_tile_cache_prepare(const char *dir, const proa_cuda_tile_key *key,
+                                         char path[PROA_CUDA_TILE_PATH], proa_error *err);
+
 /* Makes the folder if need be and adds the choices to the file, where they go before those of the same products. What is there and cannot be
  * used is replaced. PROA_ERR_DEADLINE: another writer holds the lock. */
 proa_status proa_cuda_tile_cache_write(const char *dir, const proa_cuda_tile_key *key,
