@@ -16,7 +16,13 @@
 #include <string.h>
 #include <unistd.h>
 
-enum { DEPTH_MAX = 8, SPANS_MAX = 256, NO_FILE = -1, PATH_BYTES = 4096 };
+enum {
+    DEPTH_MAX = 8,
+    SPANS_MAX = 256,
+    NO_FILE = -1,
+    PATH_BYTES = 4096,
+    WARM_STEPS = 2, /* of those that are left out: recorded, and thrown away */
+};
 
 /* Of the owner's thread. */
 typedef struct host_span {
@@ -38,7 +44,8 @@ struct proa_trace {
 
     /* the owner's */
     bool on;
-    uint64_t mine; /* generation */
+    bool passed_over; /* one that is left out, and not recorded */
+    uint64_t mine;    /* generation */
     int64_t mine_origin_us, step_us;
     host_span spans[SPANS_MAX]; /* in the order of their beginnings */
     int span_count;
@@ -79,16 +86,30 @@ static bool write_all(int fd, const char *text, size_t length)
     return true;
 }
 
-static void close_file(proa_trace *t)
+/* False: its end could not be written, and errno says why. */
+static bool close_file(proa_trace *t)
 {
     static const char end[] = "\n]\n";
-    const bool good = write_all(t->fd, end, sizeof end - 1);
-    close(t->fd);
+    bool good = write_all(t->fd, end, sizeof end - 1);
+    int why = errno;
+    if (close(t->fd) != 0 && good) {
+        good = false;
+        why = errno;
+    }
     t->fd = NO_FILE;
     atomic_store_explicit(&t->active, false, memory_order_relaxed);
     if (good)
         proa_log(PROA_LOG_INFO, "trace", "%lld steps are in %s; open it with ui.perfetto.dev",
                  (long long)t->written, t->path);
+    errno = why;
+    return good;
+}
+
+static void finish_file(proa_trace *t)
+{
+    if (!close_file(t))
+        proa_log(PROA_LOG_ERROR, "trace", "%s: the trace's end cannot be written: %s", t->path,
+                 strerror(errno));
 }
 
 /* Names of the process and its tracks, in the order that they are shown in. Later events begin with a comma. */
@@ -163,11 +184,12 @@ proa_status proa_trace_stop(proa_trace *t, proa_error *err)
 {
     proa_status status = PROA_OK;
     pthread_mutex_lock(&t->lock);
-    if (t->fd != NO_FILE) {
-        close_file(t);
-    } else {
+    if (t->fd == NO_FILE) {
         proa_error_set(err, PROA_BUSY, "no trace is being written");
         status = PROA_BUSY;
+    } else if (!close_file(t)) {
+        status = proa_error_set(err, PROA_ERR_IO, "%s: the trace's end cannot be written: %s", t->path,
+                                strerror(errno));
     }
     pthread_mutex_unlock(&t->lock);
     return status;
@@ -178,7 +200,7 @@ void proa_trace_free(proa_trace *t)
     if (t == NULL)
         return;
     if (t->fd != NO_FILE)
-        close_file(t);
+        finish_file(t);
     pthread_mutex_destroy(&t->lock);
     proa_buf_free(&t->events);
     free(t->process);
@@ -196,11 +218,12 @@ void proa_trace_step_begin(proa_trace *t)
 {
     if (t == NULL)
         return;
-    t->on = false;
+    t->on = t->passed_over = false;
     if (!atomic_load_explicit(&t->active, memory_order_relaxed))
         return;
     pthread_mutex_lock(&t->lock);
-    t->on = t->fd != NO_FILE;
+    t->on = t->fd != NO_FILE && t->skip <= WARM_STEPS;
+    t->passed_over = t->fd != NO_FILE && !t->on;
     t->mine = t->generation;
     t->mine_origin_us = t->origin_us;
     pthread_mutex_unlock(&t->lock);
@@ -212,7 +235,7 @@ void proa_trace_step_begin(proa_trace *t)
 void proa_trace_step_drop(proa_trace *t)
 {
     if (t != NULL)
-        t->on = false;
+        t->on = t->passed_over = false;
 }
 
 /* Under lock. */
@@ -229,25 +252,27 @@ static void write_step(proa_trace *t)
                  (long long)t->written, t->events.failed ? "no memory" : strerror(errno));
         if (ftruncate(t->fd, t->bytes) == 0) /* what was written of the step goes */
             (void)lseek(t->fd, t->bytes, SEEK_SET);
-        close_file(t);
+        (void)close_file(t); /* it was told */
         return;
     }
     t->bytes += (off_t)t->events.length;
     t->written++;
     if (--t->left == 0)
-        close_file(t);
+        finish_file(t);
 }
 
 void proa_trace_step_end(proa_trace *t, const char *args)
 {
-    if (!proa_trace_on(t))
+    if (t == NULL || (!t->on && !t->passed_over))
         return;
-    PROA_ASSERT(t->depth == 0);
-    proa_trace_span(t, PROA_TRACE_HOST, "step", (double)t->step_us, (double)proa_clock_us(), args);
-    for (int i = 0; i < t->span_count; i++)
-        proa_trace_span(t, PROA_TRACE_HOST, t->spans[i].name, (double)t->spans[i].start_us,
-                        (double)t->spans[i].end_us, NULL);
-    t->on = false;
+    if (t->on) {
+        PROA_ASSERT(t->depth == 0);
+        proa_trace_span(t, PROA_TRACE_HOST, "step", (double)t->step_us, (double)proa_clock_us(), args);
+        for (int i = 0; i < t->span_count; i++)
+            proa_trace_span(t, PROA_TRACE_HOST, t->spans[i].name, (double)t->spans[i].start_us,
+                            (double)t->spans[i].end_us, NULL);
+    }
+    t->on = t->passed_over = false;
     pthread_mutex_lock(&t->lock);
     write_step(t);
     pthread_mutex_unlock(&t->lock);

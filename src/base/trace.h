@@ -28,10 +28,11 @@ typedef enum proa_trace_track {
 proa_status proa_trace_create(const char *process, proa_trace **trace, proa_error *err);
 void proa_trace_free(proa_trace *trace); /* accepts NULL; closes the file */
 
-/* Any thread. Writes `steps` steps to a new file, after `skip` others. PROA_BUSY: a file is open already; the error has its name. */
+/* Any thread. Writes `steps` steps to a new file, after `skip` others: of these the last two are recorded too and thrown away, so that what is
+ * made for a recording is there, and the ones before are as if there were none. PROA_BUSY: a file is open already; the error has its name. */
 proa_status proa_trace_start(proa_trace *trace, const char *path, int64_t skip, int64_t steps,
                              proa_error *err);
-/* Any thread. The file is closed; the step that runs is not in it. PROA_BUSY: there is none. */
+/* Any thread. The file is closed; the step that runs is not in it. PROA_BUSY: there is none. PROA_ERR_IO: it is closed, without its end. */
 proa_status proa_trace_stop(proa_trace *trace, proa_error *err);
 
 /* ---- the owner's; a trace that is NULL records nothing ---- */

@@ -306,13 +306,12 @@ static void summarise(proa_engine *engine)
 
 static void end_trace(proa_engine *engine, const proa_schedule_plan *plan)
 {
-    char args[128];
-    if (!proa_trace_on(engine->options.trace))
-        return;
-    snprintf(args, sizeof args,
-             "\"rows\":%d,\"decode_rows\":%d,\"prefill_rows\":%d,\"logit_rows\":%d,\"step\":%llu",
-             plan->row_count, plan->decode_rows, plan->prefill_rows, plan->logit_count,
-             (unsigned long long)engine->stats.steps);
+    char args[128] = "";
+    if (proa_trace_on(engine->options.trace))
+        snprintf(args, sizeof args,
+                 "\"rows\":%d,\"decode_rows\":%d,\"prefill_rows\":%d,\"logit_rows\":%d,\"step\":%llu",
+                 plan->row_count, plan->decode_rows, plan->prefill_rows, plan->logit_count,
+                 (unsigned long long)engine->stats.steps);
     proa_trace_step_end(engine->options.trace, args);
 }
 

@@ -63,7 +63,7 @@ static bool resolve(const char *trace_dir, const char *wanted, char folder[PATH_
             error, "output_dir",
             "output_dir must be --trace-dir of the server, or a folder within it, got "
             "\"%.200s\"",
-            wanted);
+            wanted != NULL ? wanted : trace_dir);
     return true;
 }
 
@@ -123,10 +123,14 @@ void proa_endpoint_stop_profile(proa_server *server, proa_http_exchange *exchang
 {
     proa_api_error error = {0};
     proa_error err = {0};
-    if (!check_server(server, &error) ||
-        (proa_trace_stop(server->backend.trace, &err) != PROA_OK &&
-         !proa_api_error_set(&error, 400, NULL, NULL, "%s: start one with /start_profile", err.text)))
-        proa_http_reply_error(exchange, &error);
-    else
+    bool good = check_server(server, &error);
+    const proa_status status = good ? proa_trace_stop(server->backend.trace, &err) : PROA_OK;
+    if (status == PROA_BUSY)
+        good = proa_api_error_set(&error, 400, NULL, NULL, "%s: start one with /start_profile", err.text);
+    else if (status != PROA_OK)
+        good = proa_api_error_set(&error, 503, NULL, NULL, "%s", err.text);
+    if (good)
         reply_text(exchange, "Stop profiling.\n");
+    else
+        proa_http_reply_error(exchange, &error);
 }

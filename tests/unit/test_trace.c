@@ -227,6 +227,56 @@ static void test_a_full_disk_ends_the_trace(void **state)
     close_fixture(&f);
 }
 
+/* A long wait costs its steps nothing; the last two are recorded, and thrown away. */
+static void test_steps_that_are_left_out(void **state)
+{
+    enum { SKIP = 6, WARM = 2 };
+    fixture f;
+    (void)state;
+    open_fixture(&f);
+    assert_int_equal(proa_trace_start(f.trace, f.path, SKIP, 1, &f.err), PROA_OK);
+    for (int i = 1; i <= SKIP + 1; i++) {
+        proa_trace_step_begin(f.trace); /* nothing comes of it */
+        proa_trace_step_drop(f.trace);
+        proa_trace_step_end(f.trace, "");
+        proa_trace_step_begin(f.trace);
+        assert_int_equal(proa_trace_on(f.trace), i > SKIP - WARM);
+        proa_trace_step_drop(f.trace);
+        run_step(f.trace, i);
+    }
+    proa_json *events = read_events(&f, "");
+    assert_int_equal(count_named(events, "step"), 1);
+    const proa_json *first = find_named(events, "step");
+    assert_int_equal(proa_json_int(proa_json_get(proa_json_get(first, "args"), "number"), -1), SKIP + 1);
+    proa_json_free(events);
+    close_fixture(&f);
+}
+
+static void test_an_end_that_cannot_be_written(void **state)
+{
+    fixture f;
+    struct rlimit before, little;
+    struct stat file;
+    (void)state;
+    open_fixture(&f);
+    assert_int_equal(proa_trace_start(f.trace, f.path, 0, 10, &f.err), PROA_OK);
+    run_step(f.trace, 0);
+    assert_int_equal(stat(f.path, &file), 0);
+    assert_int_equal(getrlimit(RLIMIT_FSIZE, &before), 0);
+    little = (struct rlimit){(rlim_t)file.st_size, before.rlim_max};
+    signal(SIGXFSZ, SIG_IGN);
+    assert_int_equal(setrlimit(RLIMIT_FSIZE, &little), 0);
+    const proa_status status = proa_trace_stop(f.trace, &f.err);
+    assert_int_equal(setrlimit(RLIMIT_FSIZE, &before), 0);
+    assert_int_equal(status, PROA_ERR_IO);
+    assert_non_null(strstr(f.err.text, f.path));
+    proa_json *events = read_events(&f, "]"); /* what there is opens */
+    assert_int_equal(count_named(events, "step"), 1);
+    proa_json_free(events);
+    assert_int_equal(proa_trace_stop(f.trace, &f.err), PROA_BUSY); /* it is closed */
+    close_fixture(&f);
+}
+
 static void test_more_spans_than_are_noted(void **state)
 {
     fixture f;
@@ -260,6 +310,8 @@ int main(void)
         cmocka_unit_test(test_a_process_that_dies_leaves_a_file_that_opens),
         cmocka_unit_test(test_start_and_stop),
         cmocka_unit_test(test_a_full_disk_ends_the_trace),
+        cmocka_unit_test(test_steps_that_are_left_out),
+        cmocka_unit_test(test_an_end_that_cannot_be_written),
         cmocka_unit_test(test_more_spans_than_are_noted),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
