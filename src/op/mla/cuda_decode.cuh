@@ -503,8 +503,7 @@ __device__ __forceinline__ void mla_put(uint8_t *p, const float (&s)[32])
         uint32_t packed[4];
 #pragma unroll
         for (int j = 0; j < 4; j++) {
-            const __nv_bfloat162 two = __floats2bfloat162_rn(s[8 * i + 2 * j], s[8 * i + 2 * j + 1]);
-            packed[j] = *(const uint32_t *)&two;
+            packed[j] = packed_bf16(s[8 * i + 2 * j], s[8 * i + 2 * j + 1]);
         }
         store_matrices(to + (((2 * i + lane / 16) ^ row % 8) << 4), packed);
     }
@@ -673,20 +672,46 @@ __device__ __forceinline__ void mla_merge_part(const MlaDecode &d, int32_t place
     }
 }
 
+/* Four neighbours have the 8 columns of a piece between them; they trade, so that each has a piece of its own: of pieces 0 to 3 that of its
+ * place. Two bf16 values a word, words[i] of piece i. */
+__device__ __forceinline__ uint4 mla_trade(uint32_t (&words)[4])
+{
+    const int32_t place = (int32_t)threadIdx.x % 4;
+#pragma unroll
+    for (int step = 1; step < 4; step *= 2) /* a transpose of 4 x 4: by 2 x 2, then within */
+#pragma unroll
+        for (int i = 0; i < 4; i++) {
+            if ((i & step) != 0)
+                continue;
+            const bool upper = (place & step) != 0;
+            const uint32_t give = upper ? words[i] : words[i + step];
+            const uint32_t got = __shfl_xor_sync(~0u, give, step);
+            words[i] = upper ? got : words[i];
+            words[i + step] = upper ? words[i + step] : got;
+        }
+    return make_uint4(words[0], words[1], words[2], words[3]);
+}
+
 __device__ __forceinline__ void mla_write_out(const MlaDecode &d, int32_t q_row, int32_t row, int32_t side,
                                               const float (&o)[2][64], float inverse0, float inverse1)
 {
     const int32_t head = (int32_t)blockIdx.x % mla_tiles(d) * MLA_HEADS + row;
     __nv_bfloat16 *to =
-        d.out + ((int64_t)q_row * d.heads + head) * MLA_LATENT + side * 256 + (int32_t)threadIdx.x % 4 * 2;
+        d.out + ((int64_t)q_row * d.heads + head) * MLA_LATENT + side * 256 + (int32_t)threadIdx.x % 4 * 8;
 #pragma unroll
-    for (int i = 0; i < 128; i += 4) {
-        const float *from = &o[i / 64][i % 64];
+    for (int i = 0; i < 128; i += 16) { /* four pieces of 8 columns */
+        uint32_t first[4], second[4];
+#pragma unroll
+        for (int j = 0; j < 4; j++) {
+            const float *from = &o[i / 64][(i + 4 * j) % 64];
+            first[j] = packed_bf16(from[0] * inverse0, from[1] * inverse0);
+            second[j] = packed_bf16(from[2] * inverse1, from[3] * inverse1);
+        }
+        const uint4 upper = mla_trade(first), lower = mla_trade(second);
         if (head < d.heads)
-            *(__nv_bfloat162 *)(to + 2 * i) = __floats2bfloat162_rn(from[0] * inverse0, from[1] * inverse0);
+            *(uint4 *)(to + 2 * i) = upper;
         if (head + 8 < d.heads)
-            *(__nv_bfloat162 *)(to + 8 * MLA_LATENT + 2 * i) =
-                __floats2bfloat162_rn(from[2] * inverse1, from[3] * inverse1);
+            *(uint4 *)(to + 8 * MLA_LATENT + 2 * i) = lower;
     }
 }
 

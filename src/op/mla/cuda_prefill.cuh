@@ -285,12 +285,6 @@ struct PrefillRows {
     float sum[2]; /* over this thread's columns */
 };
 
-__device__ __forceinline__ uint32_t prefill_pair(float low, float high)
-{
-    const __nv_bfloat162 pair = __floats2bfloat162_rn(low, high);
-    return *(const uint32_t *)&pair;
-}
-
 /* The rows' maxima with this tile's scores; shrink: what the sums and the output so far are to be multiplied with. */
 __device__ __forceinline__ void prefill_top(const float (&s)[64], PrefillRows *rows, float (&shrink)[2],
                                             float scale_log2)
@@ -323,7 +317,7 @@ __device__ __forceinline__ void prefill_weigh(float (&s)[64], uint32_t (&p)[32],
         sum[i / 2 % 2] += s[i];
         o[i] *= shrink[i / 2 % 2];
         if (i % 2 == 1)
-            p[i / 2] = prefill_pair(s[i - 1], s[i]);
+            p[i / 2] = packed_bf16(s[i - 1], s[i]);
     }
     rows->sum[0] = sum[0];
     rows->sum[1] = sum[1];
@@ -414,7 +408,7 @@ __device__ __forceinline__ void prefill_store(const MlaPrefill &a, int32_t head,
             for (int i = 0; i < 4; i++) {
                 const int at = 4 * (4 * g + i) + 2 * r;
                 x[i] =
-                    prefill_pair(fmaf(o[at], inverse, 0.0f), fmaf(o[at + 1], inverse, 0.0f)); /* + 0: no -0 */
+                    packed_bf16(fmaf(o[at], inverse, 0.0f), fmaf(o[at + 1], inverse, 0.0f)); /* + 0: no -0 */
             }
             prefill_transpose(x);
             if (has)

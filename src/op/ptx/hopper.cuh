@@ -120,6 +120,12 @@ template <int COUNT> __device__ __forceinline__ void product_pin(float (&d)[COUN
         asm volatile("" : "+f"(d[i])::"memory");
 }
 
+__device__ __forceinline__ uint32_t packed_bf16(float low, float high)
+{
+    const __nv_bfloat162 pair = __floats2bfloat162_rn(low, high);
+    return *(const uint32_t *)&pair;
+}
+
 /* Four 8 x 8 matrices of 2-byte values, the rows of matrix i at lanes 8 i .. 8 i + 7: operand a of a [16, 16] piece. */
 __device__ __forceinline__ void load_matrices(uint32_t *d, const void *row)
 {
