@@ -60,10 +60,21 @@ static void describe(const proa_gpu_step_shape *s, char text[64])
     snprintf(text, 64, s->decode ? "decode %d at %d" : "prefill %d x %d", s->sequences, s->context);
 }
 
+/* By its name: the first that is in it; an H100 SXM's where none is. */
 static peaks peaks_of(const proa_gpu_facts *facts)
 {
-    const bool h200 = strstr(facts->name, "H200") != NULL;
-    return (peaks){.bytes_ns = h200 ? 4800 : 3350, .fp8_flops_ns = 1979e3, .bf16_flops_ns = 989e3};
+    static const struct {
+        const char *name;
+        peaks peak;
+    } known[] = {{"GB200", {8000, 5000e3, 2500e3}},
+                 {"B200", {8000, 4500e3, 2250e3}},
+                 {"GH200", {4000, 1979e3, 989e3}},
+                 {"H200", {4800, 1979e3, 989e3}},
+                 {"", {3350, 1979e3, 989e3}}};
+    size_t i = 0;
+    while (strstr(facts->name, known[i].name) == NULL)
+        i++;
+    return known[i].peak;
 }
 
 /* ---- the table ---- */
