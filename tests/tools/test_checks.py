@@ -18,7 +18,8 @@ GOOD = {
     "src/text/t.h": "",
     "src/base/names.c": 'static const char *const names[] = {"a"};\nconst char *proa_name(int i);\n\n'
                         "const char *proa_name(int i)\n{\n    return names[i];\n}\n",
-    "src/op/a.cu": "void a()\n{\n    k<<<1, 2>>>();\n}\n\nPROA_CUDA_KERNELS(a, k)\n",
+    "src/op/a.cu": "void a()\n{\n    k<<<1, 2>>>();\n    proa_cuda_follow(s, f<1>, 1, 2, 0);\n}\n\nPROA_CUDA_KERNELS(a, k)\n",
+    "src/op/f.cuh": "__global__ void __launch_bounds__(1) f(int a)\n{\n    follow_wait();\n}\n",
     "src/op/cuda/kernels.cu": "kernel_of_file *const files[] = {\n    proa_cuda_kernels_a,\n};\n",
     "src/op/cuda/meson.build": "cuda_digest = custom_target('cuda_digest',\n  input: files('map.cu', '../m.cuh', '../n.cuh'))\n",
     "src/op/cuda/map.cu": '#include "op/m.cuh"\n',
@@ -60,6 +61,8 @@ BAD = [
     ("environment", "src/base/b.c", '\nchar *p = getenv("HOME");\n', "src/base/b.c:2: getenv outside"),
     ("kernels", "src/op/b.cu", "void b()\n{\n    k<<<1, 2>>>();\n}\n", "src/op/b.cu:1: it has kernels"),
     ("kernels", "src/op/b.cu", "void b()\n{\n    proa_cuda_follow(s, k, 1, 2, 0);\n}\n", "src/op/b.cu:1: it has kernels"),
+    ("kernels", "src/op/f.cuh", "__global__ void f(int a)\n{\n    a++;\n}\n\nvoid g()\n{\n    follow();\n}\n",
+     "src/op/a.cu:4: f starts beside the kernel before it"),
     ("kernels", "src/op/n.cuh", '#include "op/b.c"\n', "src/op/cuda/meson.build:1: cuda_digest has no src/op/b.c"),
     ("kernels", "src/op/m.cuh", "", "src/op/cuda/meson.build:1: cuda_digest has src/op/n.cuh, which no product includes"),
     ("kernels", "src/op/b.cu", "PROA_CUDA_KERNELS(b, k)\n", "src/op/b.cu:1: b is not listed"),

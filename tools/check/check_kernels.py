@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
 """Each file that launches kernels gives one of them by PROA_CUDA_KERNELS, and src/op/cuda/kernels.cu lists it; the digest of the products' sources
-(src/op/cuda/meson.build) is made of all that these include."""
+(src/op/cuda/meson.build) is made of all that these include; a kernel that may start beside the one before it waits for that one's end."""
 import posixpath
 import re
 
@@ -30,6 +30,18 @@ def with_included(paths):
             left += [f"src/{header}" for _, mark, header in includes(path) if mark == '"' and header.startswith("op/")]
     return found
 
+
+# Kernels that are launched by proa_cuda_follow, and bodies of kernels by their names; clang-format ends each with a brace in the first column.
+following, bodies = {}, {}
+for path in sources("src"):
+    if path.suffix in (".cu", ".cuh"):
+        text = (root() / path).read_text()
+        for match in re.finditer(r"proa_cuda_follow\(\s*(?:\w+\(\w+\)|\w+),\s*(?:\w+::)?(\w+)", text):
+            following.setdefault(match[1], (path, text[:match.start()].count("\n") + 1))
+        for match in re.finditer(r"__global__[^;{]*?(\w+)\([^()]*\)\s*\{.*?^\}", text, re.DOTALL | re.MULTILINE):
+            bodies[match[1]] = match[0]
+problems += [f"{path}:{number}: {name} starts beside the kernel before it, and has no follow_wait() or follow() (src/op/ptx/follow.cuh)"
+             for name, (path, number) in sorted(following.items()) if not re.search(r"\bfollow(_wait)?\(\)", bodies.get(name, ""))]
 
 build = (root() / BUILD).read_text()
 digest = re.search(r"cuda_digest = .*?files\(([^)]*)\)", build, re.DOTALL)
