@@ -98,7 +98,7 @@ __global__ void __launch_bounds__(BM * 2 + 128, 1)
         prefetch_map(&w_map);
         for (int i = 0; i < STAGES; i++) {
             barrier_init(full + i, 1);
-            barrier_init(empty + i, WORKERS * 4);
+            barrier_init(empty + i, WORKERS * 4 * WARP_ARRIVES);
         }
         barrier_init_fence();
     }
@@ -134,14 +134,14 @@ __global__ void __launch_bounds__(BM * 2 + 128, 1)
                 product_bf16(total, a + 2 * i, b + 2 * i, step + i);
             product_commit();
             product_wait<1>();
-            if (step > 0 && threadIdx.x % 32 == 0)
+            if (step > 0 && threadIdx.x % ARRIVAL_LANES == 0)
                 barrier_arrive(empty + last);
             last = ring.stage;
             ring.advance<STAGES>();
         }
         product_wait<0>();
         product_pin(total);
-        if (threadIdx.x % 32 == 0)
+        if (threadIdx.x % ARRIVAL_LANES == 0)
             barrier_arrive(empty + last);
         store_tile<BN>(g.y + tile.group * g.y_group_stride, g.y_stride, g.n, tile, group_row, total,
                        staging + group_row * Layout::Y_PITCH);

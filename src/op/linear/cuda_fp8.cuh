@@ -100,9 +100,7 @@ __device__ __forceinline__ void fp8_take(float (&total)[BN / 2], Fp8Part<BN> &pa
                                          int32_t border)
 {
     product_pin(part.sum);
-    __syncwarp();
-    if (threadIdx.x % 32 == 0)
-        barrier_arrive(empty + part.stage);
+    warp_arrive(empty + part.stage);
     fp8_promote<BN>(total, part.sum, part.x0, part.x1, part.w0, part.w1, border);
 }
 
@@ -235,7 +233,7 @@ __global__ void __launch_bounds__(BM * 2 + 128, 1)
         prefetch_map(&w_map);
         for (int i = 0; i < Layout::STAGES; i++) {
             barrier_init(m.full + i, 1);
-            barrier_init(m.empty + i, WORKERS * 4);
+            barrier_init(m.empty + i, WORKERS * 4 * WARP_ARRIVES);
         }
         barrier_init_fence();
     }

@@ -401,9 +401,10 @@ __device__ __forceinline__ void mla_take_queries(MlaShared &m, MlaUnitRing *unit
     threads_meet<1, 128>();
 }
 
-__device__ __forceinline__ void mla_hand_on(MlaShared &m, int32_t *pending, int32_t lane)
+/* After a __syncwarp. */
+__device__ __forceinline__ void mla_hand_on(MlaShared &m, int32_t *pending, int32_t speaker)
 {
-    if (*pending >= 0 && lane == 0)
+    if (*pending >= 0 && speaker == 0)
         barrier_arrive(&m.ready[*pending]);
     *pending = -1;
 }
@@ -411,14 +412,14 @@ __device__ __forceinline__ void mla_hand_on(MlaShared &m, int32_t *pending, int3
 /* S of a block. `pending` is handed on on the way: its values' products then fill the tensor cores during the softmax to come. */
 __device__ __forceinline__ void mla_scores(MlaShared &m, MlaUnitRing *unit, const MlaSlotRing &slot,
                                            const uint32_t (&q)[16 * MLA_HELD], float (&s)[32],
-                                           int32_t *pending, int32_t lane)
+                                           int32_t *pending, int32_t speaker)
 {
     const uint64_t q_rest = tile_descriptor(m.q), piece = MLA_PIECE_BYTES >> 4;
     product_pin(s);
 #pragma unroll
     for (int i = 0; i < 5; i++) {
         if (i == 3) { /* the last unit is the last to arrive */
-            mla_hand_on(m, pending, lane);
+            mla_hand_on(m, pending, speaker);
             barrier_wait(&m.slot_full[slot.at], slot.phase);
             const uint64_t keys = tile_descriptor(m.slots[slot.at]);
             product_fence();
@@ -443,7 +444,7 @@ __device__ __forceinline__ void mla_scores(MlaShared &m, MlaUnitRing *unit, cons
     product_commit();
     product_wait<0>();
     product_pin(s);
-    if (lane == 0)
+    if (speaker == 0)
         barrier_arrive(&m.scored);
 }
 
@@ -545,6 +546,7 @@ __device__ __forceinline__ void mla_finish(const MlaDecode &d, const MlaRun &run
 __device__ __forceinline__ void mla_score(const MlaDecode &d, MlaShared &m)
 {
     const int32_t thread = (int32_t)threadIdx.x % 128, lane = thread % 32, row = thread / 32 * 16 + lane / 4;
+    const int32_t speaker = thread % ARRIVAL_LANES; /* 0: arrives */
     const float scale_log2 = d.scale * 1.4426950408889634f;
     uint32_t q[16 * MLA_HELD];
     float s[32], top[2], sum[2], shrink[2];
@@ -556,10 +558,11 @@ __device__ __forceinline__ void mla_score(const MlaDecode &d, MlaShared &m)
     MlaRun run;
     while (walk.step(d, &run)) {
         if (run.new_row) {
-            mla_hand_on(m, &pending, lane);
+            mla_hand_on(m, &pending, speaker);
             mla_take_queries(m, &unit, slot, q);
-            if (lane == 0) {
-                m.note[slot.at][thread / 32].what = 0;
+            if (speaker == 0) {
+                if (lane == 0)
+                    m.note[slot.at][thread / 32].what = 0;
                 barrier_arrive(&m.ready[slot.at]);
             }
             slot.advance(1);
@@ -568,7 +571,7 @@ __device__ __forceinline__ void mla_score(const MlaDecode &d, MlaShared &m)
         sum[0] = sum[1] = 0;
         for (int32_t i = 0; i < run.blocks; i++) {
             const int32_t keys = i + 1 == run.blocks ? run.tail : MLA_BLOCK;
-            mla_scores(m, &unit, slot, q, s, &pending, lane);
+            mla_scores(m, &unit, slot, q, s, &pending, speaker);
             mla_softmax(s, keys, scale_log2, top, sum, shrink);
             MlaNote note = {keys | (i == 0 ? MLA_NOTE_FIRST : 0), 0};
             if (__any_sync(~0u, shrink[0] != 1 || shrink[1] != 1)) {
@@ -594,10 +597,11 @@ __device__ __forceinline__ void mla_score(const MlaDecode &d, MlaShared &m)
             slot.advance(1);
         }
     }
-    mla_hand_on(m, &pending, lane);
+    mla_hand_on(m, &pending, speaker);
     barrier_wait(&m.slot_empty[slot.at], slot.phase ^ 1);
-    if (lane == 0) {
-        m.note[slot.at][thread / 32].what = -1;
+    if (speaker == 0) {
+        if (lane == 0)
+            m.note[slot.at][thread / 32].what = -1;
         barrier_arrive(&m.ready[slot.at]);
     }
 }
@@ -770,7 +774,7 @@ __device__ __forceinline__ void mla_value(const MlaDecode &d, MlaShared &m, int3
                 product_bf16_values(o[1], p + 2 * j, v1 + 128 * j, j > 0 ? 1 : more);
             product_commit();
             product_wait<1>();
-            if (threadIdx.x % 32 == 0)
+            if (threadIdx.x % ARRIVAL_LANES == 0)
                 barrier_arrive(&m.unit_empty[left.at]);
             product_wait<0>();
             product_pin(o[0]);
@@ -781,7 +785,7 @@ __device__ __forceinline__ void mla_value(const MlaDecode &d, MlaShared &m, int3
                                     {end.added[row], end.added[row + 8]},
                                     {end.inverse[row], end.inverse[row + 8]}};
         __syncwarp();
-        if (threadIdx.x % 32 == 0) {
+        if (threadIdx.x % ARRIVAL_LANES == 0) {
             if (keys == 0)
                 barrier_arrive(&m.unit_empty[left.at]);
             barrier_arrive(&m.unit_empty[right.at]);
@@ -804,14 +808,14 @@ __global__ void __launch_bounds__(MLA_THREADS, 1)
     if (threadIdx.x == 0) {
         for (int i = 0; i < MLA_UNITS; i++) {
             barrier_init(&m.unit_full[i], 1);
-            barrier_init(&m.unit_empty[i], 4); /* warps of one side */
+            barrier_init(&m.unit_empty[i], 4 * WARP_ARRIVES); /* warps of one side */
         }
         for (int i = 0; i < MLA_SLOTS; i++) {
             barrier_init(&m.slot_full[i], 1);
-            barrier_init(&m.slot_empty[i], 8);
-            barrier_init(&m.ready[i], 4);
+            barrier_init(&m.slot_empty[i], 8 * WARP_ARRIVES);
+            barrier_init(&m.ready[i], 4 * WARP_ARRIVES);
         }
-        barrier_init(&m.scored, 4);
+        barrier_init(&m.scored, 4 * WARP_ARRIVES);
         barrier_init_fence();
         for (int i = 0; i < 2; i++) {
             prefetch_map(&maps.q[i]);

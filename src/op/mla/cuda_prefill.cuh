@@ -331,13 +331,6 @@ __device__ __forceinline__ void prefill_pin(uint32_t (&p)[32])
         asm volatile("" : "+r"(p[i])::"memory");
 }
 
-__device__ __forceinline__ void prefill_release(uint64_t *barrier)
-{
-    __syncwarp();
-    if (threadIdx.x % 32 == 0)
-        barrier_arrive(barrier);
-}
-
 /* Values of keys from `left` on of a tile become zeros: their probabilities are, but 0 times NaN is NaN. Each warpgroup does so for
  * itself; the other's products read the same zeros. */
 __device__ __forceinline__ void prefill_clear_values(uint8_t *v, int32_t left, int32_t warpgroup)
@@ -493,7 +486,7 @@ __device__ __forceinline__ bool prefill_take(PrefillBarriers *b, Ring *slot, int
 {
     barrier_wait(&b->work_full[slot->stage], slot->phase);
     const PrefillWork work = b->work[slot->stage];
-    prefill_release(&b->work_empty[slot->stage]);
+    warp_arrive(&b->work_empty[slot->stage]);
     slot->advance<PREFILL_AHEAD>();
     if (work.head < 0)
         return false;
@@ -532,10 +525,10 @@ prefill_step(int32_t warpgroup, const uint8_t *q, const uint8_t *k, const uint8_
     }
     product_wait<FIRST ? 0 : 1>();
     product_pin(x->s);
-    prefill_release(&b->k_empty[keys->stage]);
+    warp_arrive(&b->k_empty[keys->stage]);
     keys->advance<PREFILL_STAGES>();
     if (last)
-        prefill_release(&b->q_empty[warpgroup]);
+        warp_arrive(&b->q_empty[warpgroup]);
     if (place->first + PREFILL_KEYS - 1 >
         view.position - row_in_warp) /* some keys are not for some row of the warp */
         prefill_mask(x->s, view.position - place->first - column);
@@ -544,7 +537,7 @@ prefill_step(int32_t warpgroup, const uint8_t *q, const uint8_t *k, const uint8_
         product_wait<0>();
         product_pin(x->o);
         prefill_pin(x->p);
-        prefill_release(&b->v_empty[values->stage]);
+        warp_arrive(&b->v_empty[values->stage]);
         values->advance<PREFILL_STAGES>();
     }
     prefill_weigh(x->s, x->p, x->o, &x->rows, shrink, scale_log2);
@@ -580,7 +573,7 @@ __device__ __forceinline__ void prefill_attend(const MlaPrefill &a, int32_t warp
         product_wait<0>();
         product_pin(x.o);
         prefill_pin(x.p);
-        prefill_release(&b->v_empty[place.values.stage]);
+        warp_arrive(&b->v_empty[place.values.stage]);
         place.values.advance<PREFILL_STAGES>();
         prefill_end(a, view, x.o, x.rows);
     }
@@ -594,7 +587,7 @@ __global__ void __launch_bounds__(PREFILL_THREADS, 1)
     uint8_t *k = q + PrefillMemory::Q_BYTES, *v = k + PREFILL_STAGES * PrefillMemory::K_BYTES;
     PrefillBarriers *b = (PrefillBarriers *)(v + PREFILL_STAGES * PrefillMemory::V_BYTES);
     const int32_t warpgroup = __shfl_sync(~0u, (int32_t)threadIdx.x / 128, 0);
-    constexpr uint32_t WARPS = 8; /* that multiply */
+    constexpr uint32_t ARRIVALS = 8 * WARP_ARRIVES; /* of the warps that multiply */
 
     if (threadIdx.x == 0) {
         prefetch_map(&maps.q);
@@ -602,15 +595,15 @@ __global__ void __launch_bounds__(PREFILL_THREADS, 1)
         prefetch_map(&maps.k_pe);
         for (int i = 0; i < 2; i++) {
             barrier_init(&b->q_full[i], 1);
-            barrier_init(&b->q_empty[i], WARPS / 2);
+            barrier_init(&b->q_empty[i], ARRIVALS / 2);
             barrier_init(&b->k_full[i], 1);
-            barrier_init(&b->k_empty[i], WARPS);
+            barrier_init(&b->k_empty[i], ARRIVALS);
             barrier_init(&b->v_full[i], 1);
-            barrier_init(&b->v_empty[i], WARPS);
+            barrier_init(&b->v_empty[i], ARRIVALS);
         }
         for (int i = 0; i < PREFILL_AHEAD; i++) {
             barrier_init(&b->work_full[i], 1);
-            barrier_init(&b->work_empty[i], WARPS);
+            barrier_init(&b->work_empty[i], ARRIVALS);
         }
         barrier_init_fence();
     }

@@ -41,6 +41,23 @@ __device__ __forceinline__ void barrier_arrive(uint64_t *barrier)
     asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" ::"r"(shared_address(barrier)) : "memory");
 }
 
+/* One lane arrives for its warp, after a __syncwarp or a product's wait, which bring what the others read and wrote before that. So of
+ * ARRIVAL_LANES lanes one arrives, and a barrier counts WARP_ARRIVES a warp. The race checker does not follow what one lane says for
+ * others: with PROA_EVERY_LANE, of a build for it, each arrives for itself. */
+#ifdef PROA_EVERY_LANE
+enum { ARRIVAL_LANES = 1 };
+#else
+enum { ARRIVAL_LANES = 32 };
+#endif
+enum { WARP_ARRIVES = 32 / ARRIVAL_LANES };
+
+__device__ __forceinline__ void warp_arrive(uint64_t *barrier)
+{
+    __syncwarp();
+    if (threadIdx.x % ARRIVAL_LANES == 0)
+        barrier_arrive(barrier);
+}
+
 /* Arrives, and so many bytes are still to come. */
 __device__ __forceinline__ void barrier_expect(uint64_t *barrier, uint32_t bytes)
 {
