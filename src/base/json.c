@@ -5,6 +5,7 @@
 
 #include <jansson.h>
 #include <math.h>
+#include <string.h>
 
 static json_t *unwrap(const proa_json *value)
 {
@@ -172,6 +173,11 @@ proa_json *proa_json_new_real(double d)
 proa_json *proa_json_new_string(const char *text, size_t length)
 {
     return wrap(json_stringn(text, length));
+}
+
+proa_json *proa_json_new_text(const char *text)
+{
+    return proa_json_new_string(text, strlen(text));
 }
 
 bool proa_json_set(proa_json *object, const char *key, proa_json *value)

@@ -63,6 +63,7 @@ proa_json *proa_json_new_bool(bool b);
 proa_json *proa_json_new_int(int64_t i);
 proa_json *proa_json_new_real(double d); /* a NaN or infinity becomes null */
 proa_json *proa_json_new_string(const char *text, size_t length);
+proa_json *proa_json_new_text(const char *text); /* up to its end */
 
 /* These take over the reference of `value` (NULL included: then they fail) and return whether it worked. */
 bool proa_json_set(proa_json *object, const char *key, proa_json *value);

@@ -62,13 +62,13 @@ static double fastest_us(bench *b, const proa_bench_case *c)
 static void add_result(bench *b, const char *op, const proa_bench_case *c, double us, proa_bench_bound bound)
 {
     proa_json *row = proa_json_new_object();
-    proa_json_set(row, "op", proa_json_new_string(op, strlen(op)));
-    proa_json_set(row, "shape", proa_json_new_string(c->shape, strlen(c->shape)));
+    proa_json_set(row, "op", proa_json_new_text(op));
+    proa_json_set(row, "shape", proa_json_new_text(c->shape));
     proa_json_set(row, "rows", proa_json_new_int(c->rows));
     proa_json_set(row, "time_us", proa_json_new_real(us));
     proa_json_set(row, "bytes", proa_json_new_real(c->bytes));
     proa_json_set(row, "flops", proa_json_new_real(c->flops));
-    proa_json_set(row, "bound", proa_json_new_string(bound.by, strlen(bound.by)));
+    proa_json_set(row, "bound", proa_json_new_text(bound.by));
     proa_json_set(row, "bound_us", proa_json_new_real(bound.us));
     proa_json_append(b->results, row);
 }

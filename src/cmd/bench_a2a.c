@@ -65,7 +65,7 @@ static void print_round(const char *way, const bench_a2a_round *r, proa_json *ro
     if (rows == NULL)
         return;
     proa_json *row = proa_json_new_object();
-    proa_json_set(row, "transport", proa_json_new_string(way, strlen(way)));
+    proa_json_set(row, "transport", proa_json_new_text(way));
     proa_json_set(row, "ranks", proa_json_new_int(r->ranks));
     proa_json_set(row, "rows", proa_json_new_int(r->rows));
     proa_json_set(row, "time_us", proa_json_new_real(us));

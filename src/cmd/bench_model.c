@@ -216,12 +216,12 @@ static void add_result(bench *b, const result *r)
         {"percent", 100 * r->bound.us / r->us},
     };
     proa_json *row = proa_json_new_object();
-    proa_json_set(row, "shape", proa_json_new_string(r->name, strlen(r->name)));
+    proa_json_set(row, "shape", proa_json_new_text(r->name));
     proa_json_set(row, "rows", proa_json_new_int(r->rows));
     proa_json_set(row, "steps", proa_json_new_int(r->steps));
     for (size_t i = 0; i < sizeof figures / sizeof figures[0]; i++)
         proa_json_set(row, figures[i].name, proa_json_new_real(figures[i].value));
-    proa_json_set(row, "bound", proa_json_new_string(r->bound.by, strlen(r->bound.by)));
+    proa_json_set(row, "bound", proa_json_new_text(r->bound.by));
     proa_json_append(b->results, row);
 }
 

@@ -105,7 +105,7 @@ proa_status proa_bench_write_json(const proa_host *host, const proa_bench_bounds
     proa_json_set(bounds, "copy_gbps", proa_json_new_real(measured->copy_gbps));
     proa_json_set(bounds, "f32_gflops", proa_json_new_real(measured->f32_gflops));
     proa_json_set(bounds, "bf16_gflops", proa_json_new_real(measured->bf16_gflops));
-    proa_json_set(whole, "isa", proa_json_new_string(isa, strlen(isa)));
+    proa_json_set(whole, "isa", proa_json_new_text(isa));
     proa_json_set(whole, "threads", proa_json_new_int(proa_pool_threads(host->pool)));
     proa_json_set(whole, "bounds", bounds);
     proa_json_set(whole, "rows", proa_json_ref(rows));

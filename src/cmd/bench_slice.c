@@ -107,11 +107,11 @@ static void add_result(bench *b, const char *shape, const char *op, double us, c
     if (b->results == NULL)
         return;
     proa_json *row = proa_json_new_object();
-    proa_json_set(row, "shape", proa_json_new_string(shape, strlen(shape)));
-    proa_json_set(row, "op", proa_json_new_string(op, strlen(op)));
+    proa_json_set(row, "shape", proa_json_new_text(shape));
+    proa_json_set(row, "op", proa_json_new_text(op));
     for (size_t i = 0; i < sizeof figures / sizeof *figures; i++)
         proa_json_set(row, figures[i].name, proa_json_new_real(figures[i].value));
-    proa_json_set(row, "bound", proa_json_new_string(best.name, strlen(best.name)));
+    proa_json_set(row, "bound", proa_json_new_text(best.name));
     proa_json_append(b->results, row);
 }
 
@@ -283,7 +283,7 @@ static proa_status write_results(bench *b, const char *path, proa_error *err)
 {
     proa_json *whole = proa_json_new_object();
     const proa_gpu_facts *facts = proa_gpu_facts_of(b->gpu);
-    proa_json_set(whole, "gpu", proa_json_new_string(facts->name, strlen(facts->name)));
+    proa_json_set(whole, "gpu", proa_json_new_text(facts->name));
     proa_json_set(whole, "rows", proa_json_ref(b->results));
     proa_status status = proa_bench_write_file(whole, path, err);
     proa_json_free(whole);

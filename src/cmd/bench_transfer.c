@@ -298,9 +298,9 @@ static void print_row(report *p, const geometry *g, const way *w, const row *r)
     if (p->results == NULL)
         return;
     proa_json *entry = proa_json_new_object();
-    proa_json_set(entry, "way", proa_json_new_string(w->name, strlen(w->name)));
-    proa_json_set(entry, "rows", proa_json_new_string(g->name, strlen(g->name)));
-    proa_json_set(entry, "path", proa_json_new_string(r->path, strlen(r->path)));
+    proa_json_set(entry, "way", proa_json_new_text(w->name));
+    proa_json_set(entry, "rows", proa_json_new_text(g->name));
+    proa_json_set(entry, "path", proa_json_new_text(r->path));
     proa_json_set(entry, "tokens", proa_json_new_int(r->tokens));
     proa_json_set(entry, "scattered", proa_json_new_bool(r->scattered));
     proa_json_set(entry, "pieces", proa_json_new_int(r->pieces));

@@ -26,7 +26,7 @@ void proa_doctor_section(proa_doctor *doctor, const char *name)
 
 static bool set_text(proa_json *row, const char *name, const char *text)
 {
-    return proa_json_set(row, name, proa_json_new_string(text, strlen(text)));
+    return proa_json_set(row, name, proa_json_new_text(text));
 }
 
 static void keep(proa_doctor *doctor, proa_finding finding, const char *name, const char *value,

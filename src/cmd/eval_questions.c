@@ -167,7 +167,7 @@ size_t proa_questions_print(const proa_question *questions, size_t count, const 
 
 static bool set_string(proa_json *object, const char *name, const char *text)
 {
-    return proa_json_set(object, name, proa_json_new_string(text, strlen(text)));
+    return proa_json_set(object, name, proa_json_new_text(text));
 }
 
 proa_status proa_questions_write(const proa_question *questions, size_t count, const char *path,

@@ -36,7 +36,7 @@ static void see_kernel(void *context, const proa_cuda_kernel *kernel)
 {
     job *j = context;
     j->kernels++;
-    proa_json_append(j->names, proa_json_new_string(kernel->name, strlen(kernel->name)));
+    proa_json_append(j->names, proa_json_new_text(kernel->name));
 }
 
 static proa_status load_kernels(job *j, proa_error *err)
@@ -168,13 +168,12 @@ static proa_status write_json(job *j, const char *path, proa_error *err)
 {
     const proa_gpu_facts *f = proa_gpu_facts_of(j->gpu);
     proa_json *whole = proa_precompile_json(&j->config, &j->result), *kernels = proa_json_new_object();
-    proa_json_set(kernels, "digest",
-                  proa_json_new_string(proa_cuda_kernels_digest, strlen(proa_cuda_kernels_digest)));
+    proa_json_set(kernels, "digest", proa_json_new_text(proa_cuda_kernels_digest));
     proa_json_set(kernels, "capability", proa_json_new_int(f->capability));
     proa_json_set(kernels, "names", proa_json_ref(j->names));
-    proa_json_set(whole, "gpu", proa_json_new_string(f->name, strlen(f->name)));
+    proa_json_set(whole, "gpu", proa_json_new_text(f->name));
     proa_json_set(whole, "kernels", kernels);
-    proa_json_set(whole, "cache", proa_json_new_string(j->cache, strlen(j->cache)));
+    proa_json_set(whole, "cache", proa_json_new_text(j->cache));
     const proa_status status = proa_bench_write_file(whole, path, err);
     proa_json_free(whole);
     return status;

@@ -109,34 +109,12 @@ void proa_precompile_print(const proa_model_config *config, const proa_precompil
 
 /* ---- JSON ---- */
 
-static proa_json *text_of(const char *text)
-{
-    return proa_json_new_string(text, strlen(text));
-}
-
-static proa_json *tile_of(const proa_cuda_tile *tile)
-{
-    proa_json *to = proa_json_new_array();
-    proa_json_append(to, proa_json_new_int(tile->rows));
-    proa_json_append(to, proa_json_new_int(tile->columns));
-    return to;
-}
-
 static proa_json *row_of(const proa_precompile_row *row)
 {
-    const proa_cuda_shape *s = &row->choice.shape;
     proa_json *to = proa_json_new_object();
-    proa_json_set(to, "op", text_of(proa_cuda_op_name(row->op)));
-    proa_json_set(to, "type", text_of(proa_cuda_shape_type(s)));
-    proa_json_set(to, "form", text_of(proa_cuda_shape_form(s)));
-    proa_json_set(to, "groups", proa_json_new_int(s->groups));
-    proa_json_set(to, "n", proa_json_new_int(s->n));
-    proa_json_set(to, "k", proa_json_new_int(s->k));
-    proa_json_set(to, "rows", proa_json_new_int(s->rows));
-    proa_json_set(to, "tile", tile_of(&row->choice.tile));
-    proa_json_set(to, "us", proa_json_new_real(row->choice.us));
-    proa_json_set(to, "built_in", tile_of(&row->built_in));
-    proa_json_set(to, "built_in_us", proa_json_new_real(row->choice.built_in_us));
+    proa_json_set(to, "op", proa_json_new_text(proa_cuda_op_name(row->op)));
+    proa_cuda_choice_json(&row->choice, to);
+    proa_json_set(to, "built_in", proa_cuda_tile_json(&row->built_in));
     return to;
 }
 
@@ -147,7 +125,7 @@ proa_json *proa_precompile_json(const proa_model_config *config, const proa_prec
     for (int op = 0; op < PROA_CUDA_OPS; op++) {
         const char *kernel = proa_cuda_op_kernel(config, (proa_cuda_op)op);
         if (kernel != NULL)
-            proa_json_set(ops, proa_cuda_op_name((proa_cuda_op)op), text_of(kernel));
+            proa_json_set(ops, proa_cuda_op_name((proa_cuda_op)op), proa_json_new_text(kernel));
     }
     for (int32_t i = 0; rows != NULL && i < result->count; i++)
         proa_json_append(list, row_of(&rows[i]));

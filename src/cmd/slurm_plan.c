@@ -23,7 +23,7 @@ static int int_of(const proa_slurm_plan *plan, const char *name)
 
 proa_status proa_slurm_check_text(const char *text, const char *where, proa_error *err)
 {
-    proa_json *json = proa_json_new_string(text, strlen(text));
+    proa_json *json = proa_json_new_text(text);
     bool utf8 = json != NULL;
     proa_json_free(json);
     if (!utf8)

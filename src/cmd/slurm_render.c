@@ -31,7 +31,7 @@ static void set_text(tree *t, const char *name, const char *text)
     proa_buf quoted = {0};
     text = text != NULL ? text : "";
     proa_shell_quote(&quoted, text);
-    set(t, name, proa_json_new_string(text, strlen(text)));
+    set(t, name, proa_json_new_text(text));
     t->failed |= quoted.failed ||
                  !proa_json_set(t->shell, name, proa_json_new_string(proa_buf_text(&quoted), quoted.length));
     proa_buf_free(&quoted);
@@ -191,7 +191,7 @@ proa_json *proa_slurm_metadata(const proa_slurm_plan *plan)
     tree t = make_tree(plan);
     if (t.failed || !proa_json_set(t.root, "shell", proa_json_new_null()))
         goto failed;
-    set(&t, "work_dir", proa_json_new_string(plan->work_dir, strlen(plan->work_dir)));
+    set(&t, "work_dir", proa_json_new_text(plan->work_dir));
     set(&t, "command", words_json(&command, false, &t.failed));
     if (!t.failed)
         return t.root;

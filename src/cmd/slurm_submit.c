@@ -87,7 +87,7 @@ static proa_status keep_metadata(const submission *s, const char *dir, const cha
     char path[256];
     proa_buf text = {0};
     proa_json *metadata = proa_slurm_metadata(&s->plan);
-    bool made = metadata != NULL && proa_json_set(metadata, "job_id", proa_json_new_string(id, strlen(id)));
+    bool made = metadata != NULL && proa_json_set(metadata, "job_id", proa_json_new_text(id));
     if (made)
         proa_json_write(metadata, 2, &text);
     proa_buf_append_char(&text, '\n');

@@ -38,7 +38,7 @@ static proa_status check_names(const char *path, const proa_tensor *tensors, siz
     qsort(names, count, sizeof names[0], compare_names);
     proa_status status = PROA_OK;
     for (size_t i = 0; i < count && status == PROA_OK; i++) {
-        proa_json *text = proa_json_new_string(names[i], strlen(names[i]));
+        proa_json *text = proa_json_new_text(names[i]);
         if (text == NULL || names[i][0] == '\0' || strcmp(names[i], "__metadata__") == 0)
             status = proa_error_set(err, PROA_ERR_INVALID, "cannot write %s: \"%s\" is no name for a tensor",
                                     path, names[i]);

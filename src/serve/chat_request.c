@@ -176,7 +176,7 @@ static proa_json *read_message(const proa_json *message, size_t index, proa_api_
         return NULL;
     proa_json *copy = copy_object(message);
     bool good = copy != NULL && proa_json_set(copy, "content", proa_json_ref(content)) &&
-                proa_json_set(copy, "role", proa_json_new_string(role, strlen(role)));
+                proa_json_set(copy, "role", proa_json_new_text(role));
     proa_json_free(content);
     if (good && read_tool_calls(&fields, copy))
         return copy;
@@ -276,8 +276,8 @@ static bool read_template_variables(const proa_fields *fields, proa_api_request 
         !proa_field_string(fields, "reasoning_effort", &effort))
         return false;
     if (!proa_json_set(request->variables, "documents", proa_json_new_null()) ||
-        (effort != NULL && !proa_json_set(request->variables, "reasoning_effort",
-                                          proa_json_new_string(effort, strlen(effort)))))
+        (effort != NULL &&
+         !proa_json_set(request->variables, "reasoning_effort", proa_json_new_text(effort))))
         return no_memory(fields);
     for (void *it = proa_json_first(kwargs); it != NULL; it = proa_json_next(kwargs, it)) {
         if (is_reserved(proa_json_key(it)))

@@ -4,7 +4,6 @@
 #include "base/clock.h"
 #include "base/digest.h"
 #include "base/file.h"
-#include "base/json.h"
 #include "op/cuda/kernels.h"
 
 #include <dirent.h>
@@ -234,40 +233,42 @@ proa_status proa_cuda_tile_cache_read(const char *path, const proa_cuda_tile_key
 
 /* ---- writing ---- */
 
-static proa_json *text_of(const char *text)
+proa_json *proa_cuda_tile_json(const proa_cuda_tile *tile)
 {
-    return proa_json_new_string(text, strlen(text));
+    proa_json *to = proa_json_new_array();
+    proa_json_append(to, proa_json_new_int(tile->rows));
+    proa_json_append(to, proa_json_new_int(tile->columns));
+    return to;
 }
 
-static proa_json *print_choice(const proa_cuda_choice *c)
+void proa_cuda_choice_json(const proa_cuda_choice *c, proa_json *to)
 {
     const proa_cuda_shape *p = &c->shape;
-    proa_json *to = proa_json_new_object(), *tile = proa_json_new_array();
-    proa_json_append(tile, proa_json_new_int(c->tile.rows));
-    proa_json_append(tile, proa_json_new_int(c->tile.columns));
-    proa_json_set(to, "type", text_of(proa_cuda_shape_type(p)));
-    proa_json_set(to, "form", text_of(proa_cuda_shape_form(p)));
+    proa_json_set(to, "type", proa_json_new_text(proa_cuda_shape_type(p)));
+    proa_json_set(to, "form", proa_json_new_text(proa_cuda_shape_form(p)));
     proa_json_set(to, "groups", proa_json_new_int(p->groups));
     proa_json_set(to, "n", proa_json_new_int(p->n));
     proa_json_set(to, "k", proa_json_new_int(p->k));
     proa_json_set(to, "rows", proa_json_new_int(p->rows));
-    proa_json_set(to, "output", text_of(p->y_float ? "float32" : "bf16"));
-    proa_json_set(to, "tile", tile);
+    proa_json_set(to, "output", proa_json_new_text(p->y_float ? "float32" : "bf16"));
+    proa_json_set(to, "tile", proa_cuda_tile_json(&c->tile));
     proa_json_set(to, "us", proa_json_new_real(c->us));
     proa_json_set(to, "built_in_us", proa_json_new_real(c->built_in_us));
-    return to;
 }
 
 void proa_cuda_tile_cache_print(const proa_cuda_tile_key *key, const proa_cuda_tiles *tiles, proa_buf *out)
 {
     proa_json *whole = proa_json_new_object(), *choices = proa_json_new_array();
     proa_json_set(whole, "version", proa_json_new_int(VERSION));
-    proa_json_set(whole, "gpu", text_of(key->gpu));
+    proa_json_set(whole, "gpu", proa_json_new_text(key->gpu));
     proa_json_set(whole, "capability", proa_json_new_int(key->capability));
     proa_json_set(whole, "multiprocessors", proa_json_new_int(key->multiprocessors));
-    proa_json_set(whole, "kernels", text_of(key->kernels));
-    for (int32_t i = 0; i < tiles->count; i++)
-        proa_json_append(choices, print_choice(&tiles->choices[i]));
+    proa_json_set(whole, "kernels", proa_json_new_text(key->kernels));
+    for (int32_t i = 0; i < tiles->count; i++) {
+        proa_json *choice = proa_json_new_object();
+        proa_cuda_choice_json(&tiles->choices[i], choice);
+        proa_json_append(choices, choice);
+    }
     proa_json_set(whole, "choices", choices);
     proa_json_write(whole, 1, out);
     proa_buf_append_char(out, '\n');

@@ -16,6 +16,7 @@
 #define PROA_MODEL_CUDA_TILE_CACHE_H
 
 #include "base/buf.h"
+#include "base/json.h"
 #include "model/cuda/tiles.h"
 
 typedef struct proa_cuda_tile_key {
@@ -55,6 +56,10 @@ proa_status proa_cuda_tile_cache_parse(const char *text, size_t length, const ch
                                        const proa_cuda_tile_key *key, proa_cuda_tiles *tiles,
                                        proa_error *err);
 void proa_cuda_tile_cache_print(const proa_cuda_tile_key *key, const proa_cuda_tiles *tiles, proa_buf *out);
+
+/* The fields of a choice in the file, [rows, columns] of its tile among them. */
+void proa_cuda_choice_json(const proa_cuda_choice *choice, proa_json *object);
+proa_json *proa_cuda_tile_json(const proa_cuda_tile *tile); /* a new reference */
 
 /* "fp8", "bf16"; "rows", "heads", "slices": the words of the file. */
 const char *proa_cuda_shape_type(const proa_cuda_shape *shape);
