@@ -35,3 +35,4 @@ gpu-memcheck:
 
 gpu-bench:
 	@mkdir -p $(OUT); bin/proa bench slice --model-path bench/deepseek-r1 $(if $(SHAPE),--shape "$(SHAPE)") --json $(OUT)/slice.json --trace $(OUT)/slice_trace.json | tee $(OUT)/slice.log
+	bin/gpu_bench_linear | tee $(OUT)/linear.log

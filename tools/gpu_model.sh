@@ -69,7 +69,7 @@ slice() {
     started=$(date +%s%N)
     "$proa" serve --device cuda --load-format dummy --slice-experts "${SLICE_EXPERTS:-9}" --model-path "${SLICE_MODEL:-$here/bench/deepseek-r1}" \
         --tokenizer-path "$here/models/tiny-r1" --port 18099 --context-length "${SLICE_CONTEXT:-8192}" --max-running-requests "${SLICE_RUNNING:-128}" \
-        --chunked-prefill-size "${SLICE_CHUNK:-8192}" >"$out/slice.log" 2>&1 &
+        --chunked-prefill-size "${SLICE_CHUNK:-8192}" ${SLICE_TOKENS:+--max-total-tokens "$SLICE_TOKENS"} >"$out/slice.log" 2>&1 &
     server=$!
     if ! client wait 60 || ! client first >"$out/slice_first.json"; then
         fail "slice: $(tail -2 "$out/slice.log")"
@@ -83,6 +83,8 @@ slice() {
         --random-input-len "${SLICE_INPUT:-1024}" --random-output-len "${SLICE_OUTPUT:-128}" --json "$out/slice_load.json" \
         >"$out/slice_load.log" 2>&1 || fail "slice under load: $(tail -2 "$out/slice_load.log")"
     client cancel 40 2>"$out/slice_cancel.log" || fail "slice: $(tail -2 "$out/slice_cancel.log")"
+    client soak "${SLICE_SOAK:-1000}" 96 >"$out/slice_soak.log" 2>&1 || fail "slice's soak: $(tail -3 "$out/slice_soak.log")"
+    sed 's/^/slice soak: /' "$out/slice_soak.log"
     after=$(gpu_memory)
     echo "slice: GPU memory ${before:-?} MiB before, ${after:-?} MiB after the requests"
     [ "$before" = "$after" ] || fail "slice: GPU memory went from $before to $after MiB"

@@ -7,7 +7,7 @@ root=$(cd "$(dirname "$0")/.." && pwd)
 
 rm -rf "$folder"
 mkdir -p "$folder/bin" "$folder/lib"
-programs=("$build/proa" "$build"/tests/gpu/gpu_test_*)
+programs=("$build/proa" "$build"/tests/gpu/gpu_*)
 for program in "${programs[@]}"; do
     [ -f "$program" ] && [ -x "$program" ] || continue
     strip -o "$folder/bin/${program##*/}" "$program"
