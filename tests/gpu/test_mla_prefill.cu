@@ -587,6 +587,8 @@ int main(int argc, char **argv)
         bench_case(s, 16, 0, 1024, l2);
         bench_case(s, 1, 14336, 2048, l2);
         bench_case(s, 64, 0, 256, l2);
+        bench_case(s, 64, 0, 250, l2); /* the last tile is cut, and cleared: no slower than whole ones */
+        bench_case(s, 4, 0, 4090, l2);
         return 0;
     }
     const Shape hopper = {5, 128, 64, 128, false}, odd = {3, 20, 6, 33, false},
