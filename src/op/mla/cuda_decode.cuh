@@ -780,8 +780,8 @@ __device__ __forceinline__ void mla_value(const MlaDecode &d, MlaShared &m, int3
             product_pin(o[0]);
             product_pin(o[1]);
         }
+        MlaFactors factors = {};
         const bool ends = (note.what & (MLA_NOTE_OUT | MLA_NOTE_PART)) != 0;
-        MlaFactors factors;
         if (ends) { /* else score may be writing the next end */
             const MlaEnd &end = m.end[(note.what & MLA_NOTE_TURN) != 0];
             factors = {{end.old[row], end.old[row + 8]},
