@@ -128,6 +128,13 @@ proa_status proa_file_write(const char *path, const void *data, size_t bytes, pr
     return proa_file_write_pieces(path, &(proa_piece){data, bytes}, 1, err);
 }
 
+proa_status proa_file_write_buf(const char *path, const proa_buf *text, proa_error *err)
+{
+    if (text->failed)
+        return proa_error_set(err, PROA_ERR_MEMORY, "no memory to write %s", path);
+    return proa_file_write(path, proa_buf_text(text), text->length, err);
+}
+
 bool proa_file_exists(const char *path)
 {
     struct stat info;

@@ -23,6 +23,9 @@ proa_status proa_file_read(const char *path, size_t limit_bytes, proa_buf *out, 
 /* Writes a whole file: to a temporary name beside it, then renamed. */
 proa_status proa_file_write(const char *path, const void *data, size_t bytes, proa_error *err);
 
+/* The same for what was made in a buffer, which may have failed. */
+proa_status proa_file_write_buf(const char *path, const proa_buf *text, proa_error *err);
+
 /* The same from several pieces, written one after another. */
 typedef struct proa_piece {
     const void *data;

@@ -174,13 +174,6 @@ static proa_status plan(planning *p, proa_error *err)
     return proa_expert_location_place(&p->load, &study->shape, algorithm, p->maps + cells, err);
 }
 
-static proa_status write_text(const char *path, const proa_buf *text, proa_error *err)
-{
-    if (text->failed)
-        return proa_error_set(err, PROA_ERR_MEMORY, "no memory to write %s", path);
-    return proa_file_write(path, proa_buf_text(text), text->length, err);
-}
-
 static proa_status write_files(const planning *p, proa_error *err)
 {
     const char *output = proa_options_string(p->options, "output"),
@@ -189,12 +182,12 @@ static proa_status write_files(const planning *p, proa_error *err)
     proa_status status = PROA_OK;
     if (output != NULL) {
         proa_expert_location_write(&p->study.shape, p->study.after, &text);
-        status = write_text(output, &text, err);
+        status = proa_file_write_buf(output, &text, err);
     }
     if (status == PROA_OK && svg != NULL) {
         proa_buf_clear(&text);
         proa_eplb_draw(&p->study, &text);
-        status = write_text(svg, &text, err);
+        status = proa_file_write_buf(svg, &text, err);
     }
     proa_buf_free(&text);
     return status;

@@ -13,8 +13,9 @@
  */
 #include "cmd/eplb.h"
 
+#include "cmd/svg.h"
+
 #include <math.h>
-#include <stdarg.h>
 #include <stdio.h>
 
 enum {
@@ -88,27 +89,6 @@ static void measure(picture *p)
     p->cell_height = fmin(24, fmax(9, 600.0 / p->rows));
 }
 
-static void text_at(picture *p, double x, double y, const char *class, const char *format, ...)
-    __attribute__((format(printf, 5, 6)));
-
-/* Text for people, with what XML keeps for itself replaced. */
-static void text_at(picture *p, double x, double y, const char *class, const char *format, ...)
-{
-    char text[400];
-    va_list arguments;
-    va_start(arguments, format);
-    vsnprintf(text, sizeof text, format, arguments);
-    va_end(arguments);
-    proa_buf_append_format(p->out, "<text x=\"%.1f\" y=\"%.1f\" class=\"%s\">", x, y, class);
-    for (const char *c = text; *c != '\0'; c++) {
-        if (*c == '<' || *c == '>' || *c == '&')
-            proa_buf_append_format(p->out, "&#%d;", *c);
-        else if ((unsigned char)*c >= 0x20)
-            proa_buf_append_char(p->out, *c);
-    }
-    proa_buf_append_text(p->out, "</text>\n");
-}
-
 static void draw_row(picture *p, double x, double y, int32_t layer, const int32_t *placement)
 {
     const proa_eplb_study *s = p->study;
@@ -129,8 +109,8 @@ static void draw_row(picture *p, double x, double y, int32_t layer, const int32_
         else
             proa_buf_append_text(p->out, "/>\n");
     }
-    text_at(p, x + s->shape.ranks * p->cell_width + 8, y + p->cell_height / 2 + 3.5, "share", "%.0f %%",
-            100 * b.utilisation);
+    proa_svg_text(p->out, x + s->shape.ranks * p->cell_width + 8, y + p->cell_height / 2 + 3.5, "share",
+                  "%.0f %%", 100 * b.utilisation);
 }
 
 /* The least of 1, 2, 5, 10, 20, ... whose multiples have `room` or more between them. */
@@ -158,7 +138,7 @@ static void draw_frame(picture *p, double x, const char *title, const int32_t *p
         mean += b.mean;
         max += b.max;
     }
-    text_at(p, x, TOP - 10, "head", "%s: %.1f %%", title, max > 0 ? 100 * mean / max : 100);
+    proa_svg_text(p->out, x, TOP - 10, "head", "%s: %.1f %%", title, max > 0 ? 100 * mean / max : 100);
     proa_buf_append_format(p->out,
                            "<rect x=\"%.2f\" y=\"%d\" width=\"%.2f\" height=\"%.2f\" class=\"frame\"/>\n", x,
                            TOP, width, height);
@@ -170,8 +150,8 @@ static void draw_frame(picture *p, double x, const char *title, const int32_t *p
     }
     int32_t step = tick_step(p->cell_width, 22);
     for (int32_t r = 0; r < shape->ranks; r += step)
-        text_at(p, x + (r + 0.5) * p->cell_width, TOP + height + 15, "tick middle", "%d", r);
-    text_at(p, x + width / 2, TOP + height + 32, "axis middle", "rank");
+        proa_svg_text(p->out, x + (r + 0.5) * p->cell_width, TOP + height + 15, "tick middle", "%d", r);
+    proa_svg_text(p->out, x + width / 2, TOP + height + 32, "axis middle", "rank");
 }
 
 static void draw_panel(picture *p, double x, const char *title, const int32_t *placement)
@@ -193,11 +173,11 @@ static void draw_layers(picture *p)
         if (!p->study->moe[l])
             continue;
         if (row % step == 0)
-            text_at(p, MARGIN + LABEL_WIDTH - 8, TOP + (row + 0.5) * p->cell_height + 3.5, "tick end", "%d",
-                    l);
+            proa_svg_text(p->out, MARGIN + LABEL_WIDTH - 8, TOP + (row + 0.5) * p->cell_height + 3.5,
+                          "tick end", "%d", l);
         row++;
     }
-    text_at(p, MARGIN + LABEL_WIDTH - 8, TOP - 10, "axis end", "layer");
+    proa_svg_text(p->out, MARGIN + LABEL_WIDTH - 8, TOP - 10, "axis end", "layer");
 }
 
 /* The scale as it is: from no load at the bottom to the hottest cell, linear, the mean where it belongs. */
@@ -213,10 +193,11 @@ static void draw_legend(picture *p, double x)
     }
     proa_buf_append_format(
         p->out, "<rect x=\"%.2f\" y=\"%d\" width=\"16\" height=\"%.2f\" class=\"frame\"/>\n", x, TOP, height);
-    text_at(p, x, TOP - 10, "axis", "load of a rank / mean of its layer");
-    text_at(p, x + 24, TOP + 8, "tick", "%.2f%s", p->top, p->top > TOP_LEAST ? " hottest" : "");
-    text_at(p, x + 24, TOP + fmin(height - height / p->top + 3.5, height - 2), "tick", "1 the mean");
-    text_at(p, x + 24, TOP + height + 10, "tick", "0 idle");
+    proa_svg_text(p->out, x, TOP - 10, "axis", "load of a rank / mean of its layer");
+    proa_svg_text(p->out, x + 24, TOP + 8, "tick", "%.2f%s", p->top, p->top > TOP_LEAST ? " hottest" : "");
+    proa_svg_text(p->out, x + 24, TOP + fmin(height - height / p->top + 3.5, height - 2), "tick",
+                  "1 the mean");
+    proa_svg_text(p->out, x + 24, TOP + height + 10, "tick", "0 idle");
 }
 
 void proa_eplb_draw(const proa_eplb_study *study, proa_buf *out)
@@ -227,26 +208,18 @@ void proa_eplb_draw(const proa_eplb_study *study, proa_buf *out)
     double panel = s->ranks * p.cell_width + SHARE_WIDTH, first = MARGIN + LABEL_WIDTH;
     double legend = first + 2 * (panel + GAP), width = legend + LEGEND_WIDTH + MARGIN + 40;
     double height = fmax(TOP + p.rows * p.cell_height + 48, TOP + 150);
-    proa_buf_append_format(
-        out,
-        "<svg xmlns=\"http://www.w3.org/2000/svg\" width=\"%.0f\" height=\"%.0f\" "
-        "viewBox=\"0 0 %.0f %.0f\" shape-rendering=\"crispEdges\" font-family=\"Helvetica, Arial, "
-        "sans-serif\">\n"
-        "<style>text{fill:#333;font-size:11px}.title{font-size:17px;font-weight:bold}.head{font-size:13px;"
-        "font-weight:bold}.sub,.axis{fill:#666}.tick{font-size:10px}.share{font-size:10px;fill:#666}"
-        ".middle{text-anchor:middle}.end{text-anchor:end}.frame{fill:none;stroke:#999}"
-        ".node{stroke:#333;stroke-width:1.2}</style>\n"
-        "<rect width=\"100%%\" height=\"100%%\" fill=\"white\"/>\n",
-        width, height, width, height);
-    text_at(&p, MARGIN, 32, "title", "Load of ranks by layer");
-    text_at(&p, MARGIN, 52, "sub", "%d experts and %d redundant ones on %d ranks, %d node%s; %s; load: %s",
-            s->experts, s->physical - s->experts, s->ranks, s->nodes, s->nodes == 1 ? "" : "s",
-            proa_eplb_algorithm_name(study->algorithm), study->load_name);
-    text_at(&p, MARGIN, 67, "sub",
-            "per cent: mean over fullest rank, the most that ranks can be busy with experts");
+    proa_svg_begin(out, width, height, "shape-rendering=\"crispEdges\"",
+                   ".share{font-size:10px;fill:#666}.node{stroke:#333;stroke-width:1.2}");
+    proa_svg_text(out, MARGIN, 32, "title", "Load of ranks by layer");
+    proa_svg_text(out, MARGIN, 52, "sub",
+                  "%d experts and %d redundant ones on %d ranks, %d node%s; %s; load: %s", s->experts,
+                  s->physical - s->experts, s->ranks, s->nodes, s->nodes == 1 ? "" : "s",
+                  proa_eplb_algorithm_name(study->algorithm), study->load_name);
+    proa_svg_text(out, MARGIN, 67, "sub",
+                  "per cent: mean over fullest rank, the most that ranks can be busy with experts");
     draw_layers(&p);
     draw_panel(&p, first, study->before_name, study->before);
     draw_panel(&p, first + panel + GAP, "planned", study->after);
     draw_legend(&p, legend);
-    proa_buf_append_text(out, "</svg>\n");
+    proa_svg_end(out);
 }
