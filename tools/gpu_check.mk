@@ -5,7 +5,7 @@
 #   gpu-model      golden checkpoints, tiny-r1's answers, law 2 through the engine, DeepSeek-R1's slice behind HTTP (PARTS="golden answers slice")
 #   gpu-precompile nothing is left to compile (with the driver's JIT off); tiles measured for R1's slice, tiny-r1 answers with measured tiles as without
 #   gpu-memcheck   compute-sanitizer: memcheck on all, racecheck on those of $(racing)
-#   gpu-bench      one rank's share of DeepSeek-R1, op by op (SHAPE=text: those steps alone); slice_trace.json has a step of each, for ui.perfetto.dev
+#   gpu-bench      one rank's share of DeepSeek-R1, op by op (SHAPE=text: those steps alone); slice.svg is their roofline; slice_trace.json has a step of each, for ui.perfetto.dev
 OUT ?= out
 export LD_LIBRARY_PATH := $(CURDIR)/lib:$(LD_LIBRARY_PATH)
 tests = $(notdir $(wildcard bin/gpu_test_*))
@@ -37,5 +37,5 @@ gpu-memcheck:
 	done; done; exit $$bad
 
 gpu-bench:
-	@mkdir -p $(OUT); bin/proa bench slice --model-path bench/deepseek-r1 $(if $(SHAPE),--shape "$(SHAPE)") --json $(OUT)/slice.json --trace $(OUT)/slice_trace.json | tee $(OUT)/slice.log
+	@mkdir -p $(OUT); bin/proa bench slice --model-path bench/deepseek-r1 $(if $(SHAPE),--shape "$(SHAPE)") --json $(OUT)/slice.json --svg $(OUT)/slice.svg --trace $(OUT)/slice_trace.json | tee $(OUT)/slice.log
 	bin/gpu_bench_linear | tee $(OUT)/linear.log

@@ -156,13 +156,23 @@ static proa_status bench_run(bench *b, const proa_options *options, proa_error *
     return status;
 }
 
+/* A picture of what was measured before needs no GPU. */
+static int slice(const proa_options *options)
+{
+    return proa_options_string(options, "from-json") != NULL ? proa_cmd_bench_draw(options)
+                                                             : proa_cmd_bench_slice(options);
+}
+
 static const struct {
     const char *name;
     int (*run)(const proa_options *options);
 } others[] = {
-    {"tokenizer", proa_cmd_bench_tokenizer}, {"model", proa_cmd_bench_model},
-    {"slice", proa_cmd_bench_slice},         {"a2a", proa_cmd_bench_a2a},
-    {"load", proa_cmd_bench_load},           {"transfer", proa_cmd_bench_transfer},
+    {"tokenizer", proa_cmd_bench_tokenizer},
+    {"model", proa_cmd_bench_model},
+    {"slice", slice},
+    {"a2a", proa_cmd_bench_a2a},
+    {"load", proa_cmd_bench_load},
+    {"transfer", proa_cmd_bench_transfer},
 };
 
 int proa_cmd_bench(const proa_options *options)

@@ -11,6 +11,7 @@
 
 #include "base/json.h"
 #include "cmd/bench.h"
+#include "cmd/bench_roofline.h"
 #include "cmd/cmd.h"
 #include "cmd/gpu_tiles.h"
 #include "cmd/load.h"
@@ -34,47 +35,23 @@ static const proa_gpu_step_shape shapes[] = {
 
 enum { SHAPES = sizeof shapes / sizeof *shapes };
 
-/* What the GPU can do at most, by its data sheet (dense). */
-typedef struct peaks {
-    double bytes_ns;
-    double fp8_flops_ns;
-    double bf16_flops_ns;
-} peaks;
-
 typedef struct bench {
     proa_gpu *gpu;
     proa_model_config config;
     proa_cuda_weights *weights;
     proa_gpu_step step;
     proa_cuda_tiles tiles; /* of --kernel-cache-dir */
-    peaks peak;
+    proa_bench_peaks peak;
     int32_t streams;
     proa_trace *trace; /* NULL without --trace */
     int32_t trace_steps;
     const char *op;     /* these alone; NULL: all, and the whole step */
-    proa_json *results; /* NULL without --json */
+    proa_json *results; /* NULL without --json and --svg */
 } bench;
 
 static void describe(const proa_gpu_step_shape *s, char text[64])
 {
     snprintf(text, 64, s->decode ? "decode %d at %d" : "prefill %d x %d", s->sequences, s->context);
-}
-
-/* By its name: the first that is in it; an H100 SXM's where none is. */
-static peaks peaks_of(const proa_gpu_facts *facts)
-{
-    static const struct {
-        const char *name;
-        peaks peak;
-    } known[] = {{"GB200", {8000, 5000e3, 2500e3}},
-                 {"B200", {8000, 4500e3, 2250e3}},
-                 {"GH200", {4000, 1979e3, 989e3}},
-                 {"H200", {4800, 1979e3, 989e3}},
-                 {"", {3350, 1979e3, 989e3}}};
-    size_t i = 0;
-    while (strstr(facts->name, known[i].name) == NULL)
-        i++;
-    return known[i].peak;
 }
 
 /* ---- the table ---- */
@@ -84,13 +61,11 @@ typedef struct bound {
     const char *name;
 } bound;
 
-static bound bound_of(const peaks *p, const bench_slice_cost *c)
+static bound bound_of(const proa_bench_peaks *p, const bench_slice_cost *c)
 {
-    const double memory = c->bytes / p->bytes_ns / 1e3, fp8 = c->fp8_flops / p->fp8_flops_ns / 1e3,
-                 bf16 = c->bf16_flops / p->bf16_flops_ns / 1e3;
-    if (memory >= fp8 && memory >= bf16)
-        return (bound){memory, "HBM"};
-    return fp8 >= bf16 ? (bound){fp8, "FP8"} : (bound){bf16, "BF16"};
+    bound least;
+    least.us = proa_roofline_bound(p, c->bytes, c->fp8_flops, c->bf16_flops, &least.name);
+    return least;
 }
 
 static void add_result(bench *b, const char *shape, const char *op, double us, const bench_slice_cost *c,
@@ -279,20 +254,33 @@ static proa_status read_model(bench *b, const proa_options *o, proa_error *err)
     return proa_model_config_load(problem_dir, &b->config, err);
 }
 
-static proa_status write_results(bench *b, const char *path, proa_error *err)
+static proa_status write_results(bench *b, const proa_options *o, proa_error *err)
 {
-    proa_json *whole = proa_json_new_object();
+    const char *json = proa_options_string(o, "json"), *svg = proa_options_string(o, "svg");
     const proa_gpu_facts *facts = proa_gpu_facts_of(b->gpu);
+    if (b->results == NULL)
+        return PROA_OK;
+    proa_json *whole = proa_json_new_object(), *peaks = proa_json_new_object();
+    proa_json_set(peaks, "hbm_gbps", proa_json_new_real(b->peak.bytes_ns));
+    proa_json_set(peaks, "fp8_tflops", proa_json_new_real(b->peak.fp8_flops_ns / 1e3));
+    proa_json_set(peaks, "bf16_tflops", proa_json_new_real(b->peak.bf16_flops_ns / 1e3));
     proa_json_set(whole, "gpu", proa_json_new_text(facts->name));
+    proa_json_set(whole, "peaks", peaks);
     proa_json_set(whole, "rows", proa_json_ref(b->results));
-    proa_status status = proa_bench_write_file(whole, path, err);
+    proa_status status = json != NULL ? proa_bench_write_file(whole, json, err) : PROA_OK;
+    if (status == PROA_OK && svg != NULL) {
+        status = proa_roofline_write(whole, proa_options_string(o, "shape"), svg, err);
+        if (status != PROA_OK)
+            proa_error_prefix(err, "--svg %s", svg);
+    }
     proa_json_free(whole);
     return status;
 }
 
 static proa_status bench_run(bench *b, const proa_options *o, proa_error *err)
 {
-    const char *wanted = proa_options_string(o, "shape"), *json = proa_options_string(o, "json");
+    const char *wanted = proa_options_string(o, "shape");
+    const bool keep = proa_options_string(o, "json") != NULL || proa_options_string(o, "svg") != NULL;
     proa_status status = read_model(b, o, err);
     if (status == PROA_OK)
         status = start_trace(b, o, err);
@@ -301,10 +289,10 @@ static proa_status bench_run(bench *b, const proa_options *o, proa_error *err)
     if (status != PROA_OK)
         return status;
     const proa_gpu_facts *facts = proa_gpu_facts_of(b->gpu);
-    b->peak = peaks_of(facts);
+    b->peak = proa_bench_peaks_of(facts->name);
     b->op = proa_options_string(o, "op");
     b->streams = proa_options_bool(o, "single-stream") ? 1 : 2;
-    b->results = json != NULL ? proa_json_new_array() : NULL;
+    b->results = keep ? proa_json_new_array() : NULL;
     status = proa_cuda_weights_make(b->gpu, &b->config, EXPERTS, &b->weights, err);
     if (status == PROA_OK)
         status = proa_gpu_step_init(&b->step, b->gpu, b->weights, err);
@@ -324,7 +312,7 @@ static proa_status bench_run(bench *b, const proa_options *o, proa_error *err)
             status = run_shape(b, &shapes[i], err);
         fflush(stdout);
     }
-    return status == PROA_OK && json != NULL ? write_results(b, json, err) : status;
+    return status == PROA_OK ? write_results(b, o, err) : status;
 }
 
 int proa_cmd_bench_slice(const proa_options *options)

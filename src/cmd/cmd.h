@@ -28,6 +28,7 @@ int proa_cmd_bench(const proa_options *options);
 int proa_cmd_bench_a2a(const proa_options *options);       /* `bench a2a` */
 int proa_cmd_bench_load(const proa_options *options);      /* `bench load` */
 int proa_cmd_bench_model(const proa_options *options);     /* `bench model` */
+int proa_cmd_bench_draw(const proa_options *options);      /* `bench slice --from-json` */
 int proa_cmd_bench_slice(const proa_options *options);     /* `bench slice` */
 int proa_cmd_bench_tokenizer(const proa_options *options); /* `bench tokenizer` */
 int proa_cmd_bench_transfer(const proa_options *options);  /* `bench transfer` */

@@ -494,6 +494,11 @@ static const proa_option options[] = {
      .help = "bench load: length of the answers"},
     {.name = "json", .commands = "bench eval", .group = "Benchmark", .type = PROA_OPTION_STRING, .metavar = "FILE",
      .help = "Write the bounds and rows there too, as JSON"},
+    {.name = "svg", .commands = "bench", .group = "Benchmark", .type = PROA_OPTION_STRING, .metavar = "FILE",
+     .help = "bench slice: draw a roofline there, each op's TFLOP/s over its FLOP per byte under the GPU's peaks, a panel a shape: those that "
+             "--shape names; without it, decode 128 at 4096 and prefill 4 x 4096, or all where neither ran"},
+    {.name = "from-json", .commands = "bench", .group = "Benchmark", .type = PROA_OPTION_STRING, .metavar = "FILE",
+     .help = "bench slice: measure nothing, draw --svg from what --json wrote before; needs no GPU"},
 
     {.name = "head-prefill-node-ip", .aliases = "head-prefill", .commands = "env", .group = "Nodes", .type = PROA_OPTION_STRING,
      .metavar = "ADDRESS",

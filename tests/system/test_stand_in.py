@@ -167,7 +167,7 @@ def test_the_cpu_shows_what_its_thread_does(server, tmp_path):
 
 def test_bench_slice_measures_every_op(run, tmp_path):
     result = run("bench", "slice", "--model-path", MODEL, "--shape", "decode 1 at 4096", "--json", tmp_path / "slice.json",
-                 "--trace", tmp_path / "trace.json", timeout=120)
+                 "--svg", tmp_path / "slice.svg", "--trace", tmp_path / "trace.json", timeout=120)
     assert result.returncode == 0, result.stdout + result.stderr
     assert "; on one stream" in result.stdout
     spans = read_trace(tmp_path / "trace.json")
@@ -175,3 +175,6 @@ def test_bench_slice_measures_every_op(run, tmp_path):
     assert [s["args"]["shape"] for s in spans if s["name"] == "step"] == ["decode 1 at 4096"]
     ops = {row["op"] for row in json.loads((tmp_path / "slice.json").read_text())["rows"]}
     assert {"step", "MLA decode", "router", "dispatch pack", "experts down", "combine", "LM head"} <= ops
+    again = tmp_path / "again.svg"  # the JSON has all that the picture needs
+    assert run("bench", "slice", "--from-json", tmp_path / "slice.json", "--svg", again).returncode == 0
+    assert again.read_text() == (tmp_path / "slice.svg").read_text()
