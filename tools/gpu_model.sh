@@ -69,7 +69,7 @@ slice() {
     started=$(date +%s%N)
     "$proa" serve --device cuda --load-format dummy --slice-experts "${SLICE_EXPERTS:-9}" --model-path "${SLICE_MODEL:-$here/bench/deepseek-r1}" \
         --tokenizer-path "$here/models/tiny-r1" --port 18099 --context-length "${SLICE_CONTEXT:-8192}" --max-running-requests "${SLICE_RUNNING:-128}" \
-        --chunked-prefill-size "${SLICE_CHUNK:-8192}" ${SLICE_TOKENS:+--max-total-tokens "$SLICE_TOKENS"} >"$out/slice.log" 2>&1 &
+        --chunked-prefill-size "${SLICE_CHUNK:-8192}" ${SLICE_FLAGS:-} ${SLICE_TOKENS:+--max-total-tokens "$SLICE_TOKENS"} >"$out/slice.log" 2>&1 &
     server=$!
     if ! client wait 60 || ! client first >"$out/slice_first.json"; then
         fail "slice: $(tail -2 "$out/slice.log")"
