@@ -331,16 +331,17 @@ __device__ __forceinline__ void prefill_pin(uint32_t (&p)[32])
         asm volatile("" : "+r"(p[i])::"memory");
 }
 
-/* Values of keys from `left` on of a tile become zeros: their probabilities are, but 0 times NaN is NaN. Both warpgroups do this
- * together: they take the same works, and so come to the same tile with the same `left`. */
-__device__ __forceinline__ void prefill_clear_values(uint8_t *v, int32_t left)
+/* Values of keys from `left` on of a tile become zeros: their probabilities are, but 0 times NaN is NaN. Each warpgroup does so for
+ * itself; the other's products read the same zeros. */
+__device__ __forceinline__ void prefill_clear_values(uint8_t *v, int32_t left, int32_t warpgroup)
 {
-    for (int32_t at = left * 8 + (int32_t)threadIdx.x; at < PREFILL_KEYS * 8; at += 256) {
+    const int32_t thread = (int32_t)threadIdx.x % 128;
+    for (int32_t at = left * 8 + thread; at < PREFILL_KEYS * 8; at += 128) {
         *(uint4 *)(v + at * 16) = make_uint4(0, 0, 0, 0);
         *(uint4 *)(v + PrefillMemory::BOX_BYTES + at * 16) = make_uint4(0, 0, 0, 0);
     }
     copy_fence();
-    threads_meet<1, 256>();
+    warpgroup_meet(1 + warpgroup);
 }
 
 /* ---- state and output ---- */
@@ -567,7 +568,7 @@ __device__ __forceinline__ void prefill_attend(const MlaPrefill &a, int32_t warp
         const int32_t left = view.key_end - place.first; /* keys of the tile that are there */
         barrier_wait(&b->v_full[place.values.stage], place.values.phase);
         if (left < PREFILL_KEYS)
-            prefill_clear_values(last, left);
+            prefill_clear_values(last, left, warpgroup);
         prefill_values(x.o, x.p, last);
         product_wait<0>();
         product_pin(x.o);
