@@ -6,9 +6,10 @@
  *   s = scale (q . k) over the row's keys 0 .. length - 1, out = softmax(s) . kv_lora
  *
  * Work. A tile is 64 heads of one row; a row's keys are cut into splits at multiples of MLA_SPLIT positions, whatever the batch is.
- * A split's partial result (largest score, sum, weighed values, all float32) never depends on who computes it; a row of several splits
- * has them merged in their order (mla_merge) by a second kernel, one of a single split is written at once. So a row's bits depend on
- * its own q, keys and length (law 2). mla_plan, once a step, cuts the list of all splits into a stretch a block, by cost.
+ * A split's partial result (largest score, sum, weighed values, all float32) never depends on who computes it; a row's splits are merged
+ * in their order (mla_merge): by the block that has all of them, else by a second kernel, with the same bits; a single split is written
+ * at once. So a row's bits depend on its own q, keys and length (law 2). mla_plan, once a step, cuts the list of all splits into a
+ * stretch a block, by cost.
  *
  * A block: four warps copy, three warpgroups compute.
  *
@@ -25,10 +26,10 @@
  *
  * Bound: per 64 keys and tile 64 x 64 x (576 + 512) x 2 = 8.9 MFLOP = 2,176 cycles of the tensor cores; bytes 64 x 1,152 a row from
  * device memory. B 128, L 4,096, 128 heads: 146 GFLOP = 148 us at 989 TFLOP/s; 604 MB = 180 us at 3.35 TB/s.
- * Measured on an H100, kernel and merge: 288 us; in one split of 4,096 251 us. A block of keys takes about 3,000 cycles, of which
- * the score warpgroup's chain is the longest: S 1,700, softmax 750, handing over 450.
+ * Measured, kernel and merge: 279 us in a step on an H100, 245 us on an H200. A block of keys takes about 3,000 cycles, of which the score
+ * warpgroup's chain is the longest: S 1,700, softmax 750, handing over 450.
  *
- * Lost: copying ahead to the second-level cache (+60 us), evict-first copies (+4 us), handing P on at once (+9 us) or after S (+3 us).
+ * Lost: copying keys ahead to the second-level cache (+60 us), evict-first copies (+4 us), handing P on at once (+9 us) or after S (+3 us).
  */
 #ifndef PROA_OP_MLA_CUDA_DECODE_CUH
 #define PROA_OP_MLA_CUDA_DECODE_CUH
@@ -648,7 +649,7 @@ __device__ __forceinline__ void mla_call_part(const MlaDecode &d, int32_t place,
     const uint8_t *from = (const uint8_t *)((const float4 *)d.part + at * 4096) + threadIdx.x % 128 * 128;
 #pragma unroll
     for (int i = 0; i < 4; i++) /* 64 KiB, a line of 128 bytes a thread */
-        asm volatile("prefetch.global.L2 [%0];" ::"l"(from + i * 16384));
+        prefetch_line(from + i * 16384);
 }
 
 /* o = the splits before, which this thread wrote, and this one: as mla_combine merges them, to the bit (no part has a negative zero). */

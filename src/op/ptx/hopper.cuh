@@ -117,6 +117,12 @@ __device__ __forceinline__ void prefetch_tile(const CUtensorMap *map, int32_t x,
                  : "memory");
 }
 
+/* The line of global memory at p, to the second-level cache. */
+__device__ __forceinline__ void prefetch_line(const void *p)
+{
+    asm volatile("prefetch.global.L2 [%0];" ::"l"(p));
+}
+
 /* Contiguous bytes, a multiple of 16, both ends aligned to 16. */
 __device__ __forceinline__ void copy_bytes(void *to, const void *from, uint32_t bytes, uint64_t *barrier)
 {
