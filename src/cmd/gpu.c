@@ -111,13 +111,8 @@ proa_status proa_loaded_gpu_take(proa_loaded_gpu *g, const proa_options *o, cons
 static proa_status graph_sizes(const proa_options *o, const proa_forward_limits *limits,
                                proa_cuda_graph_sizes *sizes, proa_error *err)
 {
-    const int32_t most =
-        proa_options_given(o, "cuda-graph-max-bs") ? (int32_t)proa_options_int(o, "cuda-graph-max-bs") : 0;
     *sizes = (proa_cuda_graph_sizes){0};
-    if (proa_options_bool(o, "disable-cuda-graph"))
-        return PROA_OK;
-    return proa_graph_sizes(proa_options_string(o, "cuda-graph-bs"), most, limits->logit_rows_max,
-                            sizes->rows, &sizes->count, err);
+    return proa_graph_sizes_asked(o, limits->logit_rows_max, sizes->rows, &sizes->count, err);
 }
 
 proa_status proa_loaded_gpu_plan(const proa_loaded_gpu *g, const proa_options *o,

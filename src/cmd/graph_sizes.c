@@ -64,3 +64,14 @@ proa_status proa_graph_sizes(const char *list, int32_t most, int32_t running_max
     rows[(*count)++] = last < running_max ? last : running_max;
     return PROA_OK;
 }
+
+proa_status proa_graph_sizes_asked(const proa_options *o, int32_t running_max, int32_t *rows, int32_t *count,
+                                   proa_error *err)
+{
+    const int32_t most =
+        proa_options_given(o, "cuda-graph-max-bs") ? (int32_t)proa_options_int(o, "cuda-graph-max-bs") : 0;
+    *count = 0;
+    if (proa_options_bool(o, "disable-cuda-graph"))
+        return PROA_OK;
+    return proa_graph_sizes(proa_options_string(o, "cuda-graph-bs"), most, running_max, rows, count, err);
+}

@@ -2,7 +2,7 @@
 #ifndef PROA_CMD_GRAPH_SIZES_H
 #define PROA_CMD_GRAPH_SIZES_H
 
-#include "base/status.h"
+#include "base/option.h"
 
 #include <stdint.h>
 
@@ -12,5 +12,9 @@ enum { PROA_GRAPH_SIZES_MAX = 64 };
  * at least 1. Without one: 1, 2, 4, 8, then steps of 8 to 256 and of 64 beyond, to `most` (0: 256), and no further than `running_max` needs. */
 proa_status proa_graph_sizes(const char *list, int32_t most, int32_t running_max, int32_t *rows,
                              int32_t *count, proa_error *err);
+
+/* The same by the command line's flags; none with --disable-cuda-graph. */
+proa_status proa_graph_sizes_asked(const proa_options *options, int32_t running_max, int32_t *rows,
+                                   int32_t *count, proa_error *err);
 
 #endif

@@ -2,28 +2,13 @@
 #include "cmd/precompile.h"
 
 #include "cmd/rank_group.h"
-#include "model/rank_world.h"
+#include "cmd/worker_ranks.h"
 
 #include <string.h>
 
 static int32_t min_i32(int32_t a, int32_t b)
 {
     return a < b ? a : b;
-}
-
-static proa_status read_world(const proa_options *o, proa_rank_world *world, proa_error *err)
-{
-    const bool running_given = proa_options_given(o, "max-running-requests");
-    const proa_rank_flags flags = {
-        .tp_size = proa_options_int(o, "tp-size"),
-        .dp_size = proa_options_int(o, "dp-size"),
-        .nnodes = proa_options_int(o, "nnodes"),
-        .node_rank = proa_options_int(o, "node-rank"),
-        .enable_dp_attention = proa_options_bool(o, "enable-dp-attention"),
-        .chunked_prefill_size = proa_options_int(o, "chunked-prefill-size"),
-        .max_running_requests = running_given ? proa_options_int(o, "max-running-requests") : 0,
-    };
-    return proa_rank_world_make(&flags, -1, world, err); /* where the ranks would meet is of no interest */
 }
 
 static proa_status divide(const proa_options *o, const proa_model_config *c, const proa_rank_world *w,
@@ -71,20 +56,17 @@ static proa_status read_limits(const proa_options *o, const proa_model_config *c
         s->context = min_i32(s->context, (int32_t)proa_options_int(o, "max-total-tokens"));
     const int32_t chunk = proa_rank_group_chunk(o, w, s->running);
     s->chunk = chunk <= 0 ? s->context : min_i32(chunk, s->context);
-    if (!s->decodes || proa_options_bool(o, "disable-cuda-graph"))
-        return PROA_OK;
-    const int32_t most =
-        proa_options_given(o, "cuda-graph-max-bs") ? (int32_t)proa_options_int(o, "cuda-graph-max-bs") : 0;
-    return proa_graph_sizes(proa_options_string(o, "cuda-graph-bs"), most, s->running, s->graphs,
-                            &s->graph_count, err);
+    return s->decodes ? proa_graph_sizes_asked(o, s->running, s->graphs, &s->graph_count, err) : PROA_OK;
 }
 
 proa_status proa_precompile_share_of(const proa_options *o, const proa_model_config *c,
                                      proa_precompile_share *s, proa_error *err)
 {
+    const proa_rank_flags flags = proa_worker_ranks_flags(o);
     proa_rank_world world;
     *s = (proa_precompile_share){0};
-    proa_status status = read_world(o, &world, err);
+    proa_status status =
+        proa_rank_world_make(&flags, -1, &world, err); /* where ranks would meet is of no interest */
     if (status != PROA_OK)
         return status;
     s->ranks = world.world;

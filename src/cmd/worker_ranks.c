@@ -20,10 +20,10 @@
 
 /* ---- the place ---- */
 
-proa_status proa_worker_ranks_world(const proa_options *o, proa_rank_world *world, proa_error *err)
+proa_rank_flags proa_worker_ranks_flags(const proa_options *o)
 {
-    bool running_given = proa_options_given(o, "max-running-requests");
-    const proa_rank_flags flags = {
+    const bool running_given = proa_options_given(o, "max-running-requests");
+    return (proa_rank_flags){
         .tp_size = proa_options_int(o, "tp-size"),
         .dp_size = proa_options_int(o, "dp-size"),
         .nnodes = proa_options_int(o, "nnodes"),
@@ -32,6 +32,11 @@ proa_status proa_worker_ranks_world(const proa_options *o, proa_rank_world *worl
         .chunked_prefill_size = proa_options_int(o, "chunked-prefill-size"),
         .max_running_requests = running_given ? proa_options_int(o, "max-running-requests") : 0,
     };
+}
+
+proa_status proa_worker_ranks_world(const proa_options *o, proa_rank_world *world, proa_error *err)
+{
+    const proa_rank_flags flags = proa_worker_ranks_flags(o);
     const char *deepep = proa_options_string(o, "deepep-config");
     if (deepep != NULL && proa_deepep_config_check(deepep, err) != PROA_OK)
         return err->status;

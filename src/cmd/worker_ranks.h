@@ -14,6 +14,9 @@
 #include "cmd/rank_mesh.h"
 #include "model/rank_world.h"
 
+/* How many ranks the command line asks for, and where they are. */
+proa_rank_flags proa_worker_ranks_flags(const proa_options *options);
+
 /* Of --rank, or of the node's first rank. */
 proa_status proa_worker_ranks_world(const proa_options *options, proa_rank_world *world, proa_error *err);
 
