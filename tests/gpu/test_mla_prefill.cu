@@ -6,6 +6,7 @@
  *
  * A sequence's numbers are a hash of (sequence, position, column), so that it can be laid out in any way and must give the same
  * bits. Everything that a run may not read is NaN, everything that it must not write is checked to be as it was. */
+#include "cuda_good.h"
 #include "op/mla/cuda_prefill.h"
 
 #include <cuda_bf16.h>
@@ -13,15 +14,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-
-#define CUDA(call)                                                                                           \
-    do {                                                                                                     \
-        cudaError_t error_ = (call);                                                                         \
-        if (error_ != cudaSuccess) {                                                                         \
-            fprintf(stderr, "%s:%d: %s: %s\n", __FILE__, __LINE__, #call, cudaGetErrorString(error_));       \
-            exit(1);                                                                                         \
-        }                                                                                                    \
-    } while (0)
 
 struct Shape {
     int32_t heads, nope, rope, v;

@@ -2,6 +2,7 @@
  *
  * Operands are small whole numbers, so that every sum is exact in any order: results are compared with the host's bit by bit. A block is
  * what kernels have: two warpgroups with 64 rows each of a, the same b, four steps of K. Exit status 77: there is no GPU. */
+#include "cuda_good.h"
 #include "op/ptx/products_warp.cuh"
 #include "op/ptx/products_warpgroup.cuh"
 
@@ -11,15 +12,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-
-#define CUDA(call)                                                                                           \
-    do {                                                                                                     \
-        cudaError_t error_ = (call);                                                                         \
-        if (error_ != cudaSuccess) {                                                                         \
-            fprintf(stderr, "%s:%d: %s: %s\n", __FILE__, __LINE__, #call, cudaGetErrorString(error_));       \
-            exit(1);                                                                                         \
-        }                                                                                                    \
-    } while (0)
 
 enum Kind { E4M3, BF16, HELD, VALUES, VALUES_SHARED };
 enum { ROWS = 128, ROW_BYTES = 128, STEPS = 4, N_MAX = 256, VALUES_K = 64, SKIPPED = 77 };

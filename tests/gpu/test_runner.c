@@ -2,25 +2,10 @@
  * the same sequences each alone without graphs (law 2: bitwise) and against the CPU's forward; steps too large for the buffers; copies in
  * the cache; logits in the step's order. */
 #include "gpu_test.h"
+#include "small_model.h"
 #include "model/cuda/runner.h"
 
 enum { VOCAB = 320, SEQUENCES = 6, LENGTH = 150, PROMPT = 90, BLOCKS = 48, PER_SEQUENCE = 4, MOST = 8 };
-
-static const char config_text[] =
-    "{\"model_type\": \"deepseek_v3\", \"vocab_size\": 320, \"hidden_size\": 256, \"intermediate_size\": 256,"
-    " \"moe_intermediate_size\": 128, \"num_hidden_layers\": 3, \"num_nextn_predict_layers\": 0, "
-    "\"num_attention_heads\": 4,"
-    " \"num_key_value_heads\": 4, \"n_shared_experts\": 1, \"n_routed_experts\": 16, "
-    "\"routed_scaling_factor\": 2.5,"
-    " \"kv_lora_rank\": 128, \"q_lora_rank\": 128, \"qk_rope_head_dim\": 32, \"v_head_dim\": 32, "
-    "\"qk_nope_head_dim\": 32,"
-    " \"n_group\": 4, \"topk_group\": 2, \"num_experts_per_tok\": 4, \"moe_layer_freq\": 1, "
-    "\"first_k_dense_replace\": 1,"
-    " \"norm_topk_prob\": true, \"scoring_func\": \"sigmoid\", \"topk_method\": \"noaux_tc\", "
-    "\"hidden_act\": \"silu\","
-    " \"max_position_embeddings\": 512, \"rms_norm_eps\": 1e-6, \"rope_theta\": 10000.0, \"attention_bias\": "
-    "false,"
-    " \"tie_word_embeddings\": false, \"bos_token_id\": 0, \"eos_token_id\": 1}";
 
 typedef float all_logits[SEQUENCES][LENGTH][VOCAB]; /* after each position whose logits were wanted */
 
@@ -38,10 +23,7 @@ static void open_fixture(fixture *f, proa_gpu *gpu)
 {
     proa_error err = {0};
     *f = (fixture){.gpu = gpu};
-    proa_json *json = proa_json_parse(config_text, strlen(config_text), &err);
-    assert_non_null(json);
-    gpu_good(proa_model_config_parse(json, "test", &f->config, &err), &err);
-    proa_json_free(json);
+    small_model(&f->config);
     gpu_good(proa_device_create("cpu", 2, PROA_PRECISION_DEFAULT, &f->cpu, &err), &err);
     gpu_good(proa_checkpoint_load("test", PROA_LOAD_DUMMY, &f->config, PROA_PRECISION_DEFAULT,
                                   f->cpu->host.pool, &f->checkpoint, &err),
