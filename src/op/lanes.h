@@ -43,4 +43,34 @@ PROA_BODY uint16_t proa_lane_to_bf16(float f)
     return (uint16_t)(bits >> 16);
 }
 
+/* e4m3 without a branch, to nearest even, saturating, NaN becomes 0x7f: as proa_f32_to_e4m3. */
+PROA_BODY uint8_t proa_lane_to_e4m3(float f)
+{
+    uint32_t bits, tiny;
+    memcpy(&bits, &f, sizeof bits);
+    uint32_t sign = bits >> 24 & 0x80u, magnitude = bits & 0x7fffffffu;
+    uint32_t nan = 0u - (uint32_t)(magnitude > 0x7f800000u);
+    magnitude = magnitude < 0x43e00000u ? magnitude : 0x43e00000u; /* 448 */
+    memcpy(&f, &magnitude, sizeof f);
+    f = f * 0x1p9f + 0x1p23f; /* denormals are multiples of 2^-9; the sum rounds to them */
+    memcpy(&tiny, &f, sizeof tiny);
+    tiny -= 0x4b000000u;
+    uint32_t normal = ((magnitude + 0x7ffffu + (magnitude >> 20 & 1u)) >> 20) - ((127u - 7u) << 3);
+    uint32_t code = magnitude < 0x3c800000u ? tiny : normal; /* 2^-6 */
+    return (uint8_t)(((sign | code) & ~nan) | (0x7fu & nan));
+}
+
+PROA_BODY float proa_lane_load_e4m3(uint8_t code)
+{
+    uint32_t bits = (uint32_t)(code & 0x7fu) << 20, sign = (uint32_t)(code & 0x80u) << 24;
+    uint32_t nan = 0u - (uint32_t)((code & 0x7fu) == 0x7fu);
+    float f;
+    memcpy(&f, &bits, sizeof f);
+    f *= 0x1p120f; /* from float's bias to e4m3's: denormals become what they are */
+    memcpy(&bits, &f, sizeof bits);
+    bits |= sign | (0x7fc00000u & nan);
+    memcpy(&f, &bits, sizeof f);
+    return f;
+}
+
 #endif

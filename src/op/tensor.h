@@ -77,10 +77,10 @@ typedef struct proa_rows {
 } proa_rows;
 
 /* One layer's KV cache: blocks of 64 token rows; a row is [kv_lora (kv_lora_rank) | k_pe (qk_rope_head_dim)]:
- * kv_lora after kv_a_layernorm, k_pe after RoPE, interleaved pairs in the checkpoint's order. */
+ * kv_lora after kv_a_layernorm, k_pe after RoPE, interleaved pairs in the checkpoint's order. op/mla/kv_row.h has a row's bytes. */
 typedef struct proa_kv_layer {
-    void *base;       /* [blocks][64][row_dim] */
-    proa_dtype dtype; /* F32 (exact) or BF16 (default) */
+    void *base;       /* [blocks][64] rows, aligned to 16 bytes */
+    proa_dtype dtype; /* F32 (exact), BF16 or E4M3 (default) */
     int32_t kv_lora_rank;
     int32_t rope_dim;
 } proa_kv_layer;

@@ -1,4 +1,5 @@
 /* test_mla.c - the cache and both forms of attention: cpu against ref, and law 2 bit by bit. */
+#include "op/lanes.h"
 #include "op/mla/mla.h"
 
 #include <setjmp.h>
@@ -236,7 +237,7 @@ static absorbed_case make_absorbed(const proa_host *host, shape s, int32_t seque
 {
     absorbed_case c = {.s = s, .sequences = sequences, .keys = keys, .blocks_each = (keys + 63) / 64};
     int32_t blocks = sequences * c.blocks_each, rows = sequences * keys;
-    size_t cache = (size_t)(blocks + 1) * 64 * (s.lora + s.rope) * proa_dtype_bytes(dtype);
+    size_t cache = (size_t)(blocks + 1) * 64 * (size_t)proa_kv_row_of(dtype, s.lora, s.rope).bytes;
     c.kv = (proa_kv_layer){fixture_alloc(cache), dtype, s.lora, s.rope};
     memset(c.kv.base, 0xff, cache); /* NaN wherever nothing was appended */
     c.blocks = fixture_alloc((size_t)blocks * sizeof *c.blocks);
@@ -301,20 +302,41 @@ static expanded_result run_absorbed(proa_host *host, absorbed_op op, const absor
     return result;
 }
 
+/* What an FP8 cache keeps of rows of latents, by the rule in kv_row.h in double precision. */
+static void quantise_rows(float *rows, int64_t count, int32_t lora)
+{
+    for (int64_t r = 0; r < count; r++)
+        for (int32_t first = 0; first < lora; first += 128) {
+            float *x = rows + r * lora + first;
+            int32_t n = lora - first < 128 ? lora - first : 128;
+            double amax = 0, s = 0x1p-117;
+            for (int32_t i = 0; i < n; i++)
+                amax = fmax(amax, fabs((double)x[i]));
+            while (amax / s > 448)
+                s *= 2;
+            for (int32_t i = 0; i < n; i++)
+                x[i] = (float)(proa_e4m3_to_f32(proa_f32_to_e4m3((float)(x[i] / s))) * s);
+        }
+}
+
 static void cache_gives_back_what_was_appended(void **state)
 {
     (void)state;
-    static const proa_dtype dtypes[] = {PROA_DTYPE_F32, PROA_DTYPE_BF16};
-    for (size_t d = 0; d < 2; d++) {
+    enum { LORA = 208 }; /* a whole group and a part of one */
+    static const proa_dtype dtypes[] = {PROA_DTYPE_F32, PROA_DTYPE_BF16, PROA_DTYPE_E4M3};
+    for (size_t d = 0; d < 3; d++) {
         proa_host host = fixture_host(proa_cpu_isa(), 2, PROA_PRECISION_DEFAULT);
         absorbed_case c =
-            make_absorbed(&host, (shape){1, 0, 32, 0, 72}, 3, 130, dtypes[d], PROA_PRECISION_DEFAULT);
-        float *lora = fixture_floats(130 * 72), *pe = fixture_floats(130 * 32);
+            make_absorbed(&host, (shape){1, 0, 32, 0, LORA}, 3, 130, dtypes[d], PROA_PRECISION_DEFAULT);
+        float *lora = fixture_floats(130 * LORA), *pe = fixture_floats(130 * 32);
+        if (dtypes[d] == PROA_DTYPE_E4M3)
+            quantise_rows(c.lora_rows, 3 * 130, LORA);
         for (int32_t i = 0; i < 3; i++)
             for (int ref = 0; ref < 2; ref++) {
                 proa_kv_gather_args args = {&c.kv, c.blocks + i * c.blocks_each, 5, 125, lora, pe};
                 (ref ? proa_kv_gather_ref : proa_kv_gather_cpu)(&host, &args);
-                fixture_same_bits("kv_lora", lora, c.lora_rows + (i * 130 + 5) * 72, 125 * 72 * sizeof *lora);
+                fixture_same_bits("kv_lora", lora, c.lora_rows + (i * 130 + 5) * LORA,
+                                  125 * LORA * sizeof *lora);
                 fixture_same_bits("k_pe", pe, c.pe_rows + (i * 130 + 5) * 32, 125 * 32 * sizeof *pe);
             }
         free(lora);
@@ -350,15 +372,111 @@ static void append_equals_ref(void **state)
     fixture_free(&host);
 }
 
+/* FP8 rows: values of every size, groups of zeros, one that has a NaN, one beyond every scale; ref and cpu write the same bytes. */
+static void fp8_append_equals_ref(void **state)
+{
+    (void)state;
+    enum { LORA = 144, ROPE = 8, STRIDE = LORA + ROPE, ROWS = 260 };
+    proa_host host = fixture_host(proa_cpu_isa(), 3, PROA_PRECISION_DEFAULT);
+    float *rows = fixture_activations(1, ROWS * STRIDE, 1, PROA_PRECISION_EXACT);
+    for (int32_t r = 0; r < ROWS; r++)
+        for (int32_t i = 0; i < LORA; i++)
+            rows[r * STRIDE + i] *= ldexpf(1, r - 140 - i % 14);
+    memset(rows + 7 * STRIDE, 0, LORA * sizeof *rows);
+    rows[8 * STRIDE + 5] = -0.0f;
+    rows[9 * STRIDE + 5] = NAN;
+    rows[10 * STRIDE + 5] = -INFINITY;
+    rows[11 * STRIDE + 5] = 0x1.ffp127f;
+    int32_t blocks[] = {4, 1, 2, 3, 0};
+    proa_segment segment = {0, ROWS, 3, blocks, false};
+    size_t bytes = (size_t)5 * 64 * (size_t)proa_kv_row_of(PROA_DTYPE_E4M3, LORA, ROPE).bytes;
+    unsigned char *cache[2] = {fixture_alloc(bytes), fixture_alloc(bytes)};
+    for (int i = 0; i < 2; i++) {
+        memset(cache[i], 0xee, bytes);
+        proa_kv_layer kv = {cache[i], PROA_DTYPE_E4M3, LORA, ROPE};
+        proa_kv_append_args args = {&segment, 1, rows, STRIDE, rows + LORA, STRIDE, &kv};
+        (i == 0 ? proa_kv_append_ref : proa_kv_append_cpu)(&host, &args);
+    }
+    fixture_same_bits("cache", cache[1], cache[0], bytes);
+    proa_kv_layer kv = {cache[1], PROA_DTYPE_E4M3, LORA, ROPE};
+    const unsigned char *at = proa_kv_layer_at(&kv, blocks, 3 + 9);
+    assert_int_equal(at[5], 0x7f);
+    at = proa_kv_layer_at(&kv, blocks, 3 + 10);
+    assert_int_equal(at[5], 0xfe);
+    for (int32_t i = 168; i < 176; i++) /* behind the k_pe */
+        assert_int_equal(at[i], 0);
+    free(cache[0]);
+    free(cache[1]);
+    free(rows);
+    fixture_free(&host);
+}
+
+/* Every code and every bf16 number, with and without a branch. */
+static void e4m3_lanes_equal_the_scalar(void **state)
+{
+    (void)state;
+    for (int code = 0; code < 256; code++) {
+        float a = proa_lane_load_e4m3((uint8_t)code), b = proa_e4m3_to_f32((uint8_t)code);
+        assert_true(isnan(b) ? isnan(a) : memcmp(&a, &b, sizeof a) == 0);
+    }
+    for (uint32_t half = 0; half < 0x10000; half++) {
+        float x = proa_bf16_to_f32((uint16_t)half);
+        for (int nudge = -1; nudge <= 1; nudge++) { /* and just beside it, where ties are decided */
+            float y = nudge == 0 ? x : nextafterf(x, nudge < 0 ? -INFINITY : INFINITY);
+            assert_int_equal(proa_lane_to_e4m3(y), proa_f32_to_e4m3(y));
+        }
+    }
+}
+
+/* An FP8 cache and a BF16 one that holds what it stands for give the same bits. */
+static void fp8_reads_as_its_bf16(void **state)
+{
+    (void)state;
+    FIXTURE_EACH_ISA(isa)
+    {
+        proa_host host = fixture_host(isa, 2, PROA_PRECISION_DEFAULT);
+        shape s = {6, 0, 16, 0, 144};
+        absorbed_case c = make_absorbed(&host, s, 3, 130, PROA_DTYPE_E4M3, PROA_PRECISION_DEFAULT);
+        absorbed_case d = make_absorbed(&host, s, 3, 130, PROA_DTYPE_BF16, PROA_PRECISION_DEFAULT);
+        quantise_rows(d.lora_rows, 3 * 130, s.lora);
+        for (int32_t i = 0; i < 3; i++) {
+            proa_segment segment = {i * 130, 130, 0, d.blocks + i * d.blocks_each, false};
+            proa_kv_append_args args = {&segment, 1, d.lora_rows, s.lora, d.pe_rows, s.rope, &d.kv};
+            proa_kv_append_cpu(&host, &args);
+        }
+        expanded_result a = run_absorbed(&host, proa_mla_absorbed_cpu, &c, 0, 3, 4);
+        expanded_result b = run_absorbed(&host, proa_mla_absorbed_cpu, &d, 0, 3, 4);
+        fixture_same_bits("out", a.out, b.out, (size_t)12 * s.heads * s.lora * sizeof(float));
+        fixture_same_bits("lse", a.lse, b.lse, (size_t)12 * s.heads * sizeof(float));
+        free_result(&a);
+        free_result(&b);
+        free_absorbed(&c);
+        free_absorbed(&d);
+        fixture_free(&host);
+    }
+}
+
+/* What a cache may hold, and with which precision. */
+static const struct {
+    proa_precision precision;
+    proa_dtype dtype;
+} caches[] = {
+    {PROA_PRECISION_EXACT, PROA_DTYPE_F32},
+    {PROA_PRECISION_DEFAULT, PROA_DTYPE_BF16},
+    {PROA_PRECISION_DEFAULT, PROA_DTYPE_E4M3},
+};
+
 static void absorbed_equals_ref(void **state)
 {
     (void)state;
     static const int32_t keys[] = {1, 63, 64, 65, 127, 128, 129, 300};
-    for (size_t p = 0; p < 2; p++)
+    for (size_t p = 0; p < 3; p++)
         for (size_t i = 0; i < sizeof shapes / sizeof *shapes; i++)
             for (size_t j = 0; j < sizeof keys / sizeof *keys; j++) {
-                proa_precision precision = fixture_precisions[p];
-                proa_dtype dtype = precision == PROA_PRECISION_EXACT ? PROA_DTYPE_F32 : PROA_DTYPE_BF16;
+                proa_precision precision = caches[p].precision;
+                proa_dtype dtype = caches[p].dtype;
+                if (!proa_kv_row_fits(dtype, shapes[i].lora, shapes[i].rope))
+                    continue;
                 int32_t tail = keys[j] < 3 ? keys[j] : 3;
                 proa_host ref = fixture_host(PROA_ISA_PORTABLE, 1, precision);
                 absorbed_case c = make_absorbed(&ref, shapes[i], 2, keys[j], dtype, precision);
@@ -383,14 +501,15 @@ static void absorbed_ignores_the_batch(void **state)
 {
     (void)state;
     enum { SEQUENCES = 5, KEYS = 200, TAIL = 20 };
-    for (size_t p = 0; p < 2; p++)
+    for (size_t p = 0; p < 3; p++)
         FIXTURE_EACH_ISA(isa)
         {
-            proa_precision precision = fixture_precisions[p];
-            proa_dtype dtype = precision == PROA_PRECISION_EXACT ? PROA_DTYPE_F32 : PROA_DTYPE_BF16;
+            proa_precision precision = caches[p].precision;
+            proa_dtype dtype = caches[p].dtype;
+            int32_t lora = dtype == PROA_DTYPE_E4M3 ? 80 : 72;
             proa_host one = fixture_host(isa, 1, precision);
             absorbed_case c =
-                make_absorbed(&one, (shape){21, 0, 32, 0, 72}, SEQUENCES, KEYS, dtype, precision);
+                make_absorbed(&one, (shape){21, 0, 32, 0, lora}, SEQUENCES, KEYS, dtype, precision);
             size_t row = (size_t)c.s.heads * c.s.lora;
             for (int threads = 1; threads <= 3; threads++) {
                 proa_host host = fixture_host(isa, threads, precision);
@@ -444,6 +563,9 @@ int main(void)
         cmocka_unit_test(expanded_never_touches_later_keys),
         cmocka_unit_test(cache_gives_back_what_was_appended),
         cmocka_unit_test(append_equals_ref),
+        cmocka_unit_test(fp8_append_equals_ref),
+        cmocka_unit_test(e4m3_lanes_equal_the_scalar),
+        cmocka_unit_test(fp8_reads_as_its_bf16),
         cmocka_unit_test(absorbed_equals_ref),
         cmocka_unit_test(absorbed_ignores_the_batch),
         cmocka_unit_test(absorbed_skips_other_segments),

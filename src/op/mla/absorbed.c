@@ -9,6 +9,7 @@
 
 #include "op/host.h"
 #include "op/mla/attend.h"
+#include "op/mla/kv_block.h"
 
 #include <math.h>
 
@@ -94,13 +95,20 @@ static void start(const proa_mla_work *w, const proa_mla_absorbed_args *a, const
     }
 }
 
+/* An FP8 block becomes bf16 first, which it does once for all queries of the task. */
 static void pack_block(const proa_mla_work *w, const proa_kv_layer *kv, int32_t block, int32_t keys)
 {
     int64_t row_dim = kv->kv_lora_rank + kv->rope_dim;
-    size_t element = proa_dtype_bytes(kv->dtype);
-    const char *base = (const char *)kv->base + block * PROA_MLA_SPLIT * row_dim * (int64_t)element;
-    proa_mla_source lora = {base, kv->dtype, row_dim, kv->kv_lora_rank};
-    proa_mla_source rope = {base + kv->kv_lora_rank * element, kv->dtype, row_dim, kv->rope_dim};
+    const unsigned char *base = proa_kv_layer_at(kv, &block, 0);
+    proa_dtype dtype = kv->dtype;
+    if (dtype == PROA_DTYPE_E4M3) {
+        proa_kv_block_to_bf16(kv, base, keys, w->rows);
+        base = (const unsigned char *)w->rows;
+        dtype = PROA_DTYPE_BF16;
+    }
+    size_t element = proa_dtype_bytes(dtype);
+    proa_mla_source lora = {base, dtype, row_dim, kv->kv_lora_rank};
+    proa_mla_source rope = {base + kv->kv_lora_rank * element, dtype, row_dim, kv->rope_dim};
     w->kernels->pack_keys(w->keys, 0, &lora, keys);
     w->kernels->pack_keys(w->keys, proa_mla_even(kv->kv_lora_rank), &rope, keys);
     w->kernels->pack_values(w->values, w->cols, &lora, keys);

@@ -41,7 +41,7 @@ static int32_t padded_cols(int32_t dim)
 }
 
 typedef struct layout {
-    size_t queries, keys, values, batch, state, total;
+    size_t queries, keys, values, batch, rows, state, total;
 } layout;
 
 /* Sized for floats, the larger element. */
@@ -52,9 +52,10 @@ static layout lay_out(int32_t queries, int32_t depth, int32_t dim)
         .keys = aligned((size_t)depth * PROA_MLA_SPLIT * sizeof(float)),
         .values = aligned((size_t)padded_cols(dim) * PROA_MLA_SPLIT * sizeof(float)),
         .batch = aligned((size_t)PROA_MLA_BATCH * PROA_MLA_SPLIT * sizeof(float)),
+        .rows = aligned((size_t)depth * PROA_MLA_SPLIT * sizeof(uint16_t)),
         .state = aligned((size_t)queries * sizeof(float)),
     };
-    l.total = l.queries + l.keys + l.values + 2 * l.batch + 2 * l.state;
+    l.total = l.queries + l.keys + l.values + 2 * l.batch + l.rows + 2 * l.state;
     return l;
 }
 
@@ -84,7 +85,8 @@ proa_mla_work proa_mla_work_at(const proa_host *host, int thread, int32_t querie
     work.values = at += l.keys;
     work.scores = (float *)(at += l.values);
     work.p = at += l.batch;
-    work.max = (float *)(at += l.batch);
+    work.rows = (uint16_t *)(at += l.batch);
+    work.max = (float *)(at += l.rows);
     work.sum = (float *)(at + l.state);
     return work;
 }

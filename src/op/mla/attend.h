@@ -15,9 +15,10 @@ typedef struct proa_mla_work {
     void *queries;
     void *keys;
     void *values;
-    float *scores; /* [PROA_MLA_BATCH][64] */
-    void *p;       /* [PROA_MLA_BATCH][64] elements */
-    float *max;    /* [queries], for a form that has no such state of its own */
+    float *scores;  /* [PROA_MLA_BATCH][64] */
+    void *p;        /* [PROA_MLA_BATCH][64] elements */
+    uint16_t *rows; /* [64][depth]: the split's rows of an FP8 cache as bf16 */
+    float *max;     /* [queries], for a form that has no such state of its own */
     float *sum;
 } proa_mla_work;
 

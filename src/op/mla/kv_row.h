@@ -54,7 +54,9 @@ typedef struct proa_kv_row {
 /* Can rows of these dimensions be of this type? E4M3 wants whole 16 bytes of latents and of k_pe. */
 PROA_KV_ROW_INLINE bool proa_kv_row_fits(proa_dtype dtype, int32_t kv_lora_rank, int32_t rope_dim)
 {
-    return dtype != PROA_DTYPE_E4M3 || (kv_lora_rank % 16 == 0 && rope_dim % 8 == 0);
+    if (dtype == PROA_DTYPE_E4M3)
+        return kv_lora_rank % 16 == 0 && rope_dim % 8 == 0;
+    return dtype == PROA_DTYPE_F32 || dtype == PROA_DTYPE_BF16;
 }
 
 /* dtype: F32, BF16 or E4M3. */
@@ -73,6 +75,20 @@ PROA_KV_ROW_INLINE proa_kv_row proa_kv_row_of(proa_dtype dtype, int32_t kv_lora_
     row.bytes =
         (row.k_pe + rope_dim * 2 + PROA_KV_ROW_ALIGNMENT - 1) / PROA_KV_ROW_ALIGNMENT * PROA_KV_ROW_ALIGNMENT;
     return row;
+}
+
+/* Of a layer's rows, and where the row of a sequence's `position` begins. */
+static inline proa_kv_row proa_kv_layer_row(const proa_kv_layer *kv)
+{
+    return proa_kv_row_of(kv->dtype, kv->kv_lora_rank, kv->rope_dim);
+}
+
+static inline unsigned char *proa_kv_layer_at(const proa_kv_layer *kv, const int32_t *blocks,
+                                              int64_t position)
+{
+    int64_t block = blocks[position / PROA_KV_BLOCK_TOKENS];
+    return (unsigned char *)kv->base +
+           (block * PROA_KV_BLOCK_TOKENS + position % PROA_KV_BLOCK_TOKENS) * proa_kv_layer_row(kv).bytes;
 }
 
 /* A group's scale, as the bits of a float, from the bits of its largest magnitude (which a NaN does not count for). */

@@ -9,9 +9,10 @@
 #ifndef PROA_OP_MLA_MLA_H
 #define PROA_OP_MLA_MLA_H
 
-#include "op/tensor.h"
+#include "op/mla/kv_row.h"
 
-/* Writes one row a token into the cache: cache[blocks[p / 64]][p % 64] = row, p = position of the row. */
+/* Writes one row a token into the cache: cache[blocks[p / 64]][p % 64] = row, p = position of the row; rounded to bf16 or quantised as
+ * kv_row.h says. */
 typedef struct proa_kv_append_args {
     const proa_segment *segments;
     int32_t segment_count;

@@ -10,35 +10,87 @@
 
 #include <math.h>
 
-static void copy_row_ref(const proa_kv_layer *kv, int64_t index, const float *from, int64_t count)
+static float float_of(uint32_t bits)
 {
-    for (int64_t i = 0; i < count; i++) {
-        if (kv->dtype == PROA_DTYPE_F32)
-            ((float *)kv->base)[index + i] = from[i];
+    float value;
+    memcpy(&value, &bits, sizeof value);
+    return value;
+}
+
+static uint32_t bits_of(float value)
+{
+    uint32_t bits;
+    memcpy(&bits, &value, sizeof bits);
+    return bits;
+}
+
+/* Up to 128 latents to e4m3, as they would stand in a BF16 cache; their scale to `scale`. */
+static void quantise_group(const float *from, int32_t count, unsigned char *to, unsigned char *scale)
+{
+    float amax = 0;
+    for (int32_t i = 0; i < count; i++) {
+        float magnitude = fabsf(proa_round_bf16(from[i]));
+        if (magnitude > amax) /* no NaN */
+            amax = magnitude;
+    }
+    uint32_t bits = proa_kv_scale_bits(bits_of(amax));
+    float inverse = float_of(proa_kv_inverse_bits(bits));
+    memcpy(scale, &bits, sizeof bits);
+    for (int32_t i = 0; i < count; i++)
+        to[i] = proa_f32_to_e4m3(proa_round_bf16(from[i]) * inverse);
+}
+
+static void store_values(proa_dtype dtype, const float *from, int32_t count, unsigned char *to)
+{
+    for (int32_t i = 0; i < count; i++) {
+        if (dtype == PROA_DTYPE_F32)
+            ((float *)(void *)to)[i] = from[i];
         else
-            ((uint16_t *)kv->base)[index + i] = proa_f32_to_bf16(from[i]);
+            ((uint16_t *)(void *)to)[i] = proa_f32_to_bf16(from[i]);
     }
 }
 
-static int64_t row_index(const proa_kv_layer *kv, const int32_t *blocks, int64_t position)
+static void store_row(const proa_kv_layer *kv, const float *kv_lora, const float *k_pe, unsigned char *to)
 {
-    int64_t block = blocks[position / PROA_KV_BLOCK_TOKENS];
-    return (block * PROA_KV_BLOCK_TOKENS + position % PROA_KV_BLOCK_TOKENS) *
-           (kv->kv_lora_rank + kv->rope_dim);
+    const proa_kv_row row = proa_kv_layer_row(kv);
+    store_values(kv->dtype, k_pe, kv->rope_dim, to + row.k_pe);
+    if (kv->dtype != PROA_DTYPE_E4M3) {
+        store_values(kv->dtype, kv_lora, kv->kv_lora_rank, to);
+        return;
+    }
+    for (int32_t g = 0; g < row.groups; g++) {
+        int32_t first = g * PROA_KV_SCALE_GROUP, left = kv->kv_lora_rank - first;
+        quantise_group(kv_lora + first, left < PROA_KV_SCALE_GROUP ? left : PROA_KV_SCALE_GROUP, to + first,
+                       to + row.scales + g * 4);
+    }
+    int32_t end = row.k_pe + kv->rope_dim * 2;
+    memset(to + end, 0, (size_t)(row.bytes - end));
+}
+
+/* Value i of the row at `from`: of its kv_lora, then of its k_pe. */
+static float load_value(const proa_kv_layer *kv, const unsigned char *from, int32_t i)
+{
+    const proa_kv_row row = proa_kv_layer_row(kv);
+    if (kv->dtype != PROA_DTYPE_E4M3)
+        return proa_host_load(from, kv->dtype, i);
+    if (i >= kv->kv_lora_rank)
+        return proa_host_load(from + row.k_pe, PROA_DTYPE_BF16, i - kv->kv_lora_rank);
+    float scale;
+    memcpy(&scale, from + row.scales + i / PROA_KV_SCALE_GROUP * 4, sizeof scale);
+    return proa_e4m3_to_f32(from[i]) * scale;
 }
 
 void proa_kv_append_ref(const proa_host *host, const proa_kv_append_args *args)
 {
     (void)host;
     const proa_kv_layer *kv = args->kv;
-    PROA_ASSERT(kv->dtype == PROA_DTYPE_F32 || kv->dtype == PROA_DTYPE_BF16);
+    PROA_ASSERT(proa_kv_row_fits(kv->dtype, kv->kv_lora_rank, kv->rope_dim));
     for (int32_t i = 0; i < args->segment_count; i++) {
         const proa_segment *segment = &args->segments[i];
         for (int32_t t = 0; t < segment->row_count; t++) {
             int64_t row = segment->row_first + t;
-            int64_t at = row_index(kv, segment->blocks, segment->position_first + t);
-            copy_row_ref(kv, at, args->kv_lora + row * args->kv_lora_stride, kv->kv_lora_rank);
-            copy_row_ref(kv, at + kv->kv_lora_rank, args->k_pe + row * args->k_pe_stride, kv->rope_dim);
+            store_row(kv, args->kv_lora + row * args->kv_lora_stride, args->k_pe + row * args->k_pe_stride,
+                      proa_kv_layer_at(kv, segment->blocks, segment->position_first + t));
         }
     }
 }
@@ -48,12 +100,11 @@ void proa_kv_gather_ref(const proa_host *host, const proa_kv_gather_args *args)
     (void)host;
     const proa_kv_layer *kv = args->kv;
     for (int64_t t = 0; t < args->count; t++) {
-        int64_t at = row_index(kv, args->blocks, args->first + t);
+        const unsigned char *from = proa_kv_layer_at(kv, args->blocks, args->first + t);
         for (int32_t i = 0; i < kv->kv_lora_rank; i++)
-            args->kv_lora[t * kv->kv_lora_rank + i] = proa_host_load(kv->base, kv->dtype, at + i);
-        at += kv->kv_lora_rank;
+            args->kv_lora[t * kv->kv_lora_rank + i] = load_value(kv, from, i);
         for (int32_t i = 0; i < kv->rope_dim; i++)
-            args->k_pe[t * kv->rope_dim + i] = proa_host_load(kv->base, kv->dtype, at + i);
+            args->k_pe[t * kv->rope_dim + i] = load_value(kv, from, kv->kv_lora_rank + i);
     }
 }
 
@@ -136,26 +187,28 @@ void proa_mla_expanded_ref(const proa_host *host, const proa_mla_expanded_args *
             expand_query(host, args, row, head);
 }
 
-/* One split of `count` keys whose first cache row starts at element `at`. */
+/* One split of `count` keys whose first cache row is at `rows`. */
 static void absorb_split(const proa_host *host, const proa_mla_absorbed_args *a, const float *q_lat,
-                         const float *q_pe, int64_t at, int32_t count, float *max, float *sum, float *o)
+                         const float *q_pe, const unsigned char *rows, int32_t count, float *max, float *sum,
+                         float *o)
 {
     const proa_kv_layer *kv = a->kv;
-    int32_t lora = kv->kv_lora_rank, row_dim = lora + kv->rope_dim;
+    int32_t lora = kv->kv_lora_rank;
+    int64_t row_bytes = proa_kv_layer_row(kv).bytes;
     double score[PROA_KV_BLOCK_TOKENS];
     for (int32_t j = 0; j < count; j++) {
         double dot = 0;
         for (int32_t i = 0; i < lora; i++)
-            dot += (double)q_lat[i] * proa_host_load(kv->base, kv->dtype, at + j * row_dim + i);
+            dot += (double)q_lat[i] * load_value(kv, rows + j * row_bytes, i);
         for (int32_t i = 0; i < kv->rope_dim; i++)
-            dot += (double)q_pe[i] * proa_host_load(kv->base, kv->dtype, at + j * row_dim + lora + i);
+            dot += (double)q_pe[i] * load_value(kv, rows + j * row_bytes, lora + i);
         score[j] = (float)(dot * a->scale);
     }
     double shrink = take_scores(host, score, count, max, sum);
     for (int32_t i = 0; i < lora; i++) {
         double sum_i = o[i] * shrink;
         for (int32_t j = 0; j < count; j++)
-            sum_i += score[j] * proa_host_load(kv->base, kv->dtype, at + j * row_dim + i);
+            sum_i += score[j] * load_value(kv, rows + j * row_bytes, i);
         o[i] = (float)sum_i;
     }
 }
@@ -172,7 +225,7 @@ static void absorb_query(const proa_host *host, const proa_mla_absorbed_args *a,
     memset(o, 0, (size_t)lora * sizeof *o);
     for (int32_t first = 0; first < keys; first += PROA_KV_BLOCK_TOKENS) {
         int32_t left = keys - first;
-        absorb_split(host, a, q_lat, q_pe, row_index(a->kv, segment->blocks, first),
+        absorb_split(host, a, q_lat, q_pe, proa_kv_layer_at(a->kv, segment->blocks, first),
                      left < PROA_KV_BLOCK_TOKENS ? left : PROA_KV_BLOCK_TOKENS, &max, &sum, o);
     }
     for (int64_t i = 0; i < lora; i++)
