@@ -89,12 +89,13 @@ static double add_routed(proa_bench_cost *cost, const proa_layer_weights *w, dou
 }
 
 proa_bench_cost proa_bench_step_cost(const proa_model_config *config, const proa_weights *weights,
-                                     proa_precision precision, const proa_step *step, double experts)
+                                     proa_precision precision, proa_kv_cache kv_cache, const proa_step *step,
+                                     double experts)
 {
     proa_bench_cost cost = {0};
     double rows = step->row_count, expert_bytes = 0;
-    double kv_row_bytes = (double)proa_forward_kv_block_bytes(config, precision) / PROA_KV_BLOCK_TOKENS /
-                          config->num_hidden_layers;
+    double kv_row_bytes = (double)proa_forward_kv_block_bytes(config, precision, kv_cache) /
+                          PROA_KV_BLOCK_TOKENS / config->num_hidden_layers;
     for (int32_t i = 0; i < weights->layer_count; i++) {
         const proa_layer_weights *w = &weights->layers[i];
         add_attention(&cost, config, w, kv_row_bytes, step);

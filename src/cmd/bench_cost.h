@@ -11,6 +11,7 @@ typedef struct proa_bench_cost {
 
 /* `experts`: how many routed experts the step's rows have chosen, summed over the layers. */
 proa_bench_cost proa_bench_step_cost(const proa_model_config *config, const proa_weights *weights,
-                                     proa_precision precision, const proa_step *step, double experts);
+                                     proa_precision precision, proa_kv_cache kv_cache, const proa_step *step,
+                                     double experts);
 
 #endif

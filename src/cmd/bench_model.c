@@ -181,7 +181,7 @@ static proa_status measure(bench *b, const shape *s, result *r, proa_error *err)
     double experts = (double)b->chosen_count / r->steps;
     int32_t moe = moe_layers(weights);
     r->experts = moe > 0 ? experts / moe : 0;
-    r->cost = proa_bench_step_cost(&b->loaded.config, weights, precision, &step, experts);
+    r->cost = proa_bench_step_cost(&b->loaded.config, weights, precision, b->loaded.kv_cache, &step, experts);
     r->bound =
         proa_bench_bound_of(&b->bounds, r->cost.bytes, r->cost.flops, precision == PROA_PRECISION_DEFAULT);
     return PROA_OK;
@@ -285,6 +285,7 @@ static proa_status make_forward(bench *b, proa_error *err)
         .logit_rows_max = SEQUENCES,
         .positions_max = CHUNKS * CHUNK,
         .kv_blocks = BLOCKS,
+        .kv_cache = b->loaded.kv_cache,
     };
     b->chosen = calloc((size_t)c->num_hidden_layers * (size_t)c->n_routed_experts + 1, sizeof *b->chosen);
     if (b->chosen == NULL)
@@ -309,7 +310,9 @@ static proa_status measure_bounds(bench *b, proa_error *err)
     char size[24];
     printf("%s, %s of weights%s\n", b->loaded.dir,
            proa_format_bytes((double)proa_checkpoint_weights(b->loaded.checkpoint)->bytes, size),
-           host->precision == PROA_PRECISION_EXACT ? ", float32 activations" : "");
+           host->precision == PROA_PRECISION_EXACT    ? ", float32 activations"
+           : b->loaded.kv_cache == PROA_KV_CACHE_E4M3 ? ", KV cache of fp8_e4m3"
+                                                      : "");
     proa_bench_bounds_print(host, &b->bounds);
     return PROA_OK;
 }

@@ -148,6 +148,7 @@ static proa_status start_engine(evaluation *e, proa_error *err)
     };
     proa_forward_limits limits;
     proa_status status = proa_engine_forward_limits(&options, &limits, err);
+    limits.kv_cache = e->loaded.kv_cache;
     if (status == PROA_OK)
         status = proa_loaded_forward(&e->loaded, e->options, &limits, false, &e->forward, err);
     if (status == PROA_OK)

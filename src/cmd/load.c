@@ -53,9 +53,30 @@ proa_status proa_model_dir(const proa_options *options, char *dir, size_t bytes,
                           "(the bundled tiny-r1 is not beside this program)");
 }
 
+proa_kv_cache proa_asked_kv_cache(const proa_options *options)
+{
+    return strcmp(proa_options_string(options, "kv-cache-dtype"), "fp8_e4m3") == 0 ? PROA_KV_CACHE_E4M3
+                                                                                   : PROA_KV_CACHE_AUTO;
+}
+
+/* Before weights are read for nothing. */
+static proa_status check_kv(const proa_options *options, const proa_loaded *loaded, proa_precision precision,
+                            proa_error *err)
+{
+    const char *asked = proa_options_string(options, "kv-cache-dtype");
+    if (precision == PROA_PRECISION_EXACT && loaded->kv_cache == PROA_KV_CACHE_AUTO &&
+        strcmp(asked, "auto") != 0)
+        return proa_error_set(
+            err, PROA_ERR_INVALID,
+            "--kv-cache-dtype %s with --activation-dtype float32: the exact precision has a "
+            "cache of float32; leave one of them out",
+            asked);
+    return proa_forward_check_kv(&loaded->config, precision, loaded->kv_cache, err);
+}
+
 proa_status proa_loaded_open(const proa_options *options, proa_loaded *loaded, proa_error *err)
 {
-    *loaded = (proa_loaded){0};
+    *loaded = (proa_loaded){.kv_cache = proa_asked_kv_cache(options)};
     char dir[sizeof loaded->dir];
     proa_status status = proa_model_dir(options, dir, sizeof dir, err);
     if (status != PROA_OK)
@@ -64,6 +85,8 @@ proa_status proa_loaded_open(const proa_options *options, proa_loaded *loaded, p
     if (strcmp(format, "proof") == 0) { /* no weights, no device */
         snprintf(loaded->dir, sizeof loaded->dir, "%s", dir);
         status = proa_model_config_load(dir, &loaded->config, err);
+        if (status == PROA_OK)
+            status = check_kv(options, loaded, PROA_PRECISION_DEFAULT, err);
         return status == PROA_OK ? proa_generation_config_load(dir, &loaded->config, &loaded->generation, err)
                                  : status;
     }
@@ -121,7 +144,7 @@ void proa_loaded_tell_of_idle_flags(const proa_options *options)
 proa_status proa_loaded_open_dir(const proa_options *options, const char *dir, proa_load_format format,
                                  proa_loaded *loaded, proa_error *err)
 {
-    *loaded = (proa_loaded){0};
+    *loaded = (proa_loaded){.kv_cache = proa_asked_kv_cache(options)};
     snprintf(loaded->dir, sizeof loaded->dir, "%s", dir);
     const bool exact = strcmp(proa_options_string(options, "activation-dtype"), "float32") == 0,
                cuda = strcmp(proa_options_string(options, "device"), "cuda") == 0;
@@ -131,6 +154,8 @@ proa_status proa_loaded_open_dir(const proa_options *options, const char *dir, p
         return proa_error_set(err, PROA_ERR_INVALID,
                               "--activation-dtype float32: a GPU computes in bf16 and FP8; use --device cpu");
     proa_status status = proa_model_config_load(dir, &loaded->config, err);
+    if (status == PROA_OK)
+        status = check_kv(options, loaded, precision, err);
     if (status == PROA_OK)
         status = proa_generation_config_load(dir, &loaded->config, &loaded->generation, err);
     if (status == PROA_OK)

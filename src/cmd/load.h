@@ -1,6 +1,6 @@
 /* load.h - what serve, logits and eval do first: config, device and weights from the same flags.
  *
- * Reads --model-path, --load-format, --device, --threads and --activation-dtype, and with a GPU what gpu.h reads. The parts live until
+ * Reads --model-path, --load-format, --device, --threads, --activation-dtype and --kv-cache-dtype, and with a GPU what gpu.h reads. The parts live until
  * proa_loaded_free; the engine and the forward borrow them.
  */
 #ifndef PROA_CMD_LOAD_H
@@ -20,7 +20,8 @@ typedef struct proa_loaded {
     proa_checkpoint *checkpoint; /* NULL with a GPU, which has the weights then */
     proa_loaded_gpu *gpu;        /* --device cuda, else NULL */
     uint64_t weight_bytes;
-    proa_trace *trace; /* for a GPU's forward; borrowed, set by the caller; or NULL */
+    proa_kv_cache kv_cache; /* --kv-cache-dtype, which this model can have */
+    proa_trace *trace;      /* for a GPU's forward; borrowed, set by the caller; or NULL */
 } proa_loaded;
 
 /* The checkpoint's folder: --model-path, or the bundled tiny-r1 beside this program. */
@@ -31,6 +32,9 @@ bool proa_bundled_dir(const char *name, char *dir, size_t bytes);
 
 /* --served-model-name, else --model-path as given, else the folder's name of the bundled model. May lie inside `dir`. */
 const char *proa_served_model_name(const proa_options *options, const char *dir);
+
+/* --kv-cache-dtype. */
+proa_kv_cache proa_asked_kv_cache(const proa_options *options);
 
 /* Says which flags of guides that are written for GPUs change nothing on the device that was asked for. Opening a rank does; who opens none and
  * starts others that do (proa_options_by_parent) says it for all. */

@@ -97,6 +97,7 @@ static proa_status allocate(job *j, const proa_options *options, proa_error *err
         .logit_rows_max = (int32_t)j->length,
         .positions_max = (int32_t)longest,
         .kv_blocks = blocks,
+        .kv_cache = j->loaded.kv_cache,
     };
     return proa_loaded_forward(&j->loaded, options, &limits, true, &j->forward, err);
 }

@@ -62,6 +62,10 @@ static const proa_option options[] = {
      .type = PROA_OPTION_CHOICE, .choices = "auto|float32", .fallback = "auto",
      .help = "auto is bf16, and FP8 where the checkpoint has FP8 weights; float32 neither rounds nor quantises "
              "activations, as a float32 reference computes"},
+    {.name = "kv-cache-dtype", .commands = MODEL_COMMANDS " bench", .group = "Model",
+     .type = PROA_OPTION_CHOICE, .choices = "auto|bf16|bfloat16|fp8_e4m3", .fallback = "auto",
+     .help = "How the KV cache keeps keys: auto is bf16, and float32 with --activation-dtype float32; fp8_e4m3 keeps latents in FP8 with a scale for 128 of "
+             "them, 0.57 times the bytes of bf16 in DeepSeek-R1. Of bench, bench model and bench slice do. Prefill and decode workers must have the same"},
     {.name = "context-length", .commands = "serve worker", .group = "Model",
      .type = PROA_OPTION_INT, .low = 1, .high = INT32_MAX, .unit = "tokens",
      .help = "Longest prompt plus output of a request; without it, what config.json says. Longer than that is an error"},

@@ -79,7 +79,7 @@ static proa_status plan_memory(const proa_options *o, const proa_rank_use *use, 
     double share = use->memory_share > 0 ? use->memory_share : 1;
     *plan = *memory;
     plan->exchange_bytes = r->group != NULL ? proa_ep_group_exchange_bytes(proa_rank_group_ep(r->group)) : 0;
-    plan->block_bytes = proa_forward_kv_block_bytes(&r->loaded.config, r->precision);
+    plan->block_bytes = proa_forward_kv_block_bytes(&r->loaded.config, r->precision, r->loaded.kv_cache);
     return proa_memory_plan_kv(plan, proa_options_real(o, "mem-fraction-static") * share, wanted, running,
                                context, err);
 }
@@ -160,7 +160,9 @@ static proa_status find_size(const proa_options *o, const proa_rank_use *use, co
     if (status != PROA_OK)
         return status;
     size->options = engine_options(o, use, tokens_of(o, use, &size->plan), context, r->trace);
-    return proa_engine_forward_limits(&size->options, &size->limits, err);
+    status = proa_engine_forward_limits(&size->options, &size->limits, err);
+    size->limits.kv_cache = r->loaded.kv_cache;
+    return status;
 }
 
 /* What there is, and what is taken already. The buffers of a GPU depend on the size of the cache, a little: they are counted for one that takes

@@ -254,7 +254,7 @@ proa_status proa_ep_team_create(const proa_ep_team_options *options, const proa_
     const proa_forward_limits *l = &options->limits;
     t->options = *options;
     t->layers = config->num_hidden_layers;
-    t->block_bytes = proa_forward_kv_block_bytes(config, precision);
+    t->block_bytes = proa_forward_kv_block_bytes(config, precision, l->kv_cache);
     t->brought_max = brought_max(options, t->block_bytes);
     const proa_team_limits limits = {.rows_max = l->rows_max,
                                      .segments_max = l->logit_rows_max,

@@ -19,11 +19,37 @@ static int32_t max_i32(int32_t a, int32_t b)
     return a > b ? a : b;
 }
 
-size_t proa_forward_kv_block_bytes(const proa_model_config *config, proa_precision precision)
+proa_status proa_forward_check_kv(const proa_model_config *config, proa_precision precision,
+                                  proa_kv_cache kv_cache, proa_error *err)
 {
-    size_t value_bytes = precision == PROA_PRECISION_EXACT ? sizeof(float) : sizeof(uint16_t);
-    size_t row = (size_t)(config->kv_lora_rank + config->qk_rope_head_dim) * value_bytes;
-    return row * PROA_KV_BLOCK_TOKENS * (size_t)config->num_hidden_layers;
+    if (kv_cache == PROA_KV_CACHE_AUTO)
+        return PROA_OK;
+    if (precision == PROA_PRECISION_EXACT)
+        return proa_error_set(
+            err, PROA_ERR_INVALID,
+            "--kv-cache-dtype fp8_e4m3 with --activation-dtype float32: the exact precision rounds nothing; "
+            "leave one of them out");
+    if (!proa_kv_row_fits(PROA_DTYPE_E4M3, config->kv_lora_rank, config->qk_rope_head_dim))
+        return proa_error_set(
+            err, PROA_ERR_INVALID,
+            "--kv-cache-dtype fp8_e4m3 needs a kv_lora_rank that is a multiple of 16 and a qk_rope_head_dim "
+            "that is one of 8; this model has %d and %d: use --kv-cache-dtype auto",
+            config->kv_lora_rank, config->qk_rope_head_dim);
+    return PROA_OK;
+}
+
+/* Of one layer. */
+static proa_kv_row kv_row(const proa_model_config *config, proa_precision precision, proa_kv_cache kv_cache)
+{
+    return proa_kv_row_of(proa_kv_cache_dtype(kv_cache, precision), config->kv_lora_rank,
+                          config->qk_rope_head_dim);
+}
+
+size_t proa_forward_kv_block_bytes(const proa_model_config *config, proa_precision precision,
+                                   proa_kv_cache kv_cache)
+{
+    return (size_t)kv_row(config, precision, kv_cache).bytes * PROA_KV_BLOCK_TOKENS *
+           (size_t)config->num_hidden_layers;
 }
 
 /* Hands out aligned pieces of one allocation; the first pass (base NULL) only measures. */
@@ -175,12 +201,13 @@ static proa_status reserve_scratch(proa_forward *f, proa_error *err)
 static void place_kv(proa_forward *f)
 {
     const proa_model_config *m = &f->config;
-    size_t layer_bytes = proa_forward_kv_block_bytes(m, f->device->host.precision) /
-                         (size_t)m->num_hidden_layers * (size_t)f->limits.kv_blocks;
+    const proa_precision precision = f->device->host.precision;
+    size_t layer_bytes = (size_t)kv_row(m, precision, f->limits.kv_cache).bytes * PROA_KV_BLOCK_TOKENS *
+                         (size_t)f->limits.kv_blocks;
     for (int32_t i = 0; i < m->num_hidden_layers; i++) {
         f->kv[i] = (proa_kv_layer){
             .base = (unsigned char *)f->kv_memory + (size_t)i * layer_bytes,
-            .dtype = f->device->host.precision == PROA_PRECISION_EXACT ? PROA_DTYPE_F32 : PROA_DTYPE_BF16,
+            .dtype = proa_kv_cache_dtype(f->limits.kv_cache, precision),
             .kv_lora_rank = m->kv_lora_rank,
             .rope_dim = m->qk_rope_head_dim,
         };
@@ -202,6 +229,9 @@ proa_status proa_forward_create(const proa_model_config *config, const proa_weig
     PROA_ASSERT(limits->overlap_threshold >= 0);
     PROA_ASSERT(limits->overlap_threshold <= 0.5);
     PROA_ASSERT(weights->layer_count == config->num_hidden_layers);
+    proa_status status = proa_forward_check_kv(config, device->host.precision, limits->kv_cache, err);
+    if (status != PROA_OK)
+        return status;
     proa_forward *f = calloc(1, sizeof *f);
     if (f == NULL)
         return proa_error_set(err, PROA_ERR_MEMORY, "no memory for the layer graph");
@@ -223,7 +253,8 @@ proa_status proa_forward_create(const proa_model_config *config, const proa_weig
     f->softmax_scale =
         (float)proa_rope_softmax_scale(&config->rope, config->qk_nope_head_dim + config->qk_rope_head_dim);
     device->host.ue8m0 = config->ue8m0;
-    size_t kv_bytes = proa_forward_kv_block_bytes(config, device->host.precision) * (size_t)limits->kv_blocks;
+    size_t kv_bytes = proa_forward_kv_block_bytes(config, device->host.precision, limits->kv_cache) *
+                      (size_t)limits->kv_blocks;
     size_t buffer_bytes = carve_buffers(f, NULL);
     f->memory = allocate(buffer_bytes);
     f->kv_memory = allocate(kv_bytes);
@@ -237,7 +268,7 @@ proa_status proa_forward_create(const proa_model_config *config, const proa_weig
     carve_buffers(f, f->memory);
     place_kv(f);
     proa_rope_table(&config->rope, 0, limits->positions_max, f->rope_cos, f->rope_sin);
-    proa_status status = proa_forward_take_heads(f, err);
+    status = proa_forward_take_heads(f, err);
     if (status == PROA_OK)
         status = reserve_scratch(f, err);
     if (status != PROA_OK) {
@@ -289,12 +320,11 @@ proa_forward_kv proa_forward_kv_memory(const proa_forward *f)
 {
     if (f->backend != NULL)
         return (proa_forward_kv){0};
-    size_t layer = proa_forward_kv_block_bytes(&f->config, f->device->host.precision) /
-                   (size_t)f->config.num_hidden_layers;
+    size_t row = (size_t)kv_row(&f->config, f->device->host.precision, f->limits.kv_cache).bytes;
     return (proa_forward_kv){
         .base = f->kv_memory,
-        .row_bytes = layer / PROA_KV_BLOCK_TOKENS,
-        .layer_bytes = layer * (size_t)f->limits.kv_blocks,
+        .row_bytes = row,
+        .layer_bytes = row * PROA_KV_BLOCK_TOKENS * (size_t)f->limits.kv_blocks,
     };
 }
 

@@ -11,6 +11,7 @@
 #include "model/team.h"
 #include "model/weights.h"
 #include "op/device.h"
+#include "op/mla/kv_row.h"
 
 typedef struct proa_forward proa_forward;
 
@@ -19,6 +20,7 @@ typedef struct proa_forward_limits {
     int32_t logit_rows_max; /* rows of one step that need logits */
     int32_t positions_max;  /* context length */
     int32_t kv_blocks;      /* blocks of 64 tokens, for all sequences */
+    proa_kv_cache kv_cache; /* what they hold; PROA_KV_CACHE_E4M3 where proa_forward_check_kv says so */
     const proa_exchange
         *exchange; /* with the ranks that share the experts; copied. NULL: all experts are here. With two
                       lanes, each step runs in two halves (overlap.h). */
@@ -33,8 +35,13 @@ proa_status proa_forward_team_bytes(const proa_model_config *config, proa_precis
                                     const proa_forward_limits *limits, int32_t size, proa_team_bytes *bytes,
                                     proa_error *err);
 
+/* Can this model's keys be kept so? PROA_ERR_INVALID says what stands against it, and what to ask for instead. */
+proa_status proa_forward_check_kv(const proa_model_config *config, proa_precision precision,
+                                  proa_kv_cache kv_cache, proa_error *err);
+
 /* Bytes of KV cache that one block of 64 tokens takes over all layers. */
-size_t proa_forward_kv_block_bytes(const proa_model_config *config, proa_precision precision);
+size_t proa_forward_kv_block_bytes(const proa_model_config *config, proa_precision precision,
+                                   proa_kv_cache kv_cache);
 
 proa_status proa_forward_create(const proa_model_config *config, const proa_weights *weights,
                                 proa_device *device, const proa_forward_limits *limits,

@@ -211,6 +211,12 @@ proa_status proa_cuda_forward_create(proa_gpu *gpu, const proa_cuda_weights *wei
     proa_cuda_forward *f = calloc(1, sizeof *f);
     carver measure = {0};
     *out = NULL;
+    if (limits->kv_cache != PROA_KV_CACHE_AUTO) {
+        free(f);
+        return proa_error_set(err, PROA_ERR_UNSUPPORTED,
+                              "--kv-cache-dtype fp8_e4m3: a GPU keeps its KV cache in bf16 for now; use "
+                              "--kv-cache-dtype auto, or --device cpu");
+    }
     if (f == NULL)
         return proa_error_set(err, PROA_ERR_MEMORY, "no memory for a forward");
     if (c->q_lora_rank == 0) {

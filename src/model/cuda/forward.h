@@ -15,6 +15,7 @@
 #include "model/cuda/marks.h"
 #include "model/cuda/tiles.h"
 #include "model/cuda/weights.h"
+#include "op/mla/kv_row.h"
 
 typedef struct proa_cuda_forward proa_cuda_forward;
 
@@ -26,6 +27,7 @@ typedef struct proa_cuda_limits {
     int32_t logit_rows_max;
     int32_t positions_max;
     int32_t kv_blocks;
+    proa_kv_cache kv_cache; /* PROA_KV_CACHE_AUTO, BF16, alone: others are refused */
     int32_t
         splits_max; /* of all decode rows of a step together (proa_cuda_forward_splits); 0: whatever they may be */
     int32_t

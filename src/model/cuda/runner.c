@@ -69,6 +69,7 @@ proa_cuda_limits proa_cuda_runner_limits(const proa_forward_limits *l, const pro
         .logit_rows_max = logits,
         .positions_max = l->positions_max,
         .kv_blocks = l->kv_blocks,
+        .kv_cache = l->kv_cache,
         .splits_max = max_i32(longest, logits + filled),
     };
 }
