@@ -301,9 +301,10 @@ static void refuse(client_worker *worker)
         proa_log(PROA_LOG_ERROR, "cluster",
                  "the worker at %s is left out: its model %s (%s, digest %016" PRIx64
                  ") is not the one served here, %s (digest %016" PRIx64
-                 "): a cluster serves one model, use another namespace for this one",
+                 ")%s: a cluster serves one model, use another namespace for this one",
                  worker->instance.address, worker->card.model_name, worker->card.model_path,
-                 worker->card.model_digest, client->model_card.model_name, client->model_card.model_digest);
+                 worker->card.model_digest, client->model_card.model_name, client->model_card.model_digest,
+                 proa_wire_digest_hint(worker->card.model_digest, client->model_card.model_digest));
     worker->complained = true;
     if (worker->state == CLIENT_WORKER_READY) {
         proa_client_worker_break(worker, PROA_ERR_PROTOCOL, "its card is of another model now");

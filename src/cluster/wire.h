@@ -107,6 +107,8 @@ typedef enum proa_wire_balance {
 enum { PROA_WIRE_DP_MAX = 1024 };
 
 /* worker -> frontend: the first message of a request link, and again when it changes. */
+enum { PROA_WIRE_DIGEST_FLAGS = 15 }; /* bits of a model_digest into which flags go that change tokens */
+
 typedef struct proa_wire_card {
     uint8_t leg;   /* what this worker is for */
     bool draining; /* takes nothing new */
@@ -131,6 +133,9 @@ typedef struct proa_wire_card {
     int32_t dp_size; /* 2 .. PROA_WIRE_DP_MAX */
     uint8_t balance; /* proa_wire_balance */
 } proa_wire_card;
+
+/* Of two digests that differ in those bits alone, the flags to look at, to be said behind the digests; else "". */
+const char *proa_wire_digest_hint(uint64_t a, uint64_t b);
 
 /* A piece of a file of the card; in order, all files one after another. */
 typedef struct proa_wire_file {
@@ -183,7 +188,8 @@ typedef struct proa_wire_taken {
 /* both ways, first on a room link. */
 typedef struct proa_wire_room_hello {
     uint64_t model_digest;
-    uint8_t precision;         /* proa_precision: KV rows of another precision are not readable */
+    uint8_t
+        kv_dtype; /* proa_dtype of the KV rows, F32, BF16 or E4M3: those of another one are not readable */
     uint8_t transfer;          /* proa_kv_transfer_kind */
     int32_t block_tokens;      /* PROA_KV_BLOCK_TOKENS */
     const uint8_t *descriptor; /* in the body; empty: this end does not receive */

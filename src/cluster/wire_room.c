@@ -14,7 +14,7 @@ void proa_wire_put_room_hello(proa_buf *out, const proa_wire_room_hello *m)
 {
     PROA_ASSERT(m->descriptor_bytes <= DESCRIPTOR_BYTES_MAX);
     proa_put_u64(out, m->model_digest);
-    proa_put_u8(out, m->precision);
+    proa_put_u8(out, m->kv_dtype);
     proa_put_u8(out, m->transfer);
     proa_put_i32(out, m->block_tokens);
     proa_put_u32(out, m->descriptor_bytes);
@@ -25,7 +25,7 @@ bool proa_wire_get_room_hello(const void *body, size_t length, proa_wire_room_he
 {
     proa_wire_in in = proa_wire_in_of(body, length, "ROOM_HELLO", NULL, err);
     m->model_digest = proa_wire_in_u64(&in, "model_digest");
-    m->precision = proa_wire_in_u8(&in, "precision", PROA_PRECISION_DEFAULT);
+    m->kv_dtype = proa_wire_in_u8(&in, "kv_dtype", PROA_DTYPE_E4M3);
     m->transfer = proa_wire_in_u8(&in, "transfer", PROA_KV_TRANSFER_NIXL);
     m->block_tokens = proa_wire_in_i32(&in, "block_tokens", 1);
     if (m->block_tokens != PROA_KV_BLOCK_TOKENS)

@@ -61,6 +61,13 @@ static void get_card_file(proa_wire_in *in, proa_wire_card *m, uint32_t i)
                          m->files[i].bytes, PROA_WIRE_FILE_BYTES_MAX);
 }
 
+const char *proa_wire_digest_hint(uint64_t a, uint64_t b)
+{
+    return (a ^ b) != 0 && (a ^ b) <= PROA_WIRE_DIGEST_FLAGS
+               ? ", or the same one with another --kv-cache-dtype, --activation-dtype or --load-format"
+               : "";
+}
+
 bool proa_wire_get_card(const void *body, size_t length, proa_wire_card *m, proa_error *err)
 {
     proa_wire_in in = proa_wire_in_of(body, length, "CARD", NULL, err);

@@ -244,7 +244,6 @@ proa_status proa_worker_start(proa_worker *w, const proa_worker_model *model, pr
     w->record_context = model->record_context;
     w->engine = model->engine;
     w->layout = *model->layout;
-    w->precision = model->precision;
     w->card = model->card;
     w->card.leg = (uint8_t)w->options.leg;
     snprintf(w->dir, sizeof w->dir, "%s", model->dir);

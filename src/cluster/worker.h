@@ -46,7 +46,6 @@ void proa_worker_kv_event(void *worker, bool stored, uint64_t hash);
 typedef struct proa_worker_model {
     proa_engine *engine;
     const proa_kv_layout *layout; /* copied */
-    int precision;                /* proa_precision */
     const char *dir;              /* where the card's files are */
     proa_wire_card
         card; /* model's and engine's part: name, path, digest, limits, files; the rest is filled in */

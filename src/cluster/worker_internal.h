@@ -88,7 +88,6 @@ struct proa_worker {
     char key[PROA_DISCOVERY_KEY_BYTES_MAX];
     proa_wire_card card;
     char dir[4096];
-    int precision;
     proa_kv_layout layout;
 
     proa_loop *loop;

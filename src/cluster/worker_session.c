@@ -133,11 +133,15 @@ static void on_down(void *context, proa_link *link, const proa_error *why)
 
 static bool agrees(const proa_worker *w, const proa_wire_room_hello *m, proa_error *err)
 {
-    if (m->model_digest != w->card.model_digest)
-        proa_error_set(err, PROA_ERR_PROTOCOL, "it serves another model (digest %016llx, here %016llx)",
-                       (unsigned long long)m->model_digest, (unsigned long long)w->card.model_digest);
-    else if (m->precision != w->precision || m->block_tokens != PROA_KV_BLOCK_TOKENS)
-        proa_error_set(err, PROA_ERR_PROTOCOL, "its KV rows have another form (--activation-dtype)");
+    if (m->kv_dtype != w->layout.dtype)
+        proa_error_set(err, PROA_ERR_PROTOCOL,
+                       "it keeps its KV cache in %s, this worker in %s: give both the same --kv-cache-dtype "
+                       "and --activation-dtype",
+                       proa_kv_cache_name((proa_dtype)m->kv_dtype), proa_kv_cache_name(w->layout.dtype));
+    else if (m->model_digest != w->card.model_digest)
+        proa_error_set(err, PROA_ERR_PROTOCOL, "it serves another model (digest %016llx, here %016llx)%s",
+                       (unsigned long long)m->model_digest, (unsigned long long)w->card.model_digest,
+                       proa_wire_digest_hint(m->model_digest, w->card.model_digest));
     else if (m->transfer != w->options.transfer)
         proa_error_set(err, PROA_ERR_PROTOCOL, "it has another --disaggregation-transfer-backend");
     else
@@ -151,7 +155,7 @@ static bool greet(worker_session *s, proa_error *err)
     proa_buf descriptor = {0};
     proa_wire_room_hello hello = {
         .model_digest = w->card.model_digest,
-        .precision = (uint8_t)w->precision,
+        .kv_dtype = (uint8_t)w->layout.dtype,
         .transfer = (uint8_t)w->options.transfer,
         .block_tokens = PROA_KV_BLOCK_TOKENS,
     };

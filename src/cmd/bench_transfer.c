@@ -73,7 +73,8 @@ typedef struct row {
 
 static proa_status make_cache(const geometry *g, proa_kv_layout *layout, proa_error *err)
 {
-    *layout = (proa_kv_layout){.layers = g->layers, .blocks = BLOCKS, .row_bytes = g->row_bytes};
+    *layout = (proa_kv_layout){
+        .dtype = PROA_DTYPE_BF16, .layers = g->layers, .blocks = BLOCKS, .row_bytes = g->row_bytes};
     layout->block_bytes = BLOCK_ROWS * g->row_bytes;
     layout->layer_bytes = BLOCKS * layout->block_bytes;
     size_t bytes = (size_t)g->layers * layout->layer_bytes;

@@ -2,6 +2,7 @@
 #include "cmd/cluster_flags.h"
 
 #include "base/log.h"
+#include "cmd/load.h"
 
 #include <errno.h>
 #include <stdio.h>
@@ -142,13 +143,14 @@ proa_status proa_cluster_card(const proa_options *o, const char *dir, const char
 {
     *card = (proa_wire_card){0};
     proa_status status = proa_worker_describe_model(dir, card, err);
-    /* what changes tokens must be the same everywhere */
+    /* what changes tokens must be the same everywhere: PROA_WIRE_DIGEST_FLAGS */
     const char *format = proa_options_string(o, "load-format"),
                *dtype = proa_options_string(o, "activation-dtype");
     card->model_digest ^= (strcmp(format, "proof") == 0   ? 1u
                            : strcmp(format, "dummy") == 0 ? 2u
                                                           : 0u) |
-                          (strcmp(dtype, "float32") == 0 ? 4u : 0u);
+                          (strcmp(dtype, "float32") == 0 ? 4u : 0u) |
+                          (proa_asked_kv_cache(o) == PROA_KV_CACHE_E4M3 ? 8u : 0u);
     snprintf(card->model_name, sizeof card->model_name, "%s", name);
     snprintf(card->model_path, sizeof card->model_path, "%s", dir);
     return status;

@@ -110,6 +110,7 @@ static proa_kv_layout layout_of(void *cache)
 {
     const size_t block_bytes = (size_t)64 * ROW_BYTES;
     return (proa_kv_layout){.base = cache,
+                            .dtype = PROA_DTYPE_BF16,
                             .layers = LAYERS,
                             .blocks = BLOCKS,
                             .row_bytes = ROW_BYTES,

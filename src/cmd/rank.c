@@ -109,6 +109,7 @@ static proa_status start_forward(proa_rank *r, const proa_options *o, const proa
     proa_forward_kv kv = proa_forward_kv_memory(r->forward);
     r->layout = (proa_kv_layout){
         .base = kv.base,
+        .dtype = r->kv_dtype,
         .layers = r->loaded.config.num_hidden_layers,
         .blocks = limits->kv_blocks,
         .row_bytes = kv.row_bytes,
@@ -201,7 +202,7 @@ static proa_status make_group(const proa_options *o, const proa_rank_use *use, p
     return status == PROA_OK ? find_size(o, use, r, memory, context, size, err) : status;
 }
 
-static void log_memory(const rank_size *size, uint64_t allocated)
+static void log_memory(const rank_size *size, const char *kv_dtype, uint64_t allocated)
 {
     double kv = (double)size->limits.kv_blocks * (double)size->plan.block_bytes,
            exchange = (double)size->plan.exchange_bytes,
@@ -212,10 +213,10 @@ static void log_memory(const rank_size *size, uint64_t allocated)
         snprintf(ranks, sizeof ranks, "all-to-all %.1f MiB, ", exchange / mib);
     proa_log(PROA_LOG_INFO, "serve",
              "%s: %.0f MiB available; weights %.1f MiB, KV cache %.1f MiB (%d blocks of 64 tokens, %d "
-             "tokens), %sbuffers %.1f MiB",
+             "tokens, %s), %sbuffers %.1f MiB",
              size->plan.where, (double)size->plan.available_bytes / mib,
              (double)size->plan.weight_bytes / mib, kv / mib, size->limits.kv_blocks, size->plan.kv_tokens,
-             ranks, rest > 0 ? rest / mib : 0);
+             kv_dtype, ranks, rest > 0 ? rest / mib : 0);
 }
 
 static proa_status start_engine(proa_rank *r, const proa_options *o, const proa_rank_use *use,
@@ -237,7 +238,7 @@ static proa_status start_engine(proa_rank *r, const proa_options *o, const proa_
                                           : start_proof(r, &size.options, &size.limits, err);
     if (status != PROA_OK)
         return status;
-    log_memory(&size, allocated_bytes() - before);
+    log_memory(&size, proa_kv_cache_name(r->kv_dtype), allocated_bytes() - before);
     r->context_length = size.limits.positions_max;
     r->kv_tokens = size.plan.kv_tokens;
     r->running_max = size.options.max_running_requests;
@@ -278,6 +279,7 @@ proa_status proa_rank_open(const proa_options *o, const proa_rank_use *use, proa
         return status;
     r->loaded.trace = r->trace;
     r->precision = r->loaded.device != NULL ? r->loaded.device->host.precision : PROA_PRECISION_DEFAULT;
+    r->kv_dtype = proa_kv_cache_dtype(r->loaded.kv_cache, r->precision);
     return start_engine(r, o, use, available, err);
 }
 
@@ -289,7 +291,6 @@ void proa_rank_describe(const proa_rank *r, proa_worker_model *model)
         model->record = proa_rank_group_record;
         model->record_context = r->group;
     }
-    model->precision = (int)r->precision;
     model->dir = r->loaded.dir;
     model->card.context_length = r->context_length;
     model->card.vocab_size = r->loaded.config.vocab_size;

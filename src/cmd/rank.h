@@ -20,6 +20,7 @@ typedef struct proa_rank {
     proa_rank_group *group; /* NULL: the only rank */
     proa_kv_layout layout;
     proa_precision precision;
+    proa_dtype kv_dtype;    /* of the KV cache */
     int32_t context_length; /* prompt and output of a request, as far as memory allows */
     int32_t kv_tokens;
     int32_t running_max;

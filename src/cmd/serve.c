@@ -67,12 +67,13 @@ static proa_status load(service *s, proa_error *err)
 {
     proa_backend backend;
     proa_status status = s->roles != NULL ? load_roles(s, &backend, err) : load_engine(s, &backend, err);
+    const proa_rank *rank = s->roles != NULL ? proa_roles_rank(s->roles) : &s->rank;
+    s->language.model.kv_dtype = proa_kv_cache_name(rank->kv_dtype);
     if (status == PROA_OK)
         status = proa_server_set_ready(s->server, &s->language.model, &backend, err);
     if (status != PROA_OK)
         return status;
-    const proa_device *device =
-        s->roles != NULL ? proa_roles_rank(s->roles)->loaded.device : s->rank.loaded.device;
+    const proa_device *device = rank->loaded.device;
     proa_log(PROA_LOG_INFO, "serve", "ready: %s, context %d tokens, device %s with %d threads", s->name,
              s->language.model.limits.context_length,
              device == NULL ? "none (proof)" : proa_options_string(s->options, "device"),

@@ -168,7 +168,7 @@ static const char *const real_terms[] = {"tbo-token-distribution-threshold",
 
 #define COUNT(array) ((int)(sizeof(array) / sizeof *(array)))
 
-enum { TERMS = COUNT(int_terms) + COUNT(text_terms) + COUNT(bool_terms) + COUNT(real_terms) + 3 };
+enum { TERMS = COUNT(int_terms) + COUNT(text_terms) + COUNT(bool_terms) + COUNT(real_terms) + 4 };
 _Static_assert((int)TERMS <= (int)PROA_MESH_TERMS_MAX, "a greeting has room for all terms");
 
 typedef struct terms {
@@ -196,11 +196,7 @@ static proa_status make_terms(const proa_options *o, uint64_t location, terms *t
         status = proa_cluster_card(o, dir, "", &card, err);
     if (status != PROA_OK)
         return status;
-    snprintf(text, sizeof text, "%016" PRIx64, card.model_digest);
     add_term(t, "", "the version of proa", proa_options_program(o)->version);
-    add_term(t, "", "the digest of --model-path", text);
-    snprintf(text, sizeof text, "%016" PRIx64, location);
-    add_term(t, "", "the digest of --init-expert-location", text);
     for (int i = 0; i < COUNT(int_terms); i++) {
         snprintf(text, sizeof text, "%" PRId64, proa_options_int(o, int_terms[i]));
         add_term(t, "--", int_terms[i], text);
@@ -215,6 +211,13 @@ static proa_status make_terms(const proa_options *o, uint64_t location, terms *t
         snprintf(text, sizeof text, "%g", proa_options_real(o, real_terms[i]));
         add_term(t, "--", real_terms[i], text);
     }
+    add_term(t, "--", "kv-cache-dtype", /* what it comes to: auto and bf16 are the same */
+             proa_asked_kv_cache(o) == PROA_KV_CACHE_E4M3 ? "fp8_e4m3" : "auto");
+    /* behind the flags, some of which go into it: these are what is named then */
+    snprintf(text, sizeof text, "%016" PRIx64, card.model_digest);
+    add_term(t, "", "the digest of --model-path", text);
+    snprintf(text, sizeof text, "%016" PRIx64, location);
+    add_term(t, "", "the digest of --init-expert-location", text);
     return PROA_OK;
 }
 

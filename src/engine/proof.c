@@ -31,6 +31,7 @@ typedef struct reading {
 struct proa_proof {
     void (*read_rows)(const proa_proof *proof, const int32_t *blocks, int32_t count, reading *read);
     uint64_t key;
+    proa_dtype dtype; /* of the rows that its own stand for: they have as many bytes */
     int32_t vocab;
     int32_t layers;
     int32_t blocks;
@@ -174,13 +175,14 @@ proa_status proa_proof_create(const proa_model_config *config, const proa_forwar
     proa_proof *proof = calloc(1, sizeof *proof);
     if (proof == NULL)
         return proa_error_set(err, PROA_ERR_MEMORY, "out of memory for the proof model");
-    size_t values = (size_t)config->kv_lora_rank + (size_t)config->qk_rope_head_dim;
+    proof->dtype = proa_kv_cache_dtype(limits->kv_cache, PROA_PRECISION_DEFAULT);
+    size_t bytes = (size_t)proa_kv_row_of(proof->dtype, config->kv_lora_rank, config->qk_rope_head_dim).bytes;
     proof->read_rows = proa_cpu_isa() >= PROA_ISA_AVX2 ? read_rows_avx2 : read_rows_portable;
     proof->key = key;
     proof->vocab = config->vocab_size;
     proof->layers = config->num_hidden_layers;
     proof->blocks = limits->kv_blocks;
-    proof->words = (values * sizeof(uint16_t) + sizeof(uint64_t) - 1) / sizeof(uint64_t);
+    proof->words = (bytes + sizeof(uint64_t) - 1) / sizeof(uint64_t);
     proof->layer_words = (size_t)limits->kv_blocks * BLOCK * proof->words;
     proof->reading_max = limits->logit_rows_max;
     proof->readings = calloc((size_t)limits->logit_rows_max, sizeof *proof->readings);
@@ -210,6 +212,7 @@ void proa_proof_layout(const proa_proof *proof, proa_kv_layout *layout)
 {
     *layout = (proa_kv_layout){
         .base = proof->memory,
+        .dtype = proof->dtype,
         .layers = proof->layers,
         .blocks = proof->blocks,
         .row_bytes = proof->words * sizeof(uint64_t),

@@ -3,6 +3,7 @@
 
 #include "base/clock.h"
 #include "base/digest.h"
+#include "op/mla/kv_row.h"
 
 #include <stdarg.h>
 #include <stdio.h>
@@ -11,7 +12,7 @@
 
 enum {
     DESCRIPTOR_MAGIC = 0x4456504b, /* "KPVD" */
-    DESCRIPTOR_VERSION = 1,
+    DESCRIPTOR_VERSION = 2,
     LAYERS_MAX = 4096,
 };
 
@@ -89,6 +90,7 @@ static void check_layout(const proa_kv_layout *layout)
     PROA_ASSERT(layout->layers > 0);
     PROA_ASSERT(layout->layers <= LAYERS_MAX);
     PROA_ASSERT(layout->blocks > 0);
+    PROA_ASSERT(layout->dtype <= PROA_DTYPE_E4M3);
     PROA_ASSERT(layout->row_bytes > 0);
     PROA_ASSERT(layout->block_bytes == PROA_KV_ROWS_A_BLOCK * layout->row_bytes);
     PROA_ASSERT(layout->layer_bytes == (size_t)layout->blocks * layout->block_bytes);
@@ -351,12 +353,16 @@ proa_status proa_kv_peer_connect(proa_kv_transfer *transfer, const void *descrip
                               "%s receives KV by %s, this process writes by %s: give both the same "
                               "--disaggregation-transfer-backend",
                               name, backends[d.kind]->name, transfer->backend->name);
+    if (d.dtype != layout->dtype)
+        return proa_error_set(err, PROA_ERR_INVALID,
+                              "%s keeps its KV cache in %s, this process in %s: give both the same "
+                              "--kv-cache-dtype and --activation-dtype",
+                              name, proa_kv_cache_name(d.dtype), proa_kv_cache_name(layout->dtype));
     if (d.layers != layout->layers || d.row_bytes != layout->row_bytes)
         return proa_error_set(
             err, PROA_ERR_INVALID,
-            "%s has KV rows of %zu bytes in %d layers, this process %zu in %d: the models or "
-            "their precisions differ",
-            name, d.row_bytes, d.layers, layout->row_bytes, layout->layers);
+            "%s has KV rows of %zu bytes in %d layers, this process %zu in %d: the models differ", name,
+            d.row_bytes, d.layers, layout->row_bytes, layout->layers);
     proa_kv_peer *made = calloc(1, sizeof *made);
     if (made == NULL)
         return proa_error_set(err, PROA_ERR_MEMORY, "no memory for the KV peer %s", name);
@@ -450,7 +456,7 @@ void proa_kv_descriptor_put(proa_buf *out, const proa_kv_transfer *transfer, con
     proa_put_u32(out, DESCRIPTOR_MAGIC);
     proa_put_u16(out, DESCRIPTOR_VERSION);
     proa_put_u8(out, (uint8_t)transfer->kind);
-    proa_put_u8(out, 0);
+    proa_put_u8(out, (uint8_t)transfer->layout.dtype);
     proa_put_i32(out, transfer->layout.layers);
     proa_put_i32(out, transfer->layout.blocks);
     proa_put_u64(out, transfer->layout.row_bytes);
@@ -467,7 +473,7 @@ proa_status proa_kv_descriptor_get(const void *bytes, size_t length, proa_kv_des
     uint32_t magic = proa_get_u32(&r);
     uint16_t version = proa_get_u16(&r);
     *descriptor = (proa_kv_descriptor){.kind = proa_get_u8(&r)};
-    uint8_t zero = proa_get_u8(&r);
+    uint8_t dtype = proa_get_u8(&r);
     descriptor->layers = proa_get_i32(&r);
     descriptor->blocks = proa_get_i32(&r);
     uint64_t row_bytes = proa_get_u64(&r);
@@ -475,7 +481,7 @@ proa_status proa_kv_descriptor_get(const void *bytes, size_t length, proa_kv_des
     descriptor->backend = proa_get_bytes(&r, descriptor->backend_bytes);
     size_t digested = r.at;
     uint64_t digest = proa_get_u64(&r);
-    if (!proa_reader_done(&r) || magic != DESCRIPTOR_MAGIC || zero != 0)
+    if (!proa_reader_done(&r) || magic != DESCRIPTOR_MAGIC)
         return proa_error_set(err, PROA_ERR_PROTOCOL, "malformed KV descriptor of %zu bytes", length);
     if (version != DESCRIPTOR_VERSION)
         return proa_error_set(
@@ -486,6 +492,8 @@ proa_status proa_kv_descriptor_get(const void *bytes, size_t length, proa_kv_des
         return proa_error_set(err, PROA_ERR_PROTOCOL, "damaged KV descriptor: its digest does not fit");
     if (descriptor->kind >= KINDS)
         return proa_error_set(err, PROA_ERR_PROTOCOL, "KV descriptor of unknown kind %u", descriptor->kind);
+    if (dtype > PROA_DTYPE_E4M3)
+        return proa_error_set(err, PROA_ERR_PROTOCOL, "KV descriptor of rows of unknown type %u", dtype);
     if (descriptor->layers < 1 || descriptor->layers > LAYERS_MAX || descriptor->blocks < 1 ||
         row_bytes < 1 ||
         row_bytes > CACHE_BYTES_MAX / PROA_KV_ROWS_A_BLOCK / (uint64_t)descriptor->layers /
@@ -493,6 +501,7 @@ proa_status proa_kv_descriptor_get(const void *bytes, size_t length, proa_kv_des
         return proa_error_set(err, PROA_ERR_PROTOCOL,
                               "KV descriptor with %d layers of %d blocks of rows of %llu bytes: out of range",
                               descriptor->layers, descriptor->blocks, (unsigned long long)row_bytes);
+    descriptor->dtype = (proa_dtype)dtype;
     descriptor->row_bytes = (size_t)row_bytes;
     return PROA_OK;
 }

@@ -21,6 +21,7 @@
 
 #include "base/buf.h"
 #include "base/status.h"
+#include "op/tensor.h"
 
 #include <stdint.h>
 
@@ -28,9 +29,11 @@
  * base + l * layer_bytes + b * block_bytes + r * row_bytes, with block_bytes = 64 * row_bytes. */
 typedef struct proa_kv_layout {
     void *base;
+    proa_dtype
+        dtype; /* F32, BF16 or E4M3: what rows are of (op/mla/kv_row.h). Bytes travel as they are; two ends must have the same */
     int32_t layers;
     int32_t blocks;
-    size_t row_bytes; /* of one token in one layer: (kv_lora_rank + qk_rope_head_dim) values */
+    size_t row_bytes; /* of one token in one layer */
     size_t block_bytes;
     size_t layer_bytes; /* blocks * block_bytes */
 } proa_kv_layout;
@@ -94,7 +97,7 @@ void proa_kv_inbox_close(proa_kv_inbox *inbox); /* accepts NULL */
 /* Whether a closed inbox is closed for good, whatever its peer is doing: all kinds but nixl. */
 bool proa_kv_transfer_closes_for_good(const proa_kv_transfer *transfer);
 
-/* Checks the descriptor (kind, layers, row bytes must equal this side's; untrusted bytes, bounds are checked) and prepares to
+/* Checks the descriptor (kind, dtype, layers, row bytes must equal this side's; untrusted bytes, bounds are checked) and prepares to
  * write there. `peer_blocks` gets the peer's block count. `name` is for errors. */
 proa_status proa_kv_peer_connect(proa_kv_transfer *transfer, const void *descriptor, size_t length,
                                  const char *name, proa_kv_peer **peer, int32_t *peer_blocks,

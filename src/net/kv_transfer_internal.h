@@ -58,6 +58,7 @@ typedef struct proa_kv_write_state {
 /* What the descriptor says, before the backend has looked at its part. */
 typedef struct proa_kv_descriptor {
     uint8_t kind;
+    proa_dtype dtype;
     int32_t layers;
     int32_t blocks;
     size_t row_bytes;

@@ -180,6 +180,7 @@ void proa_endpoint_server_info(proa_server *server, proa_http_exchange *exchange
     proa_engine_stats stats;
     get_stats(server, &stats);
     const proa_serve_model *model = server->model;
+    const char *kv_dtype = model != NULL ? model->kv_dtype : NULL;
     proa_buf body = {0};
     proa_buf_append_text(&body, "{\"model_path\":");
     write_text(model != NULL ? model->path : "", &body);
@@ -190,11 +191,12 @@ void proa_endpoint_server_info(proa_server *server, proa_http_exchange *exchange
     proa_buf_append_format(
         &body,
         ",\"status\":\"%s\",\"tp_size\":1,\"dp_size\":1,\"ep_size\":1,\"pp_size\":1,"
-        "\"context_length\":%d,\"max_total_num_tokens\":%d,\"disaggregation_mode\":\"null\","
+        "\"context_length\":%d,\"max_total_num_tokens\":%d,%s%s%s\"disaggregation_mode\":\"null\","
         "\"internal_states\":[{\"num_running_reqs\":%d,\"num_queue_reqs\":%d,"
         "\"last_gen_throughput\":%.3f}]}",
         model != NULL ? "ready" : "starting", model != NULL ? model->limits.context_length : 0,
-        model != NULL ? model->kv_tokens : 0, stats.running, stats.queued,
+        model != NULL ? model->kv_tokens : 0, kv_dtype != NULL ? "\"kv_cache_dtype\":\"" : "",
+        kv_dtype != NULL ? kv_dtype : "", kv_dtype != NULL ? "\"," : "", stats.running, stats.queued,
         server->metrics.generated_per_second);
     reply_json(exchange, 200, &body);
 }

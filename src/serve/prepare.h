@@ -19,6 +19,7 @@ typedef struct proa_serve_model {
     proa_reasoning_mode reasoning;
     proa_api_limits limits;
     int32_t kv_tokens;      /* capacity of the KV cache, for /get_server_info */
+    const char *kv_dtype;   /* what it holds, likewise; NULL: not known here, at a frontend */
     size_t token_bytes_max; /* of the longest token: bounds from below how many tokens a text has */
 } proa_serve_model;
 

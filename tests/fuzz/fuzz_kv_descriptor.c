@@ -17,6 +17,7 @@ static proa_kv_transfer *make_transfer(void)
 {
     const proa_kv_layout layout = {
         .base = cache,
+        .dtype = PROA_DTYPE_BF16,
         .layers = LAYERS,
         .blocks = BLOCKS,
         .row_bytes = ROW_BYTES,
@@ -41,8 +42,8 @@ static void try_descriptor(proa_kv_transfer *transfer, const uint8_t *bytes, siz
         for (uint32_t i = 0; i < d.backend_bytes; i++)
             sum += d.backend[i];
         uint64_t rows = (uint64_t)d.layers * (uint64_t)d.blocks * PROA_KV_ROWS_A_BLOCK;
-        if (d.kind > PROA_KV_TRANSFER_NIXL || d.layers < 1 || d.blocks < 1 || d.row_bytes < 1 ||
-            d.row_bytes > (1ull << 47) / rows || sum == 1u << 31)
+        if (d.kind > PROA_KV_TRANSFER_NIXL || d.dtype > PROA_DTYPE_E4M3 || d.layers < 1 || d.blocks < 1 ||
+            d.row_bytes < 1 || d.row_bytes > (1ull << 47) / rows || sum == 1u << 31)
             abort();
     } else if (err.status != status || err.text[0] == 0) {
         abort();

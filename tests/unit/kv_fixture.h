@@ -47,7 +47,8 @@ static inline uint64_t kv_mix(uint64_t x)
 
 static inline void kv_make_side(kv_side *s, int32_t layers, int32_t blocks, size_t row_bytes, uint64_t seed)
 {
-    s->layout = (proa_kv_layout){.layers = layers,
+    s->layout = (proa_kv_layout){.dtype = PROA_DTYPE_BF16,
+                                 .layers = layers,
                                  .blocks = blocks,
                                  .row_bytes = row_bytes,
                                  .block_bytes = row_bytes * KV_ROWS,

@@ -448,14 +448,17 @@ static void test_foreign_descriptors(void **state)
     const struct {
         int32_t layers;
         size_t row_bytes;
+        proa_dtype dtype;
         const kv_kind *kind;
         proa_status status;
         const char *says;
     } cases[] = {
-        {3, 96, k, PROA_OK, ""},
-        {4, 96, k, PROA_ERR_INVALID, "96 bytes in 4 layers"},
-        {3, 97, k, PROA_ERR_INVALID, "97 bytes in 3 layers"},
-        {3, 96, &kv_kinds[k->kind == PROA_KV_TRANSFER_LOCAL], PROA_ERR_INVALID,
+        {3, 96, PROA_DTYPE_BF16, k, PROA_OK, ""},
+        {4, 96, PROA_DTYPE_BF16, k, PROA_ERR_INVALID, "96 bytes in 4 layers"},
+        {3, 97, PROA_DTYPE_BF16, k, PROA_ERR_INVALID, "97 bytes in 3 layers"},
+        {3, 96, PROA_DTYPE_E4M3, k, PROA_ERR_INVALID,
+         "keeps its KV cache in fp8_e4m3, this process in bf16: give both the same --kv-cache-dtype"},
+        {3, 96, PROA_DTYPE_BF16, &kv_kinds[k->kind == PROA_KV_TRANSFER_LOCAL], PROA_ERR_INVALID,
          "--disaggregation-transfer-backend"},
     };
     kv_pair p;
@@ -466,6 +469,7 @@ static void test_foreign_descriptors(void **state)
         proa_buf descriptor = {0};
         proa_kv_inbox *inbox = NULL;
         kv_make_side(&other, cases[i].layers, 5, cases[i].row_bytes, 3);
+        other.layout.dtype = cases[i].dtype;
         other.transfer = kv_make_transfer(cases[i].kind, p.registry, &other.layout);
         assert_int_equal(proa_kv_inbox_open(other.transfer, &descriptor, &inbox, &err), PROA_OK);
         assert_int_equal(connect_with(&p, descriptor.data, descriptor.length, &err), cases[i].status);

@@ -506,7 +506,7 @@ static void test_patched(void **state)
         {8, 29, 3, 4, "unknown status 3"},
         {8, 29, 0, 4, "status 0 (ok)"},
         {8, 33, 1000, 2, "longer than 999"},
-        {9, 8, 2, 1, "precision is 2"},
+        {9, 8, 3, 1, "kv_dtype is 3"},
         {9, 9, 3, 1, "transfer is 3"},
         {9, 10, 32, 4, "block_tokens is 32"},
         {9, 14, 65537, 4, "descriptor_bytes is 65537"},
@@ -534,6 +534,17 @@ static void test_patched(void **state)
     }
 }
 
+static void test_digest_hint(void **state)
+{
+    (void)state;
+    const uint64_t digest = 0x123456789abcdef0;
+    assert_string_equal(proa_wire_digest_hint(digest, digest), "");
+    assert_string_equal(proa_wire_digest_hint(digest, digest ^ 16), "");
+    assert_string_equal(proa_wire_digest_hint(digest, digest ^ 24), "");
+    assert_non_null(strstr(proa_wire_digest_hint(digest, digest ^ 8), "--kv-cache-dtype"));
+    assert_non_null(strstr(proa_wire_digest_hint(digest ^ 5, digest), "--activation-dtype"));
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -543,6 +554,7 @@ int main(void)
         cmocka_unit_test(test_room_open_fields), cmocka_unit_test(test_room_done_fields),
         cmocka_unit_test(test_truncated),        cmocka_unit_test(test_submit_refused),
         cmocka_unit_test(test_card_refused),     cmocka_unit_test(test_patched),
+        cmocka_unit_test(test_digest_hint),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -148,7 +148,7 @@ static void say(scene *s, uint16_t type, uint16_t answer)
         assert_int_equal(s->f.dialled.type, answer);
 }
 
-static void greet(scene *s, uint64_t digest)
+static void greet_as(scene *s, uint64_t digest, proa_dtype kv_dtype)
 {
     proa_error err = {0};
     proa_buf descriptor = {0};
@@ -156,12 +156,18 @@ static void greet(scene *s, uint64_t digest)
     assert_int_equal(proa_kv_inbox_open(s->transfer, &descriptor, &s->inbox, &err), PROA_OK);
     proa_wire_put_room_hello(&s->out,
                              &(proa_wire_room_hello){.model_digest = digest,
+                                                     .kv_dtype = (uint8_t)kv_dtype,
                                                      .transfer = PROA_KV_TRANSFER_LOCAL,
                                                      .block_tokens = PROA_KV_BLOCK_TOKENS,
                                                      .descriptor = (const uint8_t *)descriptor.data,
                                                      .descriptor_bytes = (uint32_t)descriptor.length});
     proa_buf_free(&descriptor);
     say(s, PROA_WIRE_ROOM_HELLO, PROA_WIRE_ROOM_HELLO);
+}
+
+static void greet(scene *s, uint64_t digest)
+{
+    greet_as(s, digest, PROA_DTYPE_BF16);
 }
 
 static void put_open(scene *s, uint64_t room, uint64_t epoch, int32_t second_block)
@@ -252,6 +258,17 @@ static void test_room_link_ends(void **state)
     assert_int_equal(link_fixture_logged(&s->f, "it serves another model"), 1);
 }
 
+/* The digests of the two differ then too: which flag it is must show. */
+static void test_other_kv_cache(void **state)
+{
+    scene *s = *state;
+    greet_as(s, DIGEST ^ 8, PROA_DTYPE_E4M3);
+    assert_int_equal(s->f.dialled.downs, 1);
+    assert_int_equal(link_fixture_logged(&s->f, "it keeps its KV cache in fp8_e4m3, this worker in bf16: "
+                                                "give both the same --kv-cache-dtype"),
+                     1);
+}
+
 static void test_room_link_malformed(void **state)
 {
     scene *s = *state;
@@ -327,6 +344,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test_setup_teardown(test_rooms_refused, open_scene, close_scene),
         cmocka_unit_test_setup_teardown(test_room_link_ends, open_scene, close_scene),
+        cmocka_unit_test_setup_teardown(test_other_kv_cache, open_scene, close_scene),
         cmocka_unit_test_setup_teardown(test_room_link_malformed, open_scene, close_scene),
         cmocka_unit_test_setup_teardown(test_requests_refused, open_scene, close_scene),
         cmocka_unit_test_setup_teardown(test_hand_off, open_scene, close_scene),

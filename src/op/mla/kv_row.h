@@ -43,6 +43,12 @@ PROA_KV_ROW_INLINE proa_dtype proa_kv_cache_dtype(proa_kv_cache cache, proa_prec
     return precision == PROA_PRECISION_EXACT ? PROA_DTYPE_F32 : PROA_DTYPE_BF16;
 }
 
+/* As --kv-cache-dtype and --activation-dtype have it. */
+static inline const char *proa_kv_cache_name(proa_dtype dtype)
+{
+    return dtype == PROA_DTYPE_E4M3 ? "fp8_e4m3" : dtype == PROA_DTYPE_BF16 ? "bf16" : "float32";
+}
+
 /* Bytes from a row's beginning; kv_lora begins at 0. */
 typedef struct proa_kv_row {
     int32_t bytes;  /* of the row */
