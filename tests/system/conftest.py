@@ -2,6 +2,9 @@
 
 Tests of this folder use the built program from outside, as its users do. Data that is not in the repository lies in the
 folder PROA_TEST_DATA (default: ../shared beside the repository); tests that need it are skipped, and the report says so.
+
+PROA_TEST_DEVICE is what the program computes on unless a test says otherwise: cpu (the default), cuda, or stand-in, the GPU
+in host memory (tests/stand_in). Tests that it makes no sense for are marked cpu("why") and skipped elsewhere.
 """
 import contextlib
 import os
@@ -17,6 +20,8 @@ import pytest
 TOP = pathlib.Path(__file__).resolve().parents[2]
 BUILD = TOP / os.environ.get("PROA_TEST_BUILD", "build")
 DATA = pathlib.Path(os.environ.get("PROA_TEST_DATA", TOP / "../shared")).resolve()
+DEVICES = ("cpu", "cuda", "stand-in")
+DEVICE = os.environ.get("PROA_TEST_DEVICE", "cpu")
 START_SECONDS = 60
 STOP_SECONDS = 10
 
@@ -27,26 +32,46 @@ def pytest_addoption(parser):
 
 def pytest_configure(config):
     config.addinivalue_line("markers", "long: takes more than ten seconds; runs with --long")
+    config.addinivalue_line("markers", "cpu(why): what is tested is the CPU's alone; skipped with another PROA_TEST_DEVICE")
+    if DEVICE not in DEVICES:
+        raise pytest.UsageError(f"PROA_TEST_DEVICE={DEVICE} is none of {', '.join(DEVICES)}")
 
 
 def pytest_collection_modifyitems(config, items):
-    if config.getoption("--long"):
-        return
     for item in items:
-        if item.get_closest_marker("long"):
+        cpu = item.get_closest_marker("cpu")
+        if cpu and DEVICE != "cpu":
+            item.add_marker(pytest.mark.skip(reason=f"of the CPU alone: {cpu.args[0]}"))
+        if item.get_closest_marker("long") and not config.getoption("--long"):
             item.add_marker(pytest.mark.skip(reason="long: runs under `make test-long`"))
 
 
 def pytest_report_header():
-    return f"test data: {DATA}" + ("" if DATA.is_dir() else " (ABSENT: tests that need it are skipped; set PROA_TEST_DATA)")
+    absent = "" if DATA.is_dir() else " (ABSENT: tests that need it are skipped; set PROA_TEST_DATA)"
+    return [f"device: {DEVICE}, the program: {program(DEVICE)}", f"test data: {DATA}{absent}"]
+
+
+def program(device):
+    """The path of the program that has such a device."""
+    return BUILD / ("tests/stand_in/proa_stand_in" if device == "stand-in" else "proa")
+
+
+def built(device):
+    path = program(device)
+    assert path.is_file(), f"{path} is not built: run `make`"
+    return path
 
 
 @pytest.fixture(scope="session")
 def proa():
     """The path of the program."""
-    path = BUILD / "proa"
-    assert path.is_file(), f"{path} is not built: run `make`"
-    return path
+    return built(DEVICE)
+
+
+@pytest.fixture(scope="session")
+def gpu_proa():
+    """The path of a program with a GPU, for tests of `--device cuda`: the stand-in's where the tests are to run without one."""
+    return built("stand-in" if DEVICE == "cpu" else DEVICE)
 
 
 @pytest.fixture(scope="session")
@@ -62,8 +87,11 @@ def data():
 
 
 def clean_environment(**more):
-    """This process's environment without the program's own variables, which would change what is tested."""
-    return {k: v for k, v in os.environ.items() if not k.startswith("PROA_")} | more
+    """This process's environment without the program's own variables, which would change what is tested; but for the device."""
+    device = {} if DEVICE == "cpu" else {"PROA_DEVICE": "cuda"}
+    if DEVICE == "stand-in":  # no model is beside that program
+        device["PROA_MODEL_PATH"] = str(TOP / "models/tiny-r1")
+    return {k: v for k, v in os.environ.items() if not k.startswith("PROA_")} | device | more
 
 
 @pytest.fixture
@@ -71,8 +99,11 @@ def run(proa):
     """run("help", PROA_FORMAT="man", input="...") runs the program to its end."""
 
     def run_proa(*arguments, input=None, timeout=60, **environment):
+        variables = clean_environment(**environment)
+        if arguments and arguments[0] == "bench":  # its parts know what they run on
+            variables.pop("PROA_DEVICE", None)
         return subprocess.run([proa, *map(str, arguments)], input=input, capture_output=True, text=True,
-                              timeout=timeout, env=clean_environment(**environment))
+                              timeout=timeout, env=variables)
 
     return run_proa
 

@@ -14,33 +14,8 @@ PROGRAM = BUILD / "tests" / "fake" / "fake_server"
 MODEL = TOP / "models" / "tiny-r1"
 
 
-class FakeServer:
-    def __init__(self, wait=True, **settings):
-        assert PROGRAM.is_file(), f"{PROGRAM} is not built: run `make`"
-        arguments = [f"{name}={value}" for name, value in settings.items()]
-        self.process = subprocess.Popen([PROGRAM, MODEL, *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-                                        text=True)
-        line = self.process.stdout.readline()
-        assert line.startswith("listening on "), self.process.stderr.read()
-        self.port = int(line.split()[-1])
-        self.url = f"http://127.0.0.1:{self.port}"
-        deadline = time.monotonic() + 20
-        while wait and httpx.get(f"{self.url}/health").status_code != 200:
-            assert time.monotonic() < deadline
-            time.sleep(0.02)
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *_):
-        if self.process.poll() is None:
-            self.process.kill()
-        self.process.wait()
-        self.process.stdout.close()
-        self.process.stderr.close()
-
-    def terminate(self):
-        self.process.send_signal(signal.SIGTERM)
+class Client:
+    """What tests ask of a server on loopback, at `url` and `port`."""
 
     def connect(self, receive_buffer=None):
         connection = socket.socket()
@@ -68,6 +43,42 @@ class FakeServer:
             assert time.monotonic() - start < seconds, f"{name} is {self.metric(name)}, not {value}, after {seconds} s"
             time.sleep(0.01)
         return time.monotonic() - start
+
+
+class Engine(Client):
+    """A running `proa serve` (conftest.py)."""
+
+    def __init__(self, server):
+        self.url, self.port = server.url, server.port
+
+
+class FakeServer(Client):
+    def __init__(self, wait=True, **settings):
+        assert PROGRAM.is_file(), f"{PROGRAM} is not built: run `make`"
+        arguments = [f"{name}={value}" for name, value in settings.items()]
+        self.process = subprocess.Popen([PROGRAM, MODEL, *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+                                        text=True)
+        line = self.process.stdout.readline()
+        assert line.startswith("listening on "), self.process.stderr.read()
+        self.port = int(line.split()[-1])
+        self.url = f"http://127.0.0.1:{self.port}"
+        deadline = time.monotonic() + 20
+        while wait and httpx.get(f"{self.url}/health").status_code != 200:
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        if self.process.poll() is None:
+            self.process.kill()
+        self.process.wait()
+        self.process.stdout.close()
+        self.process.stderr.close()
+
+    def terminate(self):
+        self.process.send_signal(signal.SIGTERM)
 
 
 def request_bytes(path, body, method="POST", **headers):

@@ -1,10 +1,12 @@
 """Law 2 from outside, bit for bit: a request's tokens and log probabilities are the same alone, among 31 others, with any
-chunk size, with the prefix cache on and off, with one thread and two, and when it comes again."""
+chunk size, with the prefix cache on and off, with one thread and two, and when it comes again; on a GPU also among 255 others, with
+graphs, padded or not, and without, and on one stream."""
 import concurrent.futures
 import json
 
 import httpx
 import pytest
+from conftest import DEVICE
 
 QUESTIONS = ["what is 384+967?", "Sort 5, 92, 31, 7, 64 from largest to smallest.", "how many r's are in strawberry?",
              "what is 7812 divided by 36?", "reverse the word elephant", "hello, who are you?"]
@@ -15,6 +17,13 @@ VARIANTS = [
     ("--disable-radix-cache",),
     ("--threads", 1),
     ("--threads", 2, "--chunked-prefill-size", 16, "--page-size", 64),
+]
+GPU_VARIANTS = [
+    ("--chunked-prefill-size", 7),
+    ("--disable-radix-cache",),
+    ("--disable-cuda-graph",),
+    ("--cuda-graph-bs", "3,16", "--chunked-prefill-size", 64),
+    ("--single-stream",),
 ]
 
 
@@ -53,7 +62,8 @@ def ask_all_at_once(url, others):
         return [a.result() for a in answers]
 
 
-@pytest.fixture(scope="module", params=["auto", "float32"])
+@pytest.fixture(scope="module", params=[
+    "auto", pytest.param("float32", marks=pytest.mark.cpu("float32 activations, which a GPU does not have"))])
 def baseline(request, server):
     running = server("--activation-dtype", request.param)
     return request.param, ask_all(running.url), running
@@ -76,7 +86,16 @@ def test_among_31_others(baseline):
     assert ask_all_at_once(running.url, 32 - len(QUESTIONS)) == answers
 
 
-@pytest.mark.parametrize("flags", VARIANTS, ids=lambda f: " ".join(map(str, f)))
+@pytest.mark.skipif(DEVICE != "cuda", reason="of a GPU: PROA_TEST_DEVICE=cuda")
+@pytest.mark.parametrize("flags", [(), ("--disable-cuda-graph",)], ids=["graphs", "no graphs"])
+def test_among_255_others(baseline, server, flags):
+    precision, answers, _ = baseline
+    other = server("--activation-dtype", precision, "--max-running-requests", 256, *flags)
+    assert ask_all_at_once(other.url, 256 - len(QUESTIONS)) == answers
+    other.stop()
+
+
+@pytest.mark.parametrize("flags", VARIANTS if DEVICE == "cpu" else GPU_VARIANTS, ids=lambda f: " ".join(map(str, f)))
 def test_flags_change_no_bit(baseline, server, flags):
     precision, answers, _ = baseline
     other = server("--activation-dtype", precision, *flags)

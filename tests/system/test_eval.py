@@ -39,6 +39,7 @@ def test_bundled_model_answers(evaluate):
     assert sum(rows[r["id"]]["output"] == r["output"] for r in reference) >= 990
 
 
+@pytest.mark.cpu("float32 activations, which a GPU does not have")
 def test_exact_mode_writes_what_pytorch_writes(evaluate):
     rows, _ = evaluate("--activation-dtype", "float32", "--limit", 300)
     reference = lines(REFERENCE)[:300]
@@ -64,7 +65,8 @@ def test_no_flag_moves_an_answer(evaluate):
         assert not different, f"{flags}: questions {different}"
 
 
-@pytest.mark.parametrize("precision,least", [("float32", 500), ("auto", 495)])
+@pytest.mark.parametrize("precision,least", [
+    pytest.param("float32", 500, marks=pytest.mark.cpu("float32 activations, which a GPU does not have")), ("auto", 495)])
 def test_published_reference(evaluate, data, precision, least):
     """Another training run's checkpoint, with every second output of its float32 reference."""
     model = data("models/tiny-r1")

@@ -1,7 +1,8 @@
-"""The layer graph against Hugging Face transformers: golden/ checkpoints in both precisions, on both host devices."""
+"""The layer graph against Hugging Face transformers: golden/ checkpoints in both precisions, on both host devices, or on a GPU."""
 import pytest
+from conftest import DEVICE
 
-CASES = [
+HOST = [
     # model, device, precision, tokens generated greedily
     ("v3-bf16", "cpu", "float32", 48),
     ("v3-fp8", "cpu", "float32", 48),
@@ -12,6 +13,8 @@ CASES = [
     ("v3-bf16", "ref", "auto", 0),
     ("v3-fp8", "ref", "auto", 0),
 ]
+GPU = [("v3-bf16", "cuda", "auto", 8), ("v3-fp8", "cuda", "auto", 8)]
+CASES = HOST if DEVICE == "cpu" else GPU
 
 
 @pytest.mark.parametrize("model,device,precision,generate", CASES)
@@ -27,6 +30,6 @@ def test_comparison_can_fail(run, data):
     """Another checkpoint's expectations must not pass: tokens of one model, logits of the other."""
     folder = data("golden/v3-fp8")
     result = run("logits", "--model-path", folder, "--input", data("golden/v3-bf16") / "expected.safetensors",
-                 "--activation-dtype", "float32", "--compare", timeout=300)
+                 "--activation-dtype", "float32" if DEVICE == "cpu" else "auto", "--compare", timeout=300)
     assert result.returncode == 1
     assert "FAILED" in result.stdout

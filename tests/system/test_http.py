@@ -1,4 +1,5 @@
-"""The HTTP server itself: limits, errors, framing, slow and vanishing clients. Over the fake backend."""
+"""The HTTP server itself: limits, errors, framing, slow and vanishing clients. Over the fake backend, which keeps a pace that a test
+chooses and whose server has small limits; what needs neither, over the engine too, on the device of PROA_TEST_DEVICE."""
 import json
 import re
 import socket
@@ -8,7 +9,8 @@ import time
 import httpx
 import pytest
 
-from fake import FakeServer, read_all, read_response, read_until, request_bytes
+from conftest import TOP
+from fake import Engine, FakeServer, read_all, read_response, read_until, request_bytes
 
 CHAT = {"messages": [{"role": "user", "content": "hi"}], "max_tokens": 3}
 LONG = {"prompt": "abc", "max_tokens": 4000, "ignore_eos": True, "stream": True}
@@ -18,6 +20,13 @@ LONG = {"prompt": "abc", "max_tokens": 4000, "ignore_eos": True, "stream": True}
 def fake():
     with FakeServer(step_us=500, body_max=1 << 20, head_s=0.6, body_s=0.6, idle_s=2) as server:
         yield server
+
+
+@pytest.fixture(scope="module", params=["fake", "engine"])
+def either(request, server):
+    if request.param == "fake":
+        return request.getfixturevalue("fake")
+    return Engine(server("--model-path", TOP / "models/tiny-r1", "--served-model-name", "fake"))
 
 
 def assert_error(response, status, param=None):
@@ -43,24 +52,24 @@ def assert_error(response, status, param=None):
     ("PATCH", "/health", 405, "GET, HEAD"),
     ("BREW", "/flush_cache", 405, "GET, HEAD, POST"),
 ])
-def test_paths_and_methods(fake, method, path, status, allow):
-    response = httpx.request(method, fake.url + path)
+def test_paths_and_methods(either, method, path, status, allow):
+    response = httpx.request(method, either.url + path)
     assert_error(response, status)
     assert response.headers.get("allow") == allow
 
 
 @pytest.mark.parametrize("path", ["/start_profile", "/stop_profile"])
-def test_no_client_writes_files_unless_the_operator_says_where(fake, path):
-    assert_error(httpx.post(fake.url + path), 400)
+def test_no_client_writes_files_unless_the_operator_says_where(either, path):
+    assert_error(httpx.post(either.url + path), 400)
 
 
 @pytest.mark.parametrize("path", ["/health", "/metrics", "/v1/models", "/v1/models/fake", "/v1/models/%66ake", "/ping",
                                   "/version", "/get_model_info", "/get_server_info", "/flush_cache", "/health?x=y"])
-def test_simple_endpoints(fake, path):
-    response = httpx.get(fake.url + path)
+def test_simple_endpoints(either, path):
+    response = httpx.get(either.url + path)
     assert response.status_code == 200, response.text
     if path != "/flush_cache":
-        head = httpx.head(fake.url + path)
+        head = httpx.head(either.url + path)
         assert head.status_code == 200 and head.content == b""
 
 
@@ -70,10 +79,10 @@ def test_simple_endpoints(fake, path):
     (b'{"prompt":"a","n":' + b"9" * 400 + b"}", 400), (b'{"prompt":"\\ud800"}', 400), (b"{}" * 2, 400),
     (b"[" + b"1," * 500000 + b"1]", 400),
 ])
-def test_bad_json(fake, body, status):
-    assert_error(httpx.post(fake.url + "/v1/completions", content=body, headers={"content-type": "application/json"}),
+def test_bad_json(either, body, status):
+    assert_error(httpx.post(either.url + "/v1/completions", content=body, headers={"content-type": "application/json"}),
                  status)
-    assert fake.metric("proa:http_request_body_bytes") == 0
+    assert either.metric("proa:http_request_body_bytes") == 0
 
 
 @pytest.mark.parametrize("headers, status", [
@@ -83,8 +92,8 @@ def test_bad_json(fake, body, status):
     ({"content-type": "application/json", "content-encoding": "gzip"}, 415),
     ({"content-type": "Application/JSON; charset=utf-8"}, 200),
 ])
-def test_content_type(fake, headers, status):
-    response = httpx.post(fake.url + "/v1/chat/completions", content=json.dumps(CHAT), headers=headers)
+def test_content_type(either, headers, status):
+    response = httpx.post(either.url + "/v1/chat/completions", content=json.dumps(CHAT), headers=headers)
     assert response.status_code == status
     if status != 200:
         assert_error(response, status)
@@ -98,7 +107,7 @@ def exchange(fake, data):
 
 
 @pytest.mark.parametrize("data, status", [
-    (b"POST /v1/completions HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\n\r\n", 411),
+    (b"POST /v1/completions HTTP/1.1\r\nHost: a\r\nConnection: close\r\nContent-Type: application/json\r\n\r\n", 411),
     (b"POST /v1/completions HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\nContent-Length: 99999999\r\n\r\n", 413),
     (b"GET /health HTTP/1.1\r\nHost: a\r\nX: " + b"y" * 40000 + b"\r\n\r\n", 431),
     (b"GET /health HTTP/1.1\r\nHost: a\r\n" + b"X: y\r\n" * 200 + b"\r\n", 431),
@@ -108,8 +117,8 @@ def exchange(fake, data):
     (b"\x16\x03\x01\x02\x00", 400),
     (b"GET /health HTTP/1.1\nHost: a\n\n", 400),
 ])
-def test_refused_at_the_head(fake, data, status):
-    reply = exchange(fake, data)
+def test_refused_at_the_head(either, data, status):
+    reply = exchange(either, data)
     head, _, body = reply.partition(b"\r\n\r\n")
     assert head.startswith(b"HTTP/1.1 %d " % status), reply
     if status != 411:
@@ -117,8 +126,8 @@ def test_refused_at_the_head(fake, data, status):
     assert set(json.loads(body)["error"]) == {"message", "type", "param", "code"}
 
 
-def test_a_chunked_body_over_the_limit(fake):
-    with fake.connect() as connection:
+def test_a_chunked_body_over_the_limit(either):
+    with either.connect() as connection:
         connection.sendall(b"POST /v1/completions HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\n"
                            b"Transfer-Encoding: chunked\r\n\r\n")
         piece = b"10000\r\n" + b"x" * 0x10000 + b"\r\n"
@@ -127,7 +136,7 @@ def test_a_chunked_body_over_the_limit(fake):
             while time.monotonic() < end:
                 connection.sendall(piece)
                 time.sleep(0.001)
-    fake.wait_for("proa:http_request_body_bytes", 0, 5)
+    either.wait_for("proa:http_request_body_bytes", 0, 5)
 
 
 def test_the_refusal_of_a_large_body_reaches_the_client(fake):
@@ -136,11 +145,11 @@ def test_the_refusal_of_a_large_body_reaches_the_client(fake):
     assert_error(response, 413)
 
 
-def test_chunked_bodies_and_pipelining(fake):
+def test_chunked_bodies_and_pipelining(either):
     body = json.dumps(CHAT).encode()
     chunked = (b"POST /v1/chat/completions HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\n"
                b"Transfer-Encoding: chunked\r\n\r\n" + b"".join(b"1\r\n%c\r\n" % c for c in body) + b"0\r\n\r\n")
-    with fake.connect() as connection:
+    with either.connect() as connection:
         connection.sendall(chunked + request_bytes("/v1/completions", {"prompt": "xyz", "max_tokens": 2}) +
                            b"GET /version HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n")
         replies = read_all(connection)
@@ -148,8 +157,8 @@ def test_chunked_bodies_and_pipelining(fake):
     assert replies.index(b"chat.completion") < replies.index(b"text_completion") < replies.index(b'"version"')
 
 
-def test_expect_continue(fake):
-    with fake.connect() as connection:
+def test_expect_continue(either):
+    with either.connect() as connection:
         data = request_bytes("/v1/completions", {"prompt": "xyz", "max_tokens": 2}, Expect="100-continue")
         head, _, body = data.partition(b"\r\n\r\n")
         connection.sendall(head + b"\r\n\r\n")
@@ -159,8 +168,8 @@ def test_expect_continue(fake):
 
 
 @pytest.mark.parametrize("given, kept", [("my-id.1", True), ("a b", False), ("x" * 129, False), ('a"b', False)])
-def test_request_id(fake, given, kept):
-    response = fake.post("/v1/chat/completions", CHAT, headers={"x-request-id": given})
+def test_request_id(either, given, kept):
+    response = either.post("/v1/chat/completions", CHAT, headers={"x-request-id": given})
     assert (response.headers["x-request-id"] == given) == kept
     assert response.json()["id"] == "chatcmpl-" + response.headers["x-request-id"]
 
@@ -224,8 +233,8 @@ def test_api_key():
         assert "secret" not in httpx.get(server.url + "/get_server_info", headers={"x-api-key": "secret"}).text
 
 
-def test_stream_bytes(fake):
-    with fake.connect() as connection:
+def test_stream_bytes(either):
+    with either.connect() as connection:
         connection.sendall(request_bytes("/v1/chat/completions", {**CHAT, "stream": True}))
         raw = read_until(connection, b"0\r\n\r\n")
     head, _, rest = raw.partition(b"\r\n\r\n")
@@ -251,29 +260,29 @@ def test_stream_bytes(fake):
     assert last["delta"] == {} and last["finish_reason"] == "length"
 
 
-def test_http_1_0_streams_end_with_the_connection(fake):
+def test_http_1_0_streams_end_with_the_connection(either):
     data = request_bytes("/v1/completions", {**LONG, "max_tokens": 5}).replace(b"HTTP/1.1", b"HTTP/1.0")
-    reply = exchange(fake, data)
+    reply = exchange(either, data)
     assert b"Transfer-Encoding" not in reply
     assert reply.endswith(b"data: [DONE]\n\n")
 
 
 @pytest.mark.parametrize("stream", [True, False])
-def test_a_client_that_leaves_frees_its_request(fake, stream):
-    with fake.connect() as connection:
+def test_a_client_that_leaves_frees_its_request(either, stream):
+    with either.connect() as connection:
         connection.sendall(request_bytes("/v1/completions", {**LONG, "max_tokens": 100000 // 26, "stream": stream}))
-        fake.wait_for("proa:num_running_reqs", 1, 5)
+        either.wait_for("proa:num_running_reqs", 1, 5)
         if stream:
             read_until(connection, b"data: ")
-    assert fake.wait_for("proa:num_running_reqs", 0, 5) < 0.5
+    assert either.wait_for("proa:num_running_reqs", 0, 5) < 0.5
 
 
-def test_half_closed_counts_as_left(fake):
-    with fake.connect() as connection:
+def test_half_closed_counts_as_left(either):
+    with either.connect() as connection:
         connection.sendall(request_bytes("/v1/completions", {**LONG, "stream": False}))
-        fake.wait_for("proa:num_running_reqs", 1, 5)
+        either.wait_for("proa:num_running_reqs", 1, 5)
         connection.shutdown(socket.SHUT_WR)
-        assert fake.wait_for("proa:num_running_reqs", 0, 5) < 0.5
+        assert either.wait_for("proa:num_running_reqs", 0, 5) < 0.5
 
 
 def test_slow_readers_are_held_back_and_hold_back_nobody():
@@ -350,12 +359,13 @@ def test_a_large_prompt_does_not_hold_back_other_streams():
         assert len(gaps) >= 1000 and max(gaps) < 0.5
 
 
-def test_metrics_page(fake):
+def test_metrics_page(either):
     """Every line as Prometheus wants it, histograms cumulative, counters that count."""
-    fake.post("/v1/completions", {"prompt": "abc", "max_tokens": 7})
-    before = fake.metric("proa:generation_tokens_total")
-    fake.post("/v1/completions", {"prompt": "abc", "max_tokens": 7, "n": 2})
-    response = httpx.get(fake.url + "/metrics")
+    body = {"prompt": "abc", "max_tokens": 7, "ignore_eos": True}
+    either.post("/v1/completions", body)
+    before = either.metric("proa:generation_tokens_total")
+    either.post("/v1/completions", {**body, "n": 2})
+    response = httpx.get(either.url + "/metrics")
     assert response.headers["content-type"].startswith("text/plain; version=0.0.4")
     types, last = {}, {}
     for line in response.text.splitlines():
@@ -371,21 +381,23 @@ def test_metrics_page(fake):
                 assert float(value) >= last.get(base, 0)
                 last[base] = float(value)
                 if 'le="+Inf"' in labels:
-                    assert fake.metric(f"{base}_count") == float(value)
-    assert fake.metric("proa:generation_tokens_total") == before + 14
+                    assert either.metric(f"{base}_count") == float(value)
+    assert either.metric("proa:generation_tokens_total") == before + 14
     for name in ["time_to_first_token_seconds", "inter_token_latency_seconds", "e2e_request_latency_seconds"]:
-        assert types[f"proa:{name}"] == "histogram" and fake.metric(f"proa:{name}_count") > 0
+        assert types[f"proa:{name}"] == "histogram" and either.metric(f"proa:{name}_count") > 0
 
 
-def test_many_small_requests(fake):
+def test_many_small_requests(either):
     """Not a benchmark: that nothing is lost when 32 clients ask at once."""
     failures = []
+    body = {"prompt": "ab", "max_tokens": 2, "ignore_eos": True, "temperature": 0}
+    text = either.post("/v1/completions", body).json()["choices"][0]["text"]
 
     def work():
         with httpx.Client(timeout=30) as client:
             for _ in range(20):
-                response = client.post(fake.url + "/v1/completions", json={"prompt": "ab", "max_tokens": 2})
-                if response.status_code != 200 or response.json()["choices"][0]["text"] != "ab":
+                response = client.post(either.url + "/v1/completions", json=body)
+                if response.status_code != 200 or response.json()["choices"][0]["text"] != text:
                     failures.append(response.text)
 
     threads = [threading.Thread(target=work) for _ in range(32)]
@@ -394,4 +406,4 @@ def test_many_small_requests(fake):
     for thread in threads:
         thread.join()
     assert not failures
-    assert fake.metric("proa:num_running_reqs") == 0
+    assert either.metric("proa:num_running_reqs") == 0

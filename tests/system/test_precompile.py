@@ -4,18 +4,16 @@ import shutil
 
 import httpx
 import pytest
-from conftest import BUILD, TOP
+from conftest import TOP
 
 MODEL = TOP / "models/tiny-r1"
 WORKER = ["--model-path", MODEL, "--cuda-graph-bs", "2,4", "--max-running-requests", 4, "--chunked-prefill-size", 16]
 
 
 @pytest.fixture(scope="module")
-def proa():
-    """The program with the stand-in, for all fixtures that start it."""
-    path = BUILD / "tests/stand_in/proa_stand_in"
-    assert path.is_file(), f"{path} is not built: run `make`"
-    return path
+def proa(gpu_proa):
+    """The program with a GPU, for all fixtures that start it."""
+    return gpu_proa
 
 
 @pytest.fixture

@@ -1,21 +1,20 @@
-"""`--device cuda` from end to end where there is no GPU: the program on a GPU in host memory (tests/stand_in)."""
+"""`--device cuda` from end to end, where there is no GPU too: the program on a GPU in host memory (tests/stand_in), or on a real one
+with PROA_TEST_DEVICE=cuda."""
 import json
 import pathlib
 import time
 
 import httpx
 import pytest
-from conftest import BUILD, TOP
+from conftest import TOP
 
 MODEL = TOP / "models/tiny-r1"
 
 
 @pytest.fixture(scope="module")
-def proa():
-    """The program with the stand-in, for all fixtures that start it."""
-    path = BUILD / "tests/stand_in/proa_stand_in"
-    assert path.is_file(), f"{path} is not built: run `make`"
-    return path
+def proa(gpu_proa):
+    """The program with a GPU, for all fixtures that start it."""
+    return gpu_proa
 
 
 @pytest.mark.parametrize("model", ["v3-bf16", "v3-fp8"])
