@@ -2,6 +2,7 @@
 #
 #   gpu-check      parity with the references, whole models, a step's ops beside the bound, the memory checker
 #   gpu-parity     parity alone
+#   gpu-http       the system tests of serving, evaluation and law 2 on this GPU (SUITES="http openai": those alone); needs Python 3.11 or later
 #   gpu-model      golden checkpoints, tiny-r1's answers, law 2 through the engine, DeepSeek-R1's slice behind HTTP (PARTS="golden answers slice")
 #   gpu-precompile nothing is left to compile (with the driver's JIT off); tiles measured for R1's slice, tiny-r1 answers with measured tiles as without
 #   gpu-memcheck   compute-sanitizer: memcheck on all, racecheck on those of $(racing)
@@ -13,11 +14,14 @@ tests = $(notdir $(wildcard bin/gpu_test_*))
 # (PROA_EVERY_LANE, PROA_WARP_PRODUCTS)
 racing = gpu_test_linear_warp gpu_test_mla_decode_warp gpu_test_products gpu_test_rows gpu_test_sample
 
-.PHONY: gpu-check gpu-parity gpu-model gpu-precompile gpu-bench gpu-memcheck
-gpu-check: gpu-parity gpu-model gpu-precompile gpu-bench gpu-memcheck
+.PHONY: gpu-check gpu-parity gpu-http gpu-model gpu-precompile gpu-bench gpu-memcheck
+gpu-check: gpu-parity gpu-http gpu-model gpu-precompile gpu-bench gpu-memcheck
 
 gpu-model:
 	@./gpu_model.sh bin/proa $(OUT)
+
+gpu-http:
+	@./gpu_http.sh $(OUT)
 
 gpu-parity:
 	@mkdir -p $(OUT); nvidia-smi --query-gpu=name,driver_version --format=csv,noheader | tee $(OUT)/gpu.txt

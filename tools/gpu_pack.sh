@@ -7,7 +7,7 @@ root=$(cd "$(dirname "$0")/.." && pwd)
 
 rm -rf "$folder"
 mkdir -p "$folder/bin" "$folder/lib"
-programs=("$build/proa" "$build"/tests/gpu/gpu_*)
+programs=("$build/proa" "$build"/tests/gpu/gpu_* "$build/tests/fake/fake_server")
 for program in "${programs[@]}"; do
     [ -f "$program" ] && [ -x "$program" ] || continue
     strip -o "$folder/bin/${program##*/}" "$program"
@@ -24,5 +24,20 @@ else
     echo "$data has no golden checkpoints: the pack goes without"
 fi
 cp "$root/tools/gpu_check.mk" "$folder/Makefile"
-cp "$root/tools/gpu_model.sh" "$root/tools/gpu_precompile.sh" "$root/tools/gpu_client.py" "$folder/"
+cp "$root/tools/gpu_model.sh" "$root/tools/gpu_precompile.sh" "$root/tools/gpu_http.sh" "$root/tools/gpu_client.py" "$folder/"
+
+# The system tests, and what they import in the suites that gpu_http.sh runs: compiled wheels for each version of Python that may be there.
+mkdir -p "$folder/tests/system" "$folder/tests/data" "$folder/wheels"
+cp "$root"/tests/system/*.{py,ini} "$folder/tests/system/"
+cp "$root/tests/data/tiny-r1-reference.jsonl" "$folder/tests/data/"
+imports='pytest|iniconfig|packaging|pluggy|pygments|httpx|httpx2|httpcore|httpcore2|h11|anyio|sniffio|idna|certifi|truststore|openai|pydantic|pydantic_core|jiter|annotated-types|typing-inspection|typing_extensions'
+for version in 3.11 3.12 3.13; do
+    python3 -m pip download --quiet --disable-pip-version-check --no-deps --only-binary :all: --implementation cp --python-version $version \
+        --platform manylinux_2_17_x86_64 --platform manylinux2014_x86_64 --dest "$folder/wheels" \
+        --requirement <(grep -iE "^($imports)==" "$root/tests/system/requirements.txt") || {
+        echo "pip could not fetch wheels (above): the pack goes without, and 'make gpu-http' cannot run there"
+        rm -rf "$folder/wheels"
+        break
+    }
+done
 echo "$folder: $(ls "$folder/bin" | wc -l) programs, $(du -sh "$folder" | cut -f1)"
