@@ -89,7 +89,8 @@ static void carry_out(proa_ep_group *r, const proa_group_action *action)
     case PROA_GROUP_RESET:
         note_trouble(r);
         proa_log(PROA_LOG_WARN, "ranks", "this rank is outside of the group, and joins it again");
-        r->installed = false;
+        r->to_install = r->installed = false;
+        r->epoch = (proa_group_epoch){0}; /* none: a view that is being installed is not wanted any more */
         for (int32_t i = 0; i < r->options.ranks; i++)
             r->peers[i].connected = 0; /* the others have closed their ends */
         break;
@@ -206,9 +207,15 @@ static uint64_t number_of(const proa_group_epoch *epoch)
     return proa_digest(parts, sizeof parts, 0) | 1;
 }
 
-/* Connects to members that have come. Not under lock, but for a look at each: connections to dozens of ranks take seconds where processors
- * are few, and so long the control thread would not beat. */
-static void connect_members(proa_ep_group *r, const proa_group_mask *members)
+/* No other view has come since this one did, nor was it left. Under lock. */
+static bool is_wanted(const proa_ep_group *r, const proa_group_epoch *epoch)
+{
+    return !r->to_install && proa_group_epoch_equal(epoch, &r->epoch);
+}
+
+/* Connects to members that have come; false: the view is not wanted any more. Not under lock, but for a look at each: connections to dozens
+ * of ranks take seconds where processors are few, and so long the control thread would not beat. */
+static bool connect_members(proa_ep_group *r, const proa_group_mask *members, const proa_group_epoch *epoch)
 {
     proa_post *post = proa_a2a_post(r->a2a);
     uint8_t address[PROA_POST_ADDRESS_BYTES_MAX];
@@ -218,13 +225,17 @@ static void connect_members(proa_ep_group *r, const proa_group_mask *members)
         if (i == r->options.rank)
             continue;
         pthread_mutex_lock(&r->lock);
-        bool is_member = proa_group_mask_has(members, i);
+        bool wanted = is_wanted(r, epoch), is_member = proa_group_mask_has(members, i);
         bool known = !is_member || (p->connected == p->life && proa_post_is_connected(post, i));
         uint64_t life = p->life;
         size_t bytes = p->address_bytes;
         memcpy(address, p->address, bytes);
-        p->connected = is_member ? life : 0; /* already: a reset that comes meanwhile undoes it */
+        if (wanted)
+            p->connected = is_member ? life : 0; /* already: a reset that comes meanwhile undoes it */
+        r->connections++;
         pthread_mutex_unlock(&r->lock);
+        if (!wanted)
+            return false;
         if (known || proa_post_connect(post, i, address, bytes, &err) == PROA_OK)
             continue;
         proa_log(PROA_LOG_ERROR, "ranks", "%s", err.text);
@@ -233,9 +244,10 @@ static void connect_members(proa_ep_group *r, const proa_group_mask *members)
             p->connected = 0;
         pthread_mutex_unlock(&r->lock);
     }
+    return true;
 }
 
-/* Under lock, which is left meanwhile. */
+/* Under lock, which is left meanwhile: what is found when it is taken again may be another view, or that this one was left. */
 static void install(proa_ep_group *r)
 {
     uint64_t lives[PROA_TEAM_MAX];
@@ -249,7 +261,11 @@ static void install(proa_ep_group *r)
     proa_ep_group_team_lives(r, lives);
     r->installing = true;
     pthread_mutex_unlock(&r->lock);
-    connect_members(r, &members);
+    if (!connect_members(r, &members, &epoch)) {
+        pthread_mutex_lock(&r->lock);
+        r->installing = false;
+        return;
+    }
     if (r->team != NULL)
         proa_ep_team_leave(r->team);
     proa_status status = proa_a2a_begin(r->a2a, number_of(&epoch), r->live, &err);
@@ -271,8 +287,8 @@ static void install(proa_ep_group *r)
         r->stopped = true;
         return;
     }
-    if (r->to_install || !proa_group_epoch_equal(&epoch, &r->epoch))
-        return; /* another one has come meanwhile */
+    if (!is_wanted(r, &epoch))
+        return;
     proa_ep_group_rebalance_install(r);
     r->installed = r->speaks = r->unproven = true;
     r->stats.views++;

@@ -49,7 +49,8 @@ struct proa_ep_group {
     bool begun; /* a step waits for the engine thread */
     bool running;
     bool installing;
-    pid_t engine_thread; /* 0: it has not come yet */
+    uint64_t connections; /* looked at while installing: progress of the engine thread */
+    pid_t engine_thread;  /* 0: it has not come yet */
     proa_ep_watch watch;
     bool ended_here; /* the answer to an ABANDON that found the step not begun */
     proa_group_shape shape;

@@ -68,7 +68,7 @@ void proa_ep_group_watch(proa_ep_group *r, int64_t now_us)
         .wanted = (r->begun || r->to_install) && !r->running && !r->installing && !r->stopped,
         .busy = (r->running || r->installing) && !r->stopped,
         .waits = a2a.waits_for != NULL,
-        .moves = a2a.moves,
+        .moves = a2a.moves + r->connections,
     };
     const char *why = proa_ep_watch_tick(&r->watch, &look, r->options.deadline_us, engine_sleeps, r);
     if (why != NULL)

@@ -203,114 +203,6 @@ static void connections_hold_nobody_up(void **state)
     ranks_fixture_close(f);
 }
 
-/* ---- outside ---- */
-
-typedef struct outsider {
-    proa_device *device;
-    proa_forward *forward;
-    proa_ep_group *ranks;
-    int joins; /* JOIN messages */
-} outsider;
-
-static void on_send(void *context, int32_t rank, const proa_group_message *message)
-{
-    outsider *o = context;
-    (void)rank;
-    o->joins += message->kind == PROA_GROUP_JOIN;
-}
-
-static void on_nudge(void *context)
-{
-    (void)context;
-}
-
-static void on_stuck(void *context, const char *why)
-{
-    (void)context;
-    fail_msg("%s", why);
-}
-
-static void open_outsider(outsider *o, const ranks_model *m, proa_post_hub *hub)
-{
-    proa_error err = {0};
-    proa_forward_limits limits;
-    const proa_ep_group_options options = {
-        .ranks = 3,
-        .rank = 2,
-        .nodes = 1,
-        .life = 77,
-        .redundant_experts = 1,
-        .rows_max = 16,
-        .outside_us = 400000,
-        .hub = hub,
-        .hooks = {.send = on_send, .nudge = on_nudge, .stuck = on_stuck, .context = o},
-    };
-    assert_int_equal(proa_device_create("cpu", 1, PROA_PRECISION_DEFAULT, &o->device, &err), PROA_OK);
-    if (proa_ep_group_create(&options, &m->config, PROA_PRECISION_DEFAULT, &o->ranks, &err) != PROA_OK)
-        fail_msg("%s", err.text);
-    assert_int_equal(proa_engine_forward_limits(&ranks_model_options, &limits, &err), PROA_OK);
-    proa_exchange exchange = proa_ep_group_exchange(o->ranks);
-    limits.exchange = &exchange;
-    assert_int_equal(proa_forward_create(&m->config, proa_checkpoint_weights(m->checkpoint), o->device,
-                                         &limits, &o->forward, &err),
-                     PROA_OK);
-    proa_ep_group_attach(o->ranks, o->forward, limits.rows_max);
-}
-
-static void close_outsider(outsider *o)
-{
-    proa_forward_free(o->forward);
-    proa_ep_group_free(o->ranks);
-    proa_device_free(o->device);
-}
-
-/* Ranks 0 and 1 say that they are a group without this one; twice, since it may knock a while after the first time. */
-static void hear_of_the_others(outsider *o)
-{
-    const proa_group_message status = {.kind = PROA_GROUP_STATUS,
-                                       .from = 0,
-                                       .life = 5,
-                                       .epoch = {.count = 1, .rank = 0, .life = 5},
-                                       .inside = true,
-                                       .mask = {{3}}};
-    for (int32_t i = 0; i < 2; i++)
-        proa_ep_group_peer_up(o->ranks, i, 5, NULL, 0);
-    proa_ep_group_receive(o->ranks, &status);
-    usleep(600000);
-    proa_ep_group_receive(o->ranks, &status);
-    assert_int_equal(o->joins, 1);
-}
-
-static void *tick_for_a_while(void *context)
-{
-    for (int i = 0; i < 100; i++, usleep(10000))
-        proa_ep_group_tick(context);
-    return NULL;
-}
-
-/* A rank that the others do not take in says so, and its requests end soon: they can go on elsewhere. */
-static void a_rank_outside_lets_go(void **state)
-{
-    outsider o = {0};
-    pthread_t control;
-    float *logits;
-    proa_error err = {0};
-    proa_post_hub *hub = proa_post_hub_create(3);
-    const proa_step step = {.row_count = 1};
-    open_outsider(&o, *state, hub);
-    assert_false(proa_ep_group_is_away(o.ranks));
-    hear_of_the_others(&o);
-    assert_int_equal(pthread_create(&control, NULL, tick_for_a_while, o.ranks), 0);
-    int64_t begun = proa_clock_us();
-    assert_int_equal(proa_ep_group_step(o.ranks, &step, &logits, &err), PROA_ERR_DEADLINE);
-    assert_true(proa_clock_us() - begun < 15000000); /* 30 s, if it were a member */
-    assert_non_null(strstr(err.text, "rank 2 has been outside of the group of 3 ranks for "));
-    assert_true(proa_ep_group_is_away(o.ranks));
-    pthread_join(control, NULL);
-    close_outsider(&o);
-    proa_post_hub_free(hub);
-}
-
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -321,7 +213,6 @@ int main(void)
         cmocka_unit_test(half_of_the_ranks_die),
         cmocka_unit_test(half_of_the_ranks_die_in_halves_of_steps),
         cmocka_unit_test(connections_hold_nobody_up),
-        cmocka_unit_test(a_rank_outside_lets_go),
     };
     return cmocka_run_group_tests(tests, ranks_model_load, ranks_model_unload);
 }
