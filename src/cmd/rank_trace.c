@@ -1,8 +1,9 @@
 /* rank_trace.c - see rank_trace.h. */
 #include "cmd/rank_trace.h"
 
+#include "base/trace_files.h"
+
 #include <stdio.h>
-#include <string.h>
 
 enum { NAME_BYTES = 32, PATH_BYTES = 4096 };
 
@@ -16,18 +17,6 @@ static void name_of(const proa_rank_use *use, char name[NAME_BYTES])
         snprintf(name, NAME_BYTES, "%s", use->name);
 }
 
-/* The name comes before the last dot of the file's name. */
-static bool path_of(const char *given, const char *name, char path[PATH_BYTES])
-{
-    const char *slash = strrchr(given, '/'), *file = slash != NULL ? slash + 1 : given,
-               *dot = strrchr(file, '.');
-    const size_t stem = dot != NULL && dot > file ? (size_t)(dot - given) : strlen(given);
-    const int n = name[0] == 0
-                      ? snprintf(path, PATH_BYTES, "%s", given)
-                      : snprintf(path, PATH_BYTES, "%.*s.%s%s", (int)stem, given, name, given + stem);
-    return n < PATH_BYTES;
-}
-
 proa_status proa_rank_trace_open(const proa_options *o, const proa_rank_use *use, proa_trace **trace,
                                  proa_error *err)
 {
@@ -38,9 +27,11 @@ proa_status proa_rank_trace_open(const proa_options *o, const proa_rank_use *use
     proa_status status = proa_trace_create(process, trace, err);
     if (status != PROA_OK || given == NULL)
         return status;
-    if (!path_of(given, name, path))
+    if (!proa_trace_path(given, name, path, sizeof path))
         return proa_error_set(err, PROA_ERR_TOO_LONG, "--trace: the path is longer than %d bytes",
                               PATH_BYTES - 1);
-    return proa_trace_start(*trace, path, proa_options_int(o, "trace-start-step"),
-                            proa_options_int(o, "trace-steps"), err);
+    status = proa_trace_keep(path, err);
+    return status != PROA_OK ? status
+                             : proa_trace_start(*trace, path, proa_options_int(o, "trace-start-step"),
+                                                proa_options_int(o, "trace-steps"), err);
 }

@@ -1,6 +1,7 @@
 /* test_trace.c - traces: what is in the file, that it opens whenever its process ends, its number of steps, starts and stops. */
 #include "base/json.h"
 #include "base/trace.h"
+#include "base/trace_files.h"
 
 #include <setjmp.h>
 #include <signal.h>
@@ -301,6 +302,86 @@ static void test_more_spans_than_are_noted(void **state)
     close_fixture(&f);
 }
 
+static void test_names_come_before_the_last_dot(void **state)
+{
+    static const struct {
+        const char *given, *name, *path;
+    } table[] = {
+        {"trace.json", "rank3", "trace.rank3.json"},
+        {"/a.b/trace", "rank3", "/a.b/trace.rank3"},
+        {"a/trace.rank3.json", "1", "a/trace.rank3.1.json"},
+        {".hidden", "1", ".hidden.1"},
+        {"trace.json", "", "trace.json"},
+    };
+    (void)state;
+    for (size_t i = 0; i < sizeof table / sizeof table[0]; i++) {
+        char path[64];
+        assert_true(proa_trace_path(table[i].given, table[i].name, path, sizeof path));
+        assert_string_equal(path, table[i].path);
+        assert_false(proa_trace_path(table[i].given, table[i].name, path, strlen(table[i].path)));
+    }
+}
+
+/* The first number in the file's args, -1: there is no such file. */
+static int number_in(const char *folder, const char *name)
+{
+    fixture f = {0};
+    struct stat st;
+    snprintf(f.path, sizeof f.path, "%s/%s", folder, name);
+    if (stat(f.path, &st) != 0)
+        return -1;
+    proa_json *events = read_events(&f, "");
+    const int number =
+        (int)proa_json_int(proa_json_get(proa_json_get(find_named(events, "step"), "args"), "number"), -1);
+    proa_json_free(events);
+    return number;
+}
+
+/* A process that traces at its start, again and again. */
+static void test_older_traces_are_kept(void **state)
+{
+    char folder[] = "/tmp/test_trace.XXXXXX", name[32];
+    const int lives = PROA_TRACE_KEPT_MAX + 3;
+    fixture f;
+    (void)state;
+    assert_non_null(mkdtemp(folder));
+    for (int life = 0; life < lives; life++) {
+        f = (fixture){0};
+        snprintf(f.path, sizeof f.path, "%s/trace.rank3.json", folder);
+        assert_int_equal(proa_trace_create("proa rank3", &f.trace, &f.err), PROA_OK);
+        assert_int_equal(proa_trace_keep(f.path, &f.err), PROA_OK);
+        assert_int_equal(proa_trace_start(f.trace, f.path, 0, 1, &f.err), PROA_OK);
+        run_step(f.trace, life);
+        proa_trace_free(f.trace);
+        assert_int_equal(number_in(folder, "trace.rank3.json"), life);
+        assert_int_equal(number_in(folder, "trace.rank3.1.json"), life - 1);
+    }
+    unlink(f.path);
+    for (int i = 1; i <= PROA_TRACE_KEPT_MAX; i++) {
+        snprintf(name, sizeof name, "trace.rank3.%d.json", i);
+        assert_int_equal(number_in(folder, name), lives - 1 - i);
+        snprintf(f.path, sizeof f.path, "%s/%s", folder, name);
+        unlink(f.path);
+    }
+    assert_int_equal(rmdir(folder), 0); /* no other is there */
+}
+
+static void test_what_is_no_file_stays(void **state)
+{
+    char link_path[64];
+    fixture f;
+    (void)state;
+    open_fixture(&f); /* an empty file */
+    assert_int_equal(proa_trace_keep(f.path, &f.err), PROA_OK);
+    assert_int_equal(access(f.path, F_OK), 0);
+    assert_int_equal(proa_trace_keep("/tmp/no/such/trace.json", &f.err), PROA_OK);
+    snprintf(link_path, sizeof link_path, "%s.json", f.path);
+    assert_int_equal(symlink("/dev/null", link_path), 0);
+    assert_int_equal(proa_trace_keep(link_path, &f.err), PROA_OK);
+    assert_int_equal(unlink(link_path), 0);
+    close_fixture(&f);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -313,6 +394,9 @@ int main(void)
         cmocka_unit_test(test_steps_that_are_left_out),
         cmocka_unit_test(test_an_end_that_cannot_be_written),
         cmocka_unit_test(test_more_spans_than_are_noted),
+        cmocka_unit_test(test_names_come_before_the_last_dot),
+        cmocka_unit_test(test_older_traces_are_kept),
+        cmocka_unit_test(test_what_is_no_file_stays),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
