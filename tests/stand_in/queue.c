@@ -108,7 +108,7 @@ proa_status proa_gpu_graph_begin(proa_gpu *gpu, proa_error *err)
 {
     stand_in_assert_owner(gpu);
     const proa_status status = stand_in_not_recording(gpu, "beginning a graph", err);
-    gpu->recording = true;
+    gpu->recording = gpu->recording || status == PROA_OK; /* one that is recorded already goes on */
     return status;
 }
 

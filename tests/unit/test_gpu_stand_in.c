@@ -151,6 +151,31 @@ static void test_what_a_graph_does_not_take(void **state)
     proa_gpu_free(gpu, there);
 }
 
+/* What is refused begins nothing, and ends nothing that was begun. */
+static void test_a_graph_that_is_not_begun(void **state)
+{
+    proa_error err = {0};
+    proa_gpu_graph *graph;
+    lookup l = make_lookup(gpu_of(state));
+    *l.pinned = 1;
+    gpu_good(proa_gpu_fork(l.gpu, &err), &err);
+    assert_int_equal(proa_gpu_graph_begin(l.gpu, &err), PROA_ERR_DEVICE);
+    gpu_good(proa_gpu_join(l.gpu, &err), &err);
+    queue_lookup(&l);
+    gpu_good(proa_gpu_sync(l.gpu, &err), &err);
+    assert_true(found(&l) == 1);
+    *l.pinned = 2;
+    gpu_good(proa_gpu_graph_begin(l.gpu, &err), &err);
+    assert_int_equal(proa_gpu_graph_begin(l.gpu, &err), PROA_ERR_DEVICE);
+    queue_lookup(&l);
+    gpu_good(proa_gpu_graph_end(l.gpu, &graph, &err), &err);
+    assert_true(found(&l) == 1);
+    gpu_good(proa_gpu_graph_run(l.gpu, graph, &err), &err);
+    assert_true(found(&l) == 2);
+    proa_gpu_graph_free(graph);
+    free_lookup(&l);
+}
+
 static void test_memory_ends(void **state)
 {
     proa_gpu *gpu = gpu_of(state);
@@ -349,6 +374,7 @@ int main(void)
         cmocka_unit_test(test_a_graph_runs_when_asked),
         cmocka_unit_test(test_a_fork_ends_at_its_join),
         cmocka_unit_test(test_what_a_graph_does_not_take),
+        cmocka_unit_test(test_a_graph_that_is_not_begun),
         cmocka_unit_test(test_memory_ends),
         cmocka_unit_test(test_fills),
         cmocka_unit_test(test_misuse_ends_the_program),

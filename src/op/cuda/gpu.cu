@@ -250,18 +250,24 @@ proa_status proa_gpu_graph_begin(proa_gpu *gpu, proa_error *err)
 {
     const proa_status status = proa_cuda_status(
         cudaStreamBeginCapture(gpu->stream, cudaStreamCaptureModeThreadLocal), "beginning a graph", err);
-    gpu->recording = status == PROA_OK;
+    gpu->recording = gpu->recording || status == PROA_OK; /* one that is recorded already goes on */
     return status;
 }
 
 proa_status proa_gpu_graph_end(proa_gpu *gpu, proa_gpu_graph **out, proa_error *err)
 {
-    proa_gpu_graph *graph = (proa_gpu_graph *)calloc(1, sizeof *graph);
+    cudaGraph_t recorded = NULL;
+    cudaError_t result =
+        cudaStreamEndCapture(gpu->stream, &recorded); /* first: else the stream would record on */
     *out = NULL;
     gpu->beside = gpu->recording = false;
-    if (graph == NULL)
+    proa_gpu_graph *graph = (proa_gpu_graph *)calloc(1, sizeof *graph);
+    if (graph == NULL) {
+        if (recorded != NULL)
+            cudaGraphDestroy(recorded);
         return proa_error_set(err, PROA_ERR_MEMORY, "no memory for a graph");
-    cudaError_t result = cudaStreamEndCapture(gpu->stream, &graph->graph);
+    }
+    graph->graph = recorded;
     if (result == cudaSuccess)
         result = cudaGraphInstantiate(&graph->runnable, graph->graph, 0);
     if (result != cudaSuccess) {

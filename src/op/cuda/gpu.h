@@ -63,7 +63,7 @@ proa_status proa_gpu_set(proa_gpu *gpu, void *to, int value, size_t bytes, proa_
 /* Waits until all that was queued is done; tells of what has failed since the last one. */
 proa_status proa_gpu_sync(proa_gpu *gpu, proa_error *err);
 
-/* What is queued between begin and end runs as one graph from then on; nothing of it runs at once. */
+/* What is queued between begin and end runs as one graph from then on; nothing of it runs at once. An end that fails ends the recording too. */
 typedef struct proa_gpu_graph proa_gpu_graph;
 proa_status proa_gpu_graph_begin(proa_gpu *gpu, proa_error *err);
 proa_status proa_gpu_graph_end(proa_gpu *gpu, proa_gpu_graph **graph, proa_error *err);
