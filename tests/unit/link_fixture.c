@@ -1,7 +1,7 @@
 #define _GNU_SOURCE /* memfd_create */
 #include "link_fixture.h"
 
-#include "emulated.h"
+#include "patience.h"
 
 #include "base/clock.h"
 

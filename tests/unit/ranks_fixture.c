@@ -1,6 +1,7 @@
 /* ranks_fixture.c - see ranks_fixture.h. A link is two queues; when one of its ranks is killed, what is under way is lost, and the other
  * end hears of it after its messages. */
 #include "ranks_fixture.h"
+#include "patience.h"
 
 #include "base/clock.h"
 #include "engine/rebalance_wire.h"
@@ -44,7 +45,6 @@ typedef struct fixture_rank {
     atomic_int left; /* calls of `stage` until it breaks; 0: it does not */
     ranks_stage stage;
     bool broken, buried; /* under lock */
-    double stall_s;
     pthread_mutex_t lock;
     pthread_cond_t changed;
     proa_rebalance_tables *tables;
@@ -150,8 +150,6 @@ static void *run_control(void *context)
         struct timespec deadline = proa_clock_deadline(TICK_US);
         if (r->count == 0)
             pthread_cond_timedwait(&r->changed, &r->lock, &deadline);
-        double stall_s = r->stall_s;
-        r->stall_s = 0;
         bool any = r->count > 0;
         if (any) {
             e = r->queue[r->first];
@@ -161,8 +159,6 @@ static void *run_control(void *context)
             r->count--;
         }
         pthread_mutex_unlock(&r->lock);
-        if (stall_s > 0)
-            usleep((useconds_t)(stall_s * 1e6));
         if (any)
             take(r, &e);
         if (!any || proa_clock_us() - ticked_us >= TICK_US) {
@@ -273,7 +269,7 @@ static void open_rank(fixture_rank *r)
         .rows_max = f->setup.window,
         .team_size = f->setup.team,
         .team_brought_max = f->setup.brought_max,
-        .deadline_us = f->setup.deadline_us,
+        .deadline_us = f->setup.deadline_us * test_patience(),
         .hub = f->hub,
         .hooks = {.send = on_send,
                   .send_rebalance = on_send_rebalance,
@@ -406,7 +402,7 @@ proa_ep_group_stats ranks_fixture_stats(ranks_fixture *f, int32_t rank)
 
 bool ranks_fixture_wait_live(ranks_fixture *f, int32_t live)
 {
-    int64_t deadline = proa_clock_us() + WAIT_US;
+    int64_t deadline = proa_clock_us() + (int64_t)WAIT_US * test_patience();
     while (proa_clock_us() < deadline) {
         bool all = true;
         for (int32_t i = 0; i < f->setup.ranks && all; i++) {
@@ -438,7 +434,7 @@ void ranks_fixture_break_at(ranks_fixture *f, int32_t rank, ranks_stage stage, i
 bool ranks_fixture_bury(ranks_fixture *f, int32_t rank)
 {
     fixture_rank *r = &f->ranks[rank];
-    int64_t deadline = proa_clock_us() + WAIT_US;
+    int64_t deadline = proa_clock_us() + (int64_t)WAIT_US * test_patience();
     bool broken = false;
     while (!broken && proa_clock_us() < deadline) {
         pthread_mutex_lock(&r->lock);
@@ -456,13 +452,4 @@ void ranks_fixture_start(ranks_fixture *f, int32_t rank)
     f->ranks[rank].life = ++f->lives;
     open_rank(&f->ranks[rank]);
     tell(f, rank, UP);
-}
-
-void ranks_fixture_stall(ranks_fixture *f, int32_t rank, double seconds)
-{
-    fixture_rank *r = &f->ranks[rank];
-    pthread_mutex_lock(&r->lock);
-    r->stall_s = seconds;
-    pthread_cond_signal(&r->changed);
-    pthread_mutex_unlock(&r->lock);
 }

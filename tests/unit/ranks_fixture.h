@@ -21,7 +21,7 @@ typedef struct ranks_setup {
     proa_ep_group_dispatch dispatch;
     proa_ep_group_rebalance rebalance;
     const proa_expert_location *location; /* may be NULL */
-    int64_t deadline_us;                  /* of an all-to-all's wait */
+    int64_t deadline_us;                  /* of an all-to-all's wait; longer where all is slow (patience.h) */
 } ranks_setup;
 
 /* All ranks are started; none needs to be waited for. */
@@ -33,7 +33,7 @@ proa_engine *ranks_fixture_engine(ranks_fixture *f, int32_t rank);
 proa_forward *ranks_fixture_forward(ranks_fixture *f, int32_t rank);
 proa_ep_group_stats ranks_fixture_stats(ranks_fixture *f, int32_t rank);
 
-/* Until each rank that was not killed sees so many in its view and has made a step in it; false after 30 s. */
+/* Until each rank that was not killed sees so many in its view and has made a step in it; false after 30 s, or longer where all is slow. */
 bool ranks_fixture_wait_live(ranks_fixture *f, int32_t live);
 
 /* The rank is gone at once, in whatever it does, and its links with it: its engine's requests end. */
@@ -47,7 +47,5 @@ void ranks_fixture_break_at(ranks_fixture *f, int32_t rank, ranks_stage stage, i
 bool ranks_fixture_bury(ranks_fixture *f, int32_t rank);
 /* A new process in its place. */
 void ranks_fixture_start(ranks_fixture *f, int32_t rank);
-/* The control thread of the rank says and hears nothing, nor does its engine get to compute, for that long. */
-void ranks_fixture_stall(ranks_fixture *f, int32_t rank, double seconds);
 
 #endif

@@ -1,7 +1,7 @@
 /* test_moe_ranks.c - law 2 over ranks, bit for bit: experts spread over ranks give each token the logits that one rank with all of
  * them gives. Ranks are threads, on dummy weights of a small configuration; transports, widths, placements, windows and precisions
  * vary, and some ranks have no rows; steps run whole or in two halves; ranks have all heads of attention, or share them in teams. */
-#include "emulated.h"
+#include "patience.h"
 #include "small_model.h"
 
 #include "model/forward.h"

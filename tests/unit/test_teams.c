@@ -1,6 +1,7 @@
 /* test_teams.c - engines that share heads and experts (tiny-r1, 4 heads): whatever the size of teams, whatever is reused, handed off or dies,
  * requests get the tokens and log probabilities that one engine alone gives them, bit for bit. */
 #include "engine_client.h"
+#include "patience.h"
 #include "ranks_fixture.h"
 #include "ranks_model.h"
 
@@ -112,7 +113,7 @@ static void idle_teams(void **state)
 
 static void wait_away(ranks_fixture *f, int32_t rank, bool away)
 {
-    int64_t deadline = proa_clock_us() + 30000000;
+    int64_t deadline = proa_clock_us() + (int64_t)30000000 * test_patience();
     proa_engine_stats stats;
     do {
         assert_true(proa_clock_us() < deadline);
