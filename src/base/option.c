@@ -9,6 +9,7 @@
 
 #include "base/arena.h"
 #include "base/log.h"
+#include "base/minmax.h"
 
 #include <argp.h>
 #include <errno.h>
@@ -148,11 +149,6 @@ typedef struct nearest {
     char name[WORD_MAX];
 } nearest;
 
-static int smaller(int a, int b)
-{
-    return a < b ? a : b;
-}
-
 /* Insertions, deletions, replacements and swaps of neighbours that turn a into b (optimal string alignment).
  * Names beyond WORD_MAX are compared by their beginning. */
 static int edit_distance(const char *a, const char *b)
@@ -165,10 +161,10 @@ static int edit_distance(const char *a, const char *b)
         int *now = rows[i % 3], *before = rows[(i + 2) % 3], *two_before = rows[(i + 1) % 3];
         now[0] = i;
         for (int j = 1; j <= n; j++) {
-            now[j] = smaller(before[j] + 1, now[j - 1] + 1);
-            now[j] = smaller(now[j], before[j - 1] + (a[i - 1] != b[j - 1]));
+            now[j] = proa_min_i32(before[j] + 1, now[j - 1] + 1);
+            now[j] = proa_min_i32(now[j], before[j - 1] + (a[i - 1] != b[j - 1]));
             if (i > 1 && j > 1 && a[i - 1] == b[j - 2] && a[i - 2] == b[j - 1])
-                now[j] = smaller(now[j], two_before[j - 2] + 1);
+                now[j] = proa_min_i32(now[j], two_before[j - 2] + 1);
         }
     }
     return rows[m % 3][n];
@@ -191,7 +187,7 @@ static void consider(nearest *best, const char *name)
 static nearest nearest_begin(const char *wanted)
 {
     int length = (int)strnlen(wanted, WORD_MAX);
-    return (nearest){.wanted = wanted, .distance = smaller(length, length / 3 + 2)};
+    return (nearest){.wanted = wanted, .distance = proa_min_i32(length, length / 3 + 2)};
 }
 
 static proa_status unknown_flag(const proa_program *program, const proa_command *command, const char *name,

@@ -1,14 +1,11 @@
 /* precompile_plan.c - see precompile.h: the steps that are measured, by a rank's share. */
 #include "cmd/precompile.h"
 
+#include "base/minmax.h"
+
 #include <stdlib.h>
 
 enum { FINE = 64, DECODE_CONTEXT = 256, PREFIX_ROWS = 128 };
-
-static int32_t min_i32(int32_t a, int32_t b)
-{
-    return a < b ? a : b;
-}
 
 typedef struct list {
     proa_gpu_step_shape *steps;
@@ -42,7 +39,7 @@ static int32_t next_rows(int32_t rows)
 static void add_decode(list *l, int32_t rows, int32_t context)
 {
     add(l, (proa_gpu_step_shape){
-               .decode = true, .sequences = rows, .context = min_i32(context, DECODE_CONTEXT)});
+               .decode = true, .sequences = rows, .context = proa_min_i32(context, DECODE_CONTEXT)});
 }
 
 static void add_prompt(list *l, int32_t rows, int32_t context)
@@ -62,14 +59,14 @@ int32_t proa_precompile_steps(const proa_precompile_share *s,
                               proa_gpu_step_shape steps[PROA_PRECOMPILE_STEPS_MAX])
 {
     list l = {.steps = steps};
-    const int32_t running = min_i32(s->running, PROA_PRECOMPILE_ROWS_MOST),
-                  most = min_i32(s->chunk > PROA_PRECOMPILE_ROWS_MOST - running
-                                     ? PROA_PRECOMPILE_ROWS_MOST
-                                     : s->chunk + (s->decodes ? running : 0),
-                                 PROA_PRECOMPILE_ROWS_MOST),
-                  keys = min_i32(s->context, PROA_PRECOMPILE_KEYS_MOST);
+    const int32_t running = proa_min_i32(s->running, PROA_PRECOMPILE_ROWS_MOST),
+                  most = proa_min_i32(s->chunk > PROA_PRECOMPILE_ROWS_MOST - running
+                                          ? PROA_PRECOMPILE_ROWS_MOST
+                                          : s->chunk + (s->decodes ? running : 0),
+                                      PROA_PRECOMPILE_ROWS_MOST),
+                  keys = proa_min_i32(s->context, PROA_PRECOMPILE_KEYS_MOST);
     for (int32_t i = 0; i < s->graph_count; i++)
-        add_decode(&l, min_i32(s->graphs[i], PROA_PRECOMPILE_ROWS_MOST), s->context);
+        add_decode(&l, proa_min_i32(s->graphs[i], PROA_PRECOMPILE_ROWS_MOST), s->context);
     for (int32_t rows = 1; s->decodes && rows < running; rows = next_rows(rows))
         add_decode(&l, rows, s->context);
     if (s->decodes)
@@ -81,7 +78,7 @@ int32_t proa_precompile_steps(const proa_precompile_share *s,
     for (int32_t all = FINE; s->prefills && all <= keys; all = next_rows(all))
         if (all > s->chunk)
             add(&l, (proa_gpu_step_shape){
-                        .sequences = 1, .context = all, .prefix = all - min_i32(s->chunk, PREFIX_ROWS)});
+                        .sequences = 1, .context = all, .prefix = all - proa_min_i32(s->chunk, PREFIX_ROWS)});
     qsort(steps, (size_t)l.count, sizeof *steps, by_rows);
     return l.count;
 }

@@ -1,15 +1,11 @@
 /* precompile_share.c - see precompile.h: a worker's flags, and what they leave to one rank. */
 #include "cmd/precompile.h"
 
+#include "base/minmax.h"
 #include "cmd/rank_group.h"
 #include "cmd/worker_ranks.h"
 
 #include <string.h>
-
-static int32_t min_i32(int32_t a, int32_t b)
-{
-    return a < b ? a : b;
-}
 
 static proa_status divide(const proa_options *o, const proa_model_config *c, const proa_rank_world *w,
                           proa_precompile_share *s, proa_error *err)
@@ -51,11 +47,11 @@ static proa_status read_limits(const proa_options *o, const proa_model_config *c
                                              : (int32_t)proa_options_int(o, "max-running-requests");
     s->context = c->max_position_embeddings;
     if (proa_options_given(o, "context-length"))
-        s->context = min_i32(s->context, (int32_t)proa_options_int(o, "context-length"));
+        s->context = proa_min_i32(s->context, (int32_t)proa_options_int(o, "context-length"));
     if (proa_options_given(o, "max-total-tokens"))
-        s->context = min_i32(s->context, (int32_t)proa_options_int(o, "max-total-tokens"));
+        s->context = proa_min_i32(s->context, (int32_t)proa_options_int(o, "max-total-tokens"));
     const int32_t chunk = proa_rank_group_chunk(o, w, s->running);
-    s->chunk = chunk <= 0 ? s->context : min_i32(chunk, s->context);
+    s->chunk = chunk <= 0 ? s->context : proa_min_i32(chunk, s->context);
     return s->decodes ? proa_graph_sizes_asked(o, s->running, s->graphs, &s->graph_count, err) : PROA_OK;
 }
 

@@ -1,6 +1,8 @@
 /* group.c - events come in, are given to the part that they concern, and actions are queued; drawn in group.h. */
 #include "engine/group_internal.h"
 
+#include "base/minmax.h"
+
 #include <stdlib.h>
 
 int proa_group_epoch_compare(const proa_group_epoch *a, const proa_group_epoch *b)
@@ -294,30 +296,25 @@ void proa_group_tick(proa_group *g, int64_t now_us)
     proa_group_join_tick(g);
 }
 
-static int64_t least(int64_t a, int64_t b)
-{
-    return a < b ? a : b;
-}
-
 int64_t proa_group_deadline(const proa_group *g)
 {
-    int64_t due = least(g->shun_until_us, g->status_us);
+    int64_t due = proa_min_i64(g->shun_until_us, g->status_us);
     switch (g->state) {
     case PROA_GROUP_OUTSIDE:
         /* its own turn first, then doubt in the one whose turn it is */
-        due = least(due, g->now_us < g->since_us + g->limits.form_us
-                             ? g->since_us + g->limits.form_us
-                             : g->since_us + g->limits.form_us + g->limits.view_us);
+        due = proa_min_i64(due, g->now_us < g->since_us + g->limits.form_us
+                                    ? g->since_us + g->limits.form_us
+                                    : g->since_us + g->limits.form_us + g->limits.view_us);
         break;
-    case PROA_GROUP_KNOCKING: due = least(due, g->since_us + g->limits.join_us); break;
+    case PROA_GROUP_KNOCKING: due = proa_min_i64(due, g->since_us + g->limits.join_us); break;
     case PROA_GROUP_REPORTING:
-    case PROA_GROUP_COLLECTING: due = least(due, proa_group_view_deadline(g)); break;
+    case PROA_GROUP_COLLECTING: due = proa_min_i64(due, proa_group_view_deadline(g)); break;
     case PROA_GROUP_MEMBER:
         if (g->growing)
-            due = least(due, g->growing_us + g->limits.collect_us);
+            due = proa_min_i64(due, g->growing_us + g->limits.collect_us);
         break;
     }
-    return least(due, proa_group_steps_deadline(g));
+    return proa_min_i64(due, proa_group_steps_deadline(g));
 }
 
 /* ---- questions ---- */

@@ -10,10 +10,7 @@
  */
 #include "model/forward_internal.h"
 
-static int32_t min_i32(int32_t a, int32_t b)
-{
-    return a < b ? a : b;
-}
+#include "base/minmax.h"
 
 void proa_forward_latents(proa_forward *f, int32_t layer, const float *normed, int32_t to, int32_t rows)
 {
@@ -121,7 +118,7 @@ static void attend_expanded(proa_forward *f, int32_t layer, const proa_segment *
     int64_t out_stride = (int64_t)f->heads * c->v_head_dim;
     int32_t keys = s->position_first + s->row_count;
     for (int32_t first = 0; first < keys; first += EXPANDED_TILE) {
-        int32_t count = min_i32(EXPANDED_TILE, keys - first);
+        int32_t count = proa_min_i32(EXPANDED_TILE, keys - first);
         expand_tile(f, layer, s, first, count);
         f->device->ops->mla_expanded(&f->device->host, &(proa_mla_expanded_args){
                                                            .rows = s->row_count,
@@ -219,7 +216,7 @@ static void attend_all_absorbed(proa_forward *f, const proa_layer_weights *w, in
             }
             if (batch_rows == 0)
                 batch_first = s->row_first + done;
-            int32_t take = min_i32(s->row_count - done, ABSORBED_ROWS - batch_rows);
+            int32_t take = proa_min_i32(s->row_count - done, ABSORBED_ROWS - batch_rows);
             f->b.batch[batch_segments++] = (proa_segment){
                 .row_first = batch_rows,
                 .row_count = take,
@@ -253,11 +250,6 @@ void proa_forward_join_heads(proa_forward *f, int32_t layer, const float *x, int
     proa_forward_linear(f, proa_forward_rows(f, x, rows, w->k, w, NULL), w, y);
 }
 
-static size_t max_size(size_t a, size_t b)
-{
-    return a > b ? a : b;
-}
-
 size_t proa_forward_attention_scratch(const proa_forward *f)
 {
     const proa_model_config *c = &f->config;
@@ -265,22 +257,22 @@ size_t proa_forward_attention_scratch(const proa_forward *f)
     int32_t rows = f->limits.rows_max, heads = c->num_attention_heads;
     int32_t qk = c->qk_nope_head_dim + c->qk_rope_head_dim;
     size_t bytes = proa_linear_scratch_bytes(h, rows, c->kv_lora_rank + c->qk_rope_head_dim, c->hidden_size);
-    bytes = max_size(bytes, proa_linear_scratch_bytes(h, rows, heads * qk, c->hidden_size));
+    bytes = proa_max_size(bytes, proa_linear_scratch_bytes(h, rows, heads * qk, c->hidden_size));
     if (c->q_lora_rank > 0) {
-        bytes = max_size(bytes, proa_linear_scratch_bytes(h, rows, heads * qk, c->q_lora_rank));
-        bytes = max_size(bytes, proa_linear_scratch_bytes(h, rows, c->q_lora_rank, c->hidden_size));
+        bytes = proa_max_size(bytes, proa_linear_scratch_bytes(h, rows, heads * qk, c->q_lora_rank));
+        bytes = proa_max_size(bytes, proa_linear_scratch_bytes(h, rows, c->q_lora_rank, c->hidden_size));
     }
-    bytes = max_size(bytes, proa_linear_scratch_bytes(h, rows, c->hidden_size, heads * c->v_head_dim));
-    bytes = max_size(bytes, proa_linear_scratch_bytes(h, EXPANDED_TILE,
-                                                      heads * (c->qk_nope_head_dim + c->v_head_dim),
-                                                      c->kv_lora_rank));
-    bytes = max_size(bytes, proa_linear_heads_scratch_bytes(h, ABSORBED_ROWS, heads, c->kv_lora_rank,
-                                                            c->qk_nope_head_dim));
-    bytes = max_size(
+    bytes = proa_max_size(bytes, proa_linear_scratch_bytes(h, rows, c->hidden_size, heads * c->v_head_dim));
+    bytes = proa_max_size(bytes, proa_linear_scratch_bytes(h, EXPANDED_TILE,
+                                                           heads * (c->qk_nope_head_dim + c->v_head_dim),
+                                                           c->kv_lora_rank));
+    bytes = proa_max_size(bytes, proa_linear_heads_scratch_bytes(h, ABSORBED_ROWS, heads, c->kv_lora_rank,
+                                                                 c->qk_nope_head_dim));
+    bytes = proa_max_size(
         bytes, proa_linear_heads_scratch_bytes(h, ABSORBED_ROWS, heads, c->v_head_dim, c->kv_lora_rank));
-    bytes =
-        max_size(bytes, proa_mla_expanded_scratch_bytes(h, rows, heads, EXPANDED_TILE, c->qk_nope_head_dim,
-                                                        c->qk_rope_head_dim, c->v_head_dim));
-    return max_size(bytes, proa_mla_absorbed_scratch_bytes(h, ABSORBED_ROWS, heads, c->kv_lora_rank,
-                                                           c->qk_rope_head_dim));
+    bytes = proa_max_size(bytes,
+                          proa_mla_expanded_scratch_bytes(h, rows, heads, EXPANDED_TILE, c->qk_nope_head_dim,
+                                                          c->qk_rope_head_dim, c->v_head_dim));
+    return proa_max_size(bytes, proa_mla_absorbed_scratch_bytes(h, ABSORBED_ROWS, heads, c->kv_lora_rank,
+                                                                c->qk_rope_head_dim));
 }

@@ -7,17 +7,14 @@
  * that need logits go through the last norm and the head.
  */
 #include "model/forward_internal.h"
+
+#include "base/minmax.h"
 #include "model/overlap.h"
 
 #include <stdlib.h>
 #include <string.h>
 
 enum { ALIGNMENT = 64 };
-
-static int32_t max_i32(int32_t a, int32_t b)
-{
-    return a > b ? a : b;
-}
 
 proa_status proa_forward_check_kv(const proa_model_config *config, proa_precision precision,
                                   proa_kv_cache kv_cache, proa_error *err)
@@ -80,12 +77,12 @@ static void carve_quantised(carver *c, const proa_model_config *m, int32_t rows,
                             forward_buffers *b)
 {
     int32_t shared = m->moe_intermediate_size * m->n_shared_experts;
-    int32_t widest = max_i32(max_i32(m->hidden_size, m->q_lora_rank),
-                             max_i32(m->num_attention_heads * m->v_head_dim, m->kv_lora_rank));
-    widest = max_i32(widest, max_i32(m->intermediate_size, shared));
+    int32_t widest = proa_max_i32(proa_max_i32(m->hidden_size, m->q_lora_rank),
+                                  proa_max_i32(m->num_attention_heads * m->v_head_dim, m->kv_lora_rank));
+    widest = proa_max_i32(widest, proa_max_i32(m->intermediate_size, shared));
     int64_t groups = (widest + PROA_QUANT_GROUP - 1) / PROA_QUANT_GROUP;
     int64_t slot_groups = (m->moe_intermediate_size + PROA_QUANT_GROUP - 1) / PROA_QUANT_GROUP;
-    int64_t many = max_i32(rows, EXPANDED_TILE);
+    int64_t many = proa_max_i32(rows, EXPANDED_TILE);
     int64_t bytes = many * widest, slot_bytes = (int64_t)slots * m->moe_intermediate_size;
     int64_t scales = many * groups, slot_scales = slots * slot_groups;
     b->q8 = carve(c, (size_t)(bytes > slot_bytes ? bytes : slot_bytes), 1);
@@ -112,7 +109,7 @@ static void carve_attention(carver *c, const proa_model_config *m, int32_t rows,
 
 static void carve_mlp(carver *c, const proa_model_config *m, int32_t rows, int32_t slots, forward_buffers *b)
 {
-    int32_t width = max_i32(m->intermediate_size, m->moe_intermediate_size * m->n_shared_experts);
+    int32_t width = proa_max_i32(m->intermediate_size, m->moe_intermediate_size * m->n_shared_experts);
     b->mlp_gate = carve_floats(c, rows, width);
     b->mlp_up = carve_floats(c, rows, width);
     b->router_logits = carve_floats(c, rows, m->n_routed_experts);

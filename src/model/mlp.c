@@ -4,10 +4,7 @@
  */
 #include "model/forward_internal.h"
 
-static int32_t min_i32(int32_t a, int32_t b)
-{
-    return a < b ? a : b;
-}
+#include "base/minmax.h"
 
 void proa_forward_run_mlp(proa_forward *f, const proa_mlp_weights *w, proa_rows x, float *y)
 {
@@ -28,7 +25,7 @@ static proa_status run_shared(proa_forward *f, int32_t layer, int32_t first, int
     const int32_t lane = 0;
     int32_t most = f->exchange.rows_max;
     for (int32_t i = 0; i < windows; i++) {
-        int32_t done = min_i32(i * most, rows), count = min_i32(most, rows - done);
+        int32_t done = proa_min_i32(i * most, rows), count = proa_min_i32(most, rows - done);
         proa_status status = proa_forward_moe_send(f, lane, layer, first + done, count, err);
         if (status == PROA_OK)
             status = proa_forward_moe_work(f, lane, layer, err);
@@ -48,7 +45,7 @@ proa_status proa_forward_mlp(proa_forward *f, int32_t layer, int32_t first, int3
     if (w->moe && f->shared_experts)
         return run_shared(f, layer, first, rows, windows, err);
     for (int32_t done = 0; done < rows; done += MLP_ROWS) {
-        int32_t count = min_i32(MLP_ROWS, rows - done);
+        int32_t count = proa_min_i32(MLP_ROWS, rows - done);
         const float *x = f->b.normed + (first + done) * hidden;
         float *y = f->b.delta + (first + done) * hidden;
         if (w->moe)
@@ -60,28 +57,23 @@ proa_status proa_forward_mlp(proa_forward *f, int32_t layer, int32_t first, int3
     return PROA_OK;
 }
 
-static size_t max_size(size_t a, size_t b)
-{
-    return a > b ? a : b;
-}
-
 size_t proa_forward_mlp_scratch(const proa_forward *f)
 {
     const proa_model_config *c = &f->config;
     const proa_host *h = &f->device->host;
-    int32_t rows = min_i32(f->limits.rows_max, MLP_ROWS);
+    int32_t rows = proa_min_i32(f->limits.rows_max, MLP_ROWS);
     size_t bytes = proa_linear_scratch_bytes(h, rows, c->intermediate_size, c->hidden_size);
-    bytes = max_size(bytes, proa_linear_scratch_bytes(h, rows, c->hidden_size, c->intermediate_size));
+    bytes = proa_max_size(bytes, proa_linear_scratch_bytes(h, rows, c->hidden_size, c->intermediate_size));
     if (c->n_routed_experts == 0)
         return bytes;
     int32_t slots = rows * c->num_experts_per_tok, width = c->moe_intermediate_size;
     int32_t shared = width * c->n_shared_experts;
-    bytes = max_size(bytes, proa_linear_scratch_bytes(h, rows, c->n_routed_experts, c->hidden_size));
+    bytes = proa_max_size(bytes, proa_linear_scratch_bytes(h, rows, c->n_routed_experts, c->hidden_size));
     if (shared > 0) {
-        bytes = max_size(bytes, proa_linear_scratch_bytes(h, rows, shared, c->hidden_size));
-        bytes = max_size(bytes, proa_linear_scratch_bytes(h, rows, c->hidden_size, shared));
+        bytes = proa_max_size(bytes, proa_linear_scratch_bytes(h, rows, shared, c->hidden_size));
+        bytes = proa_max_size(bytes, proa_linear_scratch_bytes(h, rows, c->hidden_size, shared));
     }
     int32_t experts = f->shared_experts ? f->exchange.local_experts : c->n_routed_experts;
-    bytes = max_size(bytes, proa_experts_scratch_bytes(h, slots, experts, width, c->hidden_size));
-    return max_size(bytes, proa_experts_scratch_bytes(h, slots, experts, c->hidden_size, width));
+    bytes = proa_max_size(bytes, proa_experts_scratch_bytes(h, slots, experts, width, c->hidden_size));
+    return proa_max_size(bytes, proa_experts_scratch_bytes(h, slots, experts, c->hidden_size, width));
 }

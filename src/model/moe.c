@@ -9,12 +9,9 @@
  */
 #include "model/forward_internal.h"
 
-#include <string.h>
+#include "base/minmax.h"
 
-static int32_t min_i32(int32_t a, int32_t b)
-{
-    return a < b ? a : b;
-}
+#include <string.h>
 
 static void choose_experts(proa_forward *f, const proa_layer_weights *w, const forward_lane *to,
                            const float *x, int32_t rows)
@@ -157,7 +154,7 @@ static void sort_work(proa_forward *f, const proa_dispatched *work)
 /* What the slot buffers hold at once. */
 static int32_t piece_slots(const proa_forward *f)
 {
-    return min_i32(f->limits.rows_max, MLP_ROWS) * f->config.num_experts_per_tok;
+    return proa_min_i32(f->limits.rows_max, MLP_ROWS) * f->config.num_experts_per_tok;
 }
 
 /* The outputs of all slots of the work, given to the exchange. */
@@ -168,10 +165,10 @@ static void run_work(proa_forward *f, int32_t layer, int32_t lane, const proa_di
     const grouped piece = {local, f->b.piece_offsets, weights, weights + local, weights + 2 * local};
     sort_work(f, work);
     for (int32_t first = 0; first < work->slots; first += most) {
-        int32_t count = min_i32(most, work->slots - first);
+        int32_t count = proa_min_i32(most, work->slots - first);
         for (int32_t e = 0; e <= local; e++) {
             int32_t offset = f->b.work_offsets[e] - first;
-            f->b.piece_offsets[e] = offset < 0 ? 0 : min_i32(offset, count);
+            f->b.piece_offsets[e] = offset < 0 ? 0 : proa_min_i32(offset, count);
         }
         run_first_half(f, &piece, work->x, f->b.work_row + first);
         run_second_half(f, &piece);

@@ -1,6 +1,7 @@
 /* overlap.c - see overlap.h. The halves' segments are copies, in b.half_segments, that count rows from the half's first one. */
 #include "model/overlap.h"
 
+#include "base/minmax.h"
 #include "model/forward_internal.h"
 
 #include <math.h>
@@ -10,16 +11,6 @@ typedef struct half {
     int32_t first;  /* row of the step */
     proa_step step; /* its rows and segments; the rest is unused */
 } half;
-
-static int32_t min_i32(int32_t a, int32_t b)
-{
-    return a < b ? a : b;
-}
-
-static int32_t max_i32(int32_t a, int32_t b)
-{
-    return a > b ? a : b;
-}
 
 /* ---- the cut ---- */
 
@@ -33,7 +24,7 @@ int32_t proa_overlap_half_rows(int32_t rows, double threshold)
 {
     if (threshold <= 0)
         return rows; /* one long segment stays whole */
-    return max_i32((rows + 1) / 2, rows - least_rows(rows, threshold));
+    return proa_max_i32((rows + 1) / 2, rows - least_rows(rows, threshold));
 }
 
 int32_t proa_overlap_cut(const proa_step *step, double threshold)
@@ -41,10 +32,10 @@ int32_t proa_overlap_cut(const proa_step *step, double threshold)
     int32_t rows = step->row_count, cut = rows;
     for (int32_t i = 0; i < step->segment_count; i++) {
         int32_t end = step->segments[i].row_first + step->segments[i].row_count;
-        if (max_i32(end, rows - end) < max_i32(cut, rows - cut))
+        if (proa_max_i32(end, rows - end) < proa_max_i32(cut, rows - cut))
             cut = end;
     }
-    bool uneven = min_i32(cut, rows - cut) < least_rows(rows, threshold);
+    bool uneven = proa_min_i32(cut, rows - cut) < least_rows(rows, threshold);
     return uneven && threshold > 0 ? (rows + 1) / 2 : cut;
 }
 
@@ -54,8 +45,8 @@ static half take_rows(const proa_step *step, int32_t lane, int32_t first, int32_
     half h = {.lane = lane, .first = first, .step = {.row_count = count, .segments = to}};
     for (int32_t i = 0; i < step->segment_count; i++) {
         const proa_segment *s = &step->segments[i];
-        int32_t begin = max_i32(s->row_first, first);
-        int32_t end = min_i32(s->row_first + s->row_count, first + count);
+        int32_t begin = proa_max_i32(s->row_first, first);
+        int32_t end = proa_min_i32(s->row_first + s->row_count, first + count);
         if (begin >= end)
             continue;
         proa_segment *part = &to[h.step.segment_count++];
@@ -77,9 +68,9 @@ static bool is_moe(const proa_forward *f, int32_t layer)
 /* Rows of a window of a half: the first one in the step, and their number. */
 static int32_t window_rows(const proa_forward *f, const half *h, int32_t window, int32_t *first)
 {
-    int32_t most = f->exchange.rows_max, done = min_i32(window * most, h->step.row_count);
+    int32_t most = f->exchange.rows_max, done = proa_min_i32(window * most, h->step.row_count);
     *first = h->first + done;
-    return min_i32(most, h->step.row_count - done);
+    return proa_min_i32(most, h->step.row_count - done);
 }
 
 static proa_status send(proa_forward *f, const half *h, int32_t layer, int32_t window, proa_error *err)
@@ -140,7 +131,7 @@ proa_status proa_overlap_layers(proa_forward *f, const proa_step *step, proa_err
     halves[1] = take_rows(step, 1, cut, rows - cut, f->b.half_segments + halves[0].step.segment_count);
     proa_status status = PROA_OK;
     PROA_ASSERT(step->windows > 0);
-    PROA_ASSERT(max_i32(cut, rows - cut) <= step->windows * f->exchange.rows_max);
+    PROA_ASSERT(proa_max_i32(cut, rows - cut) <= step->windows * f->exchange.rows_max);
     for (int32_t layer = 0; layer < layers && status == PROA_OK; layer++) {
         for (int32_t i = 0; i < 2 && status == PROA_OK; i++)
             status = enter_layer(f, &halves[i], layer, step->windows, err);

@@ -4,16 +4,12 @@
  * on the way. They are quantised where they are used, as by one rank.
  */
 #include "base/bf16.h"
+#include "base/minmax.h"
 #include "model/forward_internal.h"
 
 #include <string.h>
 
 enum { ALIGNMENT = 64 };
-
-static size_t max_size(size_t a, size_t b)
-{
-    return a > b ? a : b;
-}
 
 static size_t aligned(size_t bytes)
 {
@@ -51,8 +47,8 @@ proa_status proa_forward_team_bytes(const proa_model_config *c, proa_precision p
     size_t latents = slice * (size_t)(query_width(c) + key_width(c)) * value;
     size_t heads = aligned(slice * (size_t)(c->num_attention_heads / size) * (size_t)c->v_head_dim * value);
     size_t last = (size_t)limits->logit_rows_max * (size_t)c->hidden_size * value;
-    bytes->message_max = aligned(max_size(max_size(latents, heads), last));
-    bytes->buffer = max_size(bytes->message_max, heads * (size_t)size);
+    bytes->message_max = aligned(proa_max_size(proa_max_size(latents, heads), last));
+    bytes->buffer = proa_max_size(bytes->message_max, heads * (size_t)size);
     return PROA_OK;
 }
 

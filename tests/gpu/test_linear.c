@@ -3,6 +3,7 @@
  *   test_linear          every case
  *   test_linear small    without the large ones, for compute-sanitizer's racecheck */
 #include "gpu_test.h"
+#include "base/minmax.h"
 #include "op/linear/cuda.h"
 #include "op/linear/linear.h"
 
@@ -13,11 +14,6 @@ static const float row_spread = 0.7f;
 static int32_t round_up(int32_t value, int32_t to)
 {
     return (value + to - 1) / to * to;
-}
-
-static int32_t min_i32(int32_t a, int32_t b)
-{
-    return a < b ? a : b;
 }
 
 /* ---- FP8 ---- */
@@ -163,10 +159,10 @@ static void compare_fp8(const fp8_case *c, const float *y)
 {
     for (int32_t g = 0; g < c->s.groups; g++) {
         for (int32_t part = 0; part < 9; part++) {
-            int32_t rows = min_i32(SAMPLE_ROWS, c->count[g]), blocks = (c->s.n + 127) / 128;
+            int32_t rows = proa_min_i32(SAMPLE_ROWS, c->count[g]), blocks = (c->s.n + 127) / 128;
             int32_t row = c->first[g] + (c->count[g] - rows) * (part % 3) / 2,
                     column = (blocks - 1) * (part / 3) / 2 * 128;
-            int32_t columns = min_i32(SAMPLE_COLUMNS, c->s.n - column);
+            int32_t columns = proa_min_i32(SAMPLE_COLUMNS, c->s.n - column);
             float want[SAMPLE_ROWS * SAMPLE_COLUMNS], got[SAMPLE_ROWS * SAMPLE_COLUMNS];
             if (rows == 0)
                 continue;

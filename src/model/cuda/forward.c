@@ -1,6 +1,7 @@
 /* forward.c - see forward.h: buffers, the step's description, the walk over the layers. */
 #include "model/cuda/internal.h"
 
+#include "base/minmax.h"
 #include "op/embed/cuda.h"
 #include "op/linear/cuda.h"
 #include "op/mla/cuda_decode.h"
@@ -12,11 +13,6 @@
 #include <string.h>
 
 enum { ALIGNMENT = 256, ROW_ALIGN = 128 };
-
-static int64_t max_i64(int64_t a, int64_t b)
-{
-    return a > b ? a : b;
-}
 
 static int32_t round_up(int32_t value, int32_t to)
 {
@@ -95,7 +91,7 @@ static void carve_moe(carver *c, proa_cuda_forward *f)
     const int64_t rows = f->limits.rows_max, hidden = m->hidden_size, slots = f->slots_max,
                   local = f->local_experts;
     const int64_t width =
-        max_i64(m->intermediate_size, (int64_t)m->moe_intermediate_size * m->n_shared_experts);
+        proa_max_i64(m->intermediate_size, (int64_t)m->moe_intermediate_size * m->n_shared_experts);
     const int64_t moe = m->moe_intermediate_size, choices = rows * m->num_experts_per_tok;
     cuda_buffers *b = &f->b;
     b->gate_up = carve_bf16(c, rows, 2 * width);
@@ -124,7 +120,7 @@ static void carve_all(carver *c, proa_cuda_forward *f)
     const proa_model_config *m = &f->config;
     const int64_t rows = f->limits.rows_max, hidden = m->hidden_size, last = f->limits.logit_rows_max;
     const int64_t widest =
-        max_i64(max_i64(hidden, m->q_lora_rank), (int64_t)m->num_attention_heads * m->v_head_dim);
+        proa_max_i64(proa_max_i64(hidden, m->q_lora_rank), (int64_t)m->num_attention_heads * m->v_head_dim);
     const int64_t pairs = (int64_t)f->limits.positions_max * m->qk_rope_head_dim / 2;
     f->m = carve_metadata(c, f);
     f->metadata_bytes = c->used;

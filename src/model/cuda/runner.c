@@ -1,6 +1,7 @@
 /* runner.c - see runner.h. */
 #include "model/cuda/runner.h"
 
+#include "base/minmax.h"
 #include "model/cuda/trace.h"
 #include "model/forward_backend.h"
 #include "op/sample/cuda.h"
@@ -37,16 +38,6 @@ typedef struct runner {
     proa_gpu_graph *graphs[PROA_CUDA_GRAPHS_MAX];
 } runner;
 
-static int32_t max_i32(int32_t a, int32_t b)
-{
-    return a > b ? a : b;
-}
-
-static int32_t min_i32(int32_t a, int32_t b)
-{
-    return a < b ? a : b;
-}
-
 static int32_t keys_of(int32_t count)
 {
     return (count + KEY_TILE - 1) / KEY_TILE * KEY_TILE;
@@ -55,7 +46,7 @@ static int32_t keys_of(int32_t count)
 proa_cuda_limits proa_cuda_runner_limits(const proa_forward_limits *l, const proa_cuda_graph_sizes *graphs)
 {
     const int32_t padded = graphs->count > 0 ? graphs->rows[graphs->count - 1] : 0,
-                  rows = max_i32(l->rows_max, padded), logits = max_i32(l->logit_rows_max, padded);
+                  rows = proa_max_i32(l->rows_max, padded), logits = proa_max_i32(l->logit_rows_max, padded);
     const int32_t longest = proa_cuda_forward_splits(l->positions_max),
                   filled = proa_cuda_forward_splits(
                       (int32_t)((int64_t)l->kv_blocks * PROA_KV_BLOCK_TOKENS > INT32_MAX
@@ -64,13 +55,13 @@ proa_cuda_limits proa_cuda_runner_limits(const proa_forward_limits *l, const pro
     return (proa_cuda_limits){
         .rows_max = rows,
         .decode_rows_max = logits,
-        .segments_max = min_i32(rows, SEGMENTS_MAX),
-        .keys_max = keys_of(max_i32(l->positions_max, rows + rows / 8)),
+        .segments_max = proa_min_i32(rows, SEGMENTS_MAX),
+        .keys_max = keys_of(proa_max_i32(l->positions_max, rows + rows / 8)),
         .logit_rows_max = logits,
         .positions_max = l->positions_max,
         .kv_blocks = l->kv_blocks,
         .kv_cache = l->kv_cache,
-        .splits_max = max_i32(longest, logits + filled),
+        .splits_max = proa_max_i32(longest, logits + filled),
     };
 }
 

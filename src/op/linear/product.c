@@ -11,6 +11,7 @@
  */
 #include "op/linear/product.h"
 
+#include "base/minmax.h"
 #include "op/lanes.h"
 #include "op/linear/form.h"
 
@@ -49,11 +50,6 @@ static int64_t round_up(int64_t n, int64_t unit)
     return (n + unit - 1) / unit * unit;
 }
 
-static int64_t least(int64_t a, int64_t b)
-{
-    return a < b ? a : b;
-}
-
 static const proa_form *choose_form(proa_isa isa, proa_dtype w_dtype, bool recipe, bool bf16_x)
 {
     const proa_form *form = NULL;
@@ -78,7 +74,7 @@ static void segment_slots(const round_plan *run, int64_t segment, int64_t *first
 {
     int64_t begin = segment_begin(run->p, segment), end = segment_begin(run->p, segment + 1);
     *first = begin > run->slot_first ? begin : run->slot_first;
-    *last = least(end, run->slot_first + run->slot_count);
+    *last = proa_min_i64(end, run->slot_first + run->slot_count);
 }
 
 static int64_t row_tasks_of(const round_plan *run, int32_t segment)
@@ -129,7 +125,8 @@ static void pack_slots(void *context, int task, int thread)
     (void)thread;
     const round_plan *run = context;
     const proa_product *p = run->p;
-    int64_t first = (int64_t)task * SLOTS_PER_PACK, last = least(first + SLOTS_PER_PACK, run->slot_count);
+    int64_t first = (int64_t)task * SLOTS_PER_PACK,
+            last = proa_min_i64(first + SLOTS_PER_PACK, run->slot_count);
     for (int64_t i = first; i < last; i++) {
         int64_t slot = run->slot_first + i, row = x_row(p, slot);
         char *to = run->x + (size_t)i * run->x_stride;
@@ -176,7 +173,7 @@ static void scale_weights(const proa_weight *w, int64_t row, int64_t first, int6
 {
     const float *scale = w->scale + row / w->block_n * ((w->k + w->block_k - 1) / w->block_k);
     for (int64_t i = 0; i < count;) {
-        int64_t block = (first + i) / w->block_k, end = least(count, (block + 1) * w->block_k - first);
+        int64_t block = (first + i) / w->block_k, end = proa_min_i64(count, (block + 1) * w->block_k - first);
         float by = scale[block];
         PROA_VECTORISED
         for (int64_t j = i; j < end; j++)
@@ -214,7 +211,7 @@ static void look_ahead(const round_plan *run, const task_view *t, proa_panel *pa
     panel->ahead =
         within ? t->w_data + (size_t)column * t->w_row_bytes + (size_t)first * element_bytes : NULL;
     panel->ahead_stride = t->w_row_bytes;
-    panel->ahead_lines = (int32_t)((size_t)least(K_BLOCK, k - first) * element_bytes / LINE);
+    panel->ahead_lines = (int32_t)((size_t)proa_min_i64(K_BLOCK, k - first) * element_bytes / LINE);
 }
 
 /* Many rows: block after block of k, weights packed. */
@@ -223,7 +220,7 @@ static void multiply_packed(const round_plan *run, const task_view *t, proa_pane
     const proa_product *p = run->p;
     const char *x = panel->x;
     for (int64_t first = 0; first < p->k; first += K_BLOCK) {
-        int64_t count = least(K_BLOCK, p->k - first);
+        int64_t count = proa_min_i64(K_BLOCK, p->k - first);
         panel->x = x + (size_t)first * run->form->element_bytes;
         panel->chunks = (int32_t)((count + PROA_FORM_CHUNK - 1) / PROA_FORM_CHUNK);
         panel->first = first == 0;
@@ -252,7 +249,7 @@ static void multiply_stored(const round_plan *run, const task_view *t, proa_pane
     }
     for (int32_t c = 0; c < columns; c += tile) {
         panel->w = t->w_data + (size_t)c * t->w_row_bytes;
-        panel->columns = (int32_t)least(tile, columns - c);
+        panel->columns = (int32_t)proa_min_i64(tile, columns - c);
         panel->scale_block = t->scale_block + c;
         panel->y = y + c;
         run->form->multiply_stored(panel);
@@ -283,8 +280,8 @@ static void place_task(const round_plan *run, int task, int thread, task_view *t
     int64_t number = task - run->task_first[segment];
     t->slot = slot_first + number % row_tasks * rows_each;
     t->column = number / row_tasks * run->columns_per_task;
-    panel->rows = (int32_t)least(rows_each, slot_last - t->slot);
-    panel->columns = (int32_t)least(run->columns_per_task, p->n - t->column);
+    panel->rows = (int32_t)proa_min_i64(rows_each, slot_last - t->slot);
+    panel->columns = (int32_t)proa_min_i64(run->columns_per_task, p->n - t->column);
     panel->x = run->x + (size_t)(t->slot - run->slot_first) * run->x_stride;
     panel->y = p->y + y_row(p, t->slot) * p->y_row_stride + segment * p->y_segment_stride + t->column;
     t->w = p->w_segment_bytes != 0 ? p->weights : &p->weights[segment];
@@ -335,7 +332,7 @@ static int32_t number_tasks(round_plan *run)
     for (int32_t e = 0; e < p->segments; e++)
         row_tasks += row_tasks_of(run, e);
     int64_t wanted = p->n * row_tasks / ((int64_t)run->thread_count * TASKS_PER_THREAD) / tile * tile;
-    run->columns_per_task = (int32_t)(wanted < tile ? tile : least(wanted, COLUMNS_PER_TASK));
+    run->columns_per_task = (int32_t)(wanted < tile ? tile : proa_min_i64(wanted, COLUMNS_PER_TASK));
     int64_t column_tasks = (p->n + run->columns_per_task - 1) / run->columns_per_task;
     for (int32_t e = 0; e < p->segments; e++) {
         run->task_first[e] = (int32_t)count;
@@ -376,10 +373,10 @@ void proa_product_run(const proa_host *host, const proa_product *p)
     run.x_stride = x_stride_bytes(p->k, run.form->element_bytes);
     run.task_first = host->scratch;
     run.x = (char *)host->scratch + round_up(((int64_t)p->segments + 1) * (int64_t)sizeof(int32_t), LINE);
-    run.threads = run.x + (size_t)least(slots, step) * run.x_stride;
+    run.threads = run.x + (size_t)proa_min_i64(slots, step) * run.x_stride;
     run.thread_bytes = thread_scratch_bytes(run.form->element_bytes);
     for (; run.slot_first < slots; run.slot_first += step) {
-        run.slot_count = least(step, slots - run.slot_first);
+        run.slot_count = proa_min_i64(step, slots - run.slot_first);
         bool alone = run.slot_count * p->k <= PACK_ALONE;
         int pack_tasks = (int)((run.slot_count + SLOTS_PER_PACK - 1) / SLOTS_PER_PACK);
         proa_pool_run(alone ? NULL : host->pool, pack_slots, &run, pack_tasks);
@@ -392,6 +389,6 @@ size_t proa_product_scratch_bytes(const proa_host *host, int64_t slots, int32_t 
 {
     (void)n;
     size_t tasks = (size_t)round_up(((int64_t)segments + 1) * (int64_t)sizeof(int32_t), LINE);
-    size_t x = (size_t)least(slots, slots_per_round(k)) * x_stride_bytes(k, sizeof(float));
+    size_t x = (size_t)proa_min_i64(slots, slots_per_round(k)) * x_stride_bytes(k, sizeof(float));
     return tasks + x + (size_t)proa_pool_threads(host->pool) * thread_scratch_bytes(sizeof(float));
 }

@@ -7,6 +7,7 @@
  * the cache's bytes (278 operations a byte of bf16). */
 #include "op/mla/mla.h"
 
+#include "base/minmax.h"
 #include "op/host.h"
 #include "op/mla/attend.h"
 #include "op/mla/kv_block.h"
@@ -34,11 +35,6 @@ typedef struct chunk {
     int32_t head_count;
 } chunk;
 
-static int32_t smaller(int32_t a, int32_t b)
-{
-    return a < b ? a : b;
-}
-
 static int32_t chunk_rows_for(int32_t heads)
 {
     return heads < CHUNK_QUERIES ? CHUNK_QUERIES / heads : 1;
@@ -63,9 +59,10 @@ static chunk find_chunk(const absorbed_job *job, int32_t task)
     while (index >= chunks_of(job, segment))
         index -= chunks_of(job, segment++);
     chunk c = {.segment = segment, .first = index * job->chunk_rows};
-    c.end = smaller(c.first + job->chunk_rows, segment->row_count);
+    c.end = proa_min_i32(c.first + job->chunk_rows, segment->row_count);
     c.head_first = proa_host_share(units, job->shares, share) * HEADS_MULTIPLE;
-    int32_t head_end = smaller(proa_host_share(units, job->shares, share + 1) * HEADS_MULTIPLE, a->heads);
+    int32_t head_end =
+        proa_min_i32(proa_host_share(units, job->shares, share + 1) * HEADS_MULTIPLE, a->heads);
     c.head_count = head_end - c.head_first;
     return c;
 }
@@ -120,7 +117,7 @@ static void walk(const proa_mla_work *w, const proa_mla_absorbed_args *a, const 
     int32_t end_position = c->segment->position_first + c->end;
     for (int32_t first = 0; first < end_position; first += PROA_MLA_SPLIT) {
         pack_block(w, a->kv, c->segment->blocks[first / PROA_MLA_SPLIT],
-                   smaller(end_position - first, PROA_MLA_SPLIT));
+                   proa_min_i32(end_position - first, PROA_MLA_SPLIT));
         for (int32_t t = c->first; t < c->end; t++) {
             int32_t count = c->segment->position_first + t - first + 1;
             int32_t n = (t - c->first) * c->head_count;
@@ -186,8 +183,8 @@ void proa_mla_absorbed_cpu(const proa_host *host, const proa_mla_absorbed_args *
                                                                        args->kv->kv_lora_rank,
                                                                        args->kv->rope_dim));
     if (threads > 1 && chunks < 2 * threads)
-        job.shares =
-            smaller((2 * threads + chunks - 1) / chunks, (args->heads + HEADS_MULTIPLE - 1) / HEADS_MULTIPLE);
+        job.shares = proa_min_i32((2 * threads + chunks - 1) / chunks,
+                                  (args->heads + HEADS_MULTIPLE - 1) / HEADS_MULTIPLE);
     proa_pool_run(host->pool, absorbed_task, &job, chunks * job.shares);
 }
 

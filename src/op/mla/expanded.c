@@ -6,6 +6,7 @@
  * Bound: 2 * (nope + rope + v) operations for each query, head and visible key; memory is read once a run. */
 #include "op/mla/mla.h"
 
+#include "base/minmax.h"
 #include "op/host.h"
 #include "op/mla/attend.h"
 
@@ -19,11 +20,6 @@ typedef struct expanded_job {
     int32_t depth;
     int32_t runs; /* of rows, a head */
 } expanded_job;
-
-static int32_t smaller(int32_t a, int32_t b)
-{
-    return a < b ? a : b;
-}
 
 static int32_t padded_depth(int32_t nope_dim, int32_t rope_dim)
 {
@@ -70,14 +66,14 @@ static void pack_split(const proa_mla_work *w, const proa_mla_expanded_args *a, 
 static void walk(const proa_mla_work *w, const proa_mla_expanded_args *a, int32_t head, int32_t begin,
                  int32_t end)
 {
-    int32_t visible = smaller(a->tile_count, a->position_first + end - a->tile_first);
+    int32_t visible = proa_min_i32(a->tile_count, a->position_first + end - a->tile_first);
     for (int32_t first = 0; first < visible; first += PROA_MLA_SPLIT) {
         int32_t split_position = a->tile_first + first;
         int32_t row = split_position - a->position_first; /* the first row that sees the split */
         if (row < begin)
             row = begin;
         int64_t state = (int64_t)head * a->rows + row;
-        pack_split(w, a, head, first, smaller(visible - first, PROA_MLA_SPLIT));
+        pack_split(w, a, head, first, proa_min_i32(visible - first, PROA_MLA_SPLIT));
         proa_mla_queries queries = {
             .packed = (char *)w->queries + (size_t)(row - begin) * w->depth * w->kernels->element_bytes,
             .n = end - row,
@@ -109,11 +105,11 @@ static void expanded_task(void *context, int task, int thread)
     const expanded_job *job = context;
     const proa_mla_expanded_args *a = job->args;
     int32_t head = task / job->runs, run = task % job->runs;
-    int32_t first = run * RUN_ROWS, end = smaller(first + RUN_ROWS, a->rows);
+    int32_t first = run * RUN_ROWS, end = proa_min_i32(first + RUN_ROWS, a->rows);
     if (a->first)
         initialise(a, head, first, end);
     proa_mla_work work =
-        proa_mla_work_at(job->host, thread, smaller(a->rows, RUN_ROWS), job->depth, a->v_dim, a->scale);
+        proa_mla_work_at(job->host, thread, proa_min_i32(a->rows, RUN_ROWS), job->depth, a->v_dim, a->scale);
     if (a->position_first + end > a->tile_first) {
         pack_queries(&work, a, head, first, end);
         walk(&work, a, head, first, end);
@@ -140,5 +136,5 @@ size_t proa_mla_expanded_scratch_bytes(const proa_host *host, int32_t rows, int3
     (void)heads;
     (void)tile_count;
     return (size_t)proa_pool_threads(host->pool) *
-           proa_mla_work_bytes(smaller(rows, RUN_ROWS), padded_depth(nope_dim, rope_dim), v_dim);
+           proa_mla_work_bytes(proa_min_i32(rows, RUN_ROWS), padded_depth(nope_dim, rope_dim), v_dim);
 }
