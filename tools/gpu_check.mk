@@ -6,6 +6,7 @@
 #   gpu-model      golden checkpoints, tiny-r1's answers, law 2 through the engine, DeepSeek-R1's slice behind HTTP (PARTS="golden answers slice")
 #   gpu-precompile nothing is left to compile (with the driver's JIT off); tiles measured for R1's slice, tiny-r1 answers with measured tiles as without
 #   gpu-memcheck   compute-sanitizer: memcheck on all, racecheck on those of $(racing)
+#   gpu-bench-table  a decode step of 1, 32, 64, 128, 256 sequences at 1,024, 2,048, 4,096, 8,192 tokens (SHAPE=text: those alone)
 #   gpu-bench      one rank's share of DeepSeek-R1, op by op (SHAPE=text: those steps alone); slice.svg is their roofline; slice_trace.json has a step of each, for ui.perfetto.dev
 OUT ?= out
 export LD_LIBRARY_PATH := $(CURDIR)/lib:$(LD_LIBRARY_PATH)
@@ -14,8 +15,8 @@ tests = $(notdir $(wildcard bin/gpu_test_*))
 # (PROA_EVERY_LANE, PROA_WARP_PRODUCTS)
 racing = gpu_test_linear_warp gpu_test_mla_decode_warp gpu_test_products gpu_test_rows gpu_test_sample
 
-.PHONY: gpu-check gpu-parity gpu-http gpu-model gpu-precompile gpu-bench gpu-memcheck
-gpu-check: gpu-parity gpu-http gpu-model gpu-precompile gpu-bench gpu-memcheck
+.PHONY: gpu-check gpu-parity gpu-http gpu-model gpu-precompile gpu-bench gpu-bench-table gpu-memcheck
+gpu-check: gpu-parity gpu-http gpu-model gpu-precompile gpu-bench gpu-bench-table gpu-memcheck
 
 gpu-model:
 	@./gpu_model.sh bin/proa $(OUT)
@@ -43,3 +44,7 @@ gpu-memcheck:
 gpu-bench:
 	@mkdir -p $(OUT); bin/proa bench slice --model-path bench/deepseek-r1 $(if $(SHAPE),--shape "$(SHAPE)") --json $(OUT)/slice.json --svg $(OUT)/slice.svg --trace $(OUT)/slice_trace.json | tee $(OUT)/slice.log
 	bin/gpu_bench_linear | tee $(OUT)/linear.log
+
+gpu-bench-table:
+	@mkdir -p $(OUT); bin/proa bench slice --table --model-path bench/deepseek-r1 $(if $(SHAPE),--shape "$(SHAPE)") --json $(OUT)/slice_table.json >$(OUT)/slice_table.log; \
+	    rc=$$?; cat $(OUT)/slice_table.log; exit $$rc

@@ -47,6 +47,7 @@ typedef struct bench {
     int32_t trace_steps;
     const char *op;     /* these alone; NULL: all, and the whole step */
     proa_json *results; /* NULL without --json and --svg */
+    proa_json *table;   /* NULL without --table or --json */
 } bench;
 
 static void describe(const proa_gpu_step_shape *s, char text[64])
@@ -240,7 +241,71 @@ static proa_status run_shape(bench *b, const proa_gpu_step_shape *s, proa_error 
     return status;
 }
 
+/* ---- decode steps over sequences and context ---- */
+
+/* One that the GPU has no room for is told in the table. */
+static proa_status run_pair(bench *b, bench_slice_pair *p, const char *name, proa_error *err)
+{
+    proa_gpu_step_plan(&b->step, &p->shape, &p->buffers, &p->cache);
+    proa_status status = proa_gpu_step_open(&b->step, &p->shape, err);
+    if (status == PROA_ERR_DEVICE_MEMORY) {
+        printf("%s: %s\n", name, err->text);
+        *err = (proa_error){0};
+        p->state = BENCH_SLICE_NO_ROOM;
+        return PROA_OK;
+    }
+    if (status == PROA_OK)
+        status = run_step(b, &p->shape, name, &p->us, err);
+    p->state = BENCH_SLICE_MEASURED;
+    return status;
+}
+
+static proa_status run_table(bench *b, const char *wanted, proa_error *err)
+{
+    bench_slice_pair pairs[BENCH_SLICE_PAIRS];
+    const bench_slice_room room = {proa_gpu_facts_of(b->gpu)->memory_bytes, b->weights->bytes};
+    proa_status status = PROA_OK;
+    proa_bench_slice_pairs(pairs);
+    for (int i = 0; i < BENCH_SLICE_PAIRS && status == PROA_OK; i++) {
+        char name[64];
+        describe(&pairs[i].shape, name);
+        if (wanted == NULL || strstr(name, wanted) != NULL)
+            status = run_pair(b, &pairs[i], name, err);
+        fflush(stdout);
+    }
+    if (status != PROA_OK)
+        return status;
+    printf("\n");
+    proa_bench_slice_table_print(&room, pairs);
+    if (b->results != NULL)
+        b->table = proa_bench_slice_table_json(&room, pairs);
+    return PROA_OK;
+}
+
+static proa_status run_shapes(bench *b, const char *wanted, proa_error *err)
+{
+    proa_status status = PROA_OK;
+    for (int i = 0; i < SHAPES && status == PROA_OK; i++) {
+        char name[64];
+        describe(&shapes[i], name);
+        if (wanted == NULL || strstr(name, wanted) != NULL)
+            status = run_shape(b, &shapes[i], err);
+        fflush(stdout);
+    }
+    return status;
+}
+
 /* ---- the whole ---- */
+
+static proa_status check_flags(const proa_options *o, proa_error *err)
+{
+    static const char *const others[] = {"svg", "op", "trace"};
+    for (size_t i = 0; i < sizeof others / sizeof *others && proa_options_bool(o, "table"); i++)
+        if (proa_options_string(o, others[i]) != NULL)
+            return proa_error_set(err, PROA_ERR_INVALID,
+                                  "--table measures whole steps alone: run --%s without it", others[i]);
+    return PROA_OK;
+}
 
 static proa_status read_model(bench *b, const proa_options *o, proa_error *err)
 {
@@ -267,6 +332,8 @@ static proa_status write_results(bench *b, const proa_options *o, proa_error *er
     proa_json_set(whole, "gpu", proa_json_new_text(facts->name));
     proa_json_set(whole, "peaks", peaks);
     proa_json_set(whole, "rows", proa_json_ref(b->results));
+    if (b->table != NULL)
+        proa_json_set(whole, "table", proa_json_ref(b->table));
     proa_status status = json != NULL ? proa_bench_write_file(whole, json, err) : PROA_OK;
     if (status == PROA_OK && svg != NULL) {
         status = proa_roofline_write(whole, proa_options_string(o, "shape"), svg, err);
@@ -281,7 +348,9 @@ static proa_status bench_run(bench *b, const proa_options *o, proa_error *err)
 {
     const char *wanted = proa_options_string(o, "shape");
     const bool keep = proa_options_string(o, "json") != NULL || proa_options_string(o, "svg") != NULL;
-    proa_status status = read_model(b, o, err);
+    proa_status status = check_flags(o, err);
+    if (status == PROA_OK)
+        status = read_model(b, o, err);
     if (status == PROA_OK)
         status = start_trace(b, o, err);
     if (status == PROA_OK)
@@ -305,13 +374,7 @@ static proa_status bench_run(bench *b, const proa_options *o, proa_error *err)
            "no all-to-all: rows are packed and unpacked here\n\n",
            b->config.num_hidden_layers, EXPERTS, (double)b->weights->bytes / 1e9, facts->name,
            b->peak.bytes_ns, b->peak.fp8_flops_ns / 1e3, b->peak.bf16_flops_ns / 1e3);
-    for (int i = 0; i < SHAPES && status == PROA_OK; i++) {
-        char name[64];
-        describe(&shapes[i], name);
-        if (wanted == NULL || strstr(name, wanted) != NULL)
-            status = run_shape(b, &shapes[i], err);
-        fflush(stdout);
-    }
+    status = proa_options_bool(o, "table") ? run_table(b, wanted, err) : run_shapes(b, wanted, err);
     return status == PROA_OK ? write_results(b, o, err) : status;
 }
 
@@ -328,5 +391,6 @@ int proa_cmd_bench_slice(const proa_options *options)
     proa_cuda_tiles_free(&b.tiles);
     proa_trace_free(b.trace);
     proa_json_free(b.results);
+    proa_json_free(b.table);
     return status == PROA_OK ? PROA_EXIT_OK : proa_cmd_fail(&err);
 }

@@ -35,12 +35,11 @@ static int32_t rows_of(const proa_gpu_step_shape *s)
     return s->decode ? 1 : s->context - s->prefix;
 }
 
-static proa_status make_forward(proa_gpu_step *s, const proa_gpu_step_shape *shape, proa_error *err)
+static proa_cuda_limits limits_of(const proa_gpu_step_shape *shape, int32_t cache_layers)
 {
     enum { KEY_TILE = 128 };
-    int32_t where[PROA_ROUTER_MAX_EXPERTS];
     const int32_t rows = shape->sequences * rows_of(shape);
-    const proa_cuda_limits limits = {
+    return (proa_cuda_limits){
         .rows_max = rows,
         .decode_rows_max = shape->decode ? rows : 1,
         .segments_max = shape->sequences,
@@ -49,8 +48,21 @@ static proa_status make_forward(proa_gpu_step *s, const proa_gpu_step_shape *sha
         .logit_rows_max = shape->sequences,
         .positions_max = shape->context,
         .kv_blocks = shape->sequences * blocks_of(shape->context),
-        .cache_layers = CACHES,
+        .cache_layers = cache_layers,
     };
+}
+
+void proa_gpu_step_plan(const proa_gpu_step *s, const proa_gpu_step_shape *shape, uint64_t *buffers,
+                        uint64_t *cache)
+{
+    const proa_cuda_limits limits = limits_of(shape, 0);
+    proa_cuda_forward_plan(&s->weights->config, s->weights->local_experts, &limits, buffers, cache);
+}
+
+static proa_status make_forward(proa_gpu_step *s, const proa_gpu_step_shape *shape, proa_error *err)
+{
+    int32_t where[PROA_ROUTER_MAX_EXPERTS];
+    const proa_cuda_limits limits = limits_of(shape, CACHES);
     for (int32_t e = 0; e < s->weights->config.n_routed_experts; e++)
         where[e] = e % s->weights->local_experts;
     return proa_cuda_forward_create(s->gpu, s->weights, &limits, where, &s->forward, err);

@@ -31,6 +31,10 @@ proa_status proa_gpu_step_init(proa_gpu_step *step, proa_gpu *gpu, const proa_cu
                                proa_error *err);
 void proa_gpu_step_free(proa_gpu_step *step);
 
+/* Bytes of a worker that does such steps: its buffers, and the KV cache of all layers. */
+void proa_gpu_step_plan(const proa_gpu_step *step, const proa_gpu_step_shape *shape, uint64_t *buffers,
+                        uint64_t *cache);
+
 /* Buffers and description of a step, which takes the place of the one before. */
 proa_status proa_gpu_step_open(proa_gpu_step *step, const proa_gpu_step_shape *shape, proa_error *err);
 

@@ -481,6 +481,9 @@ static const proa_option options[] = {
      .help = "Measure this op alone, \"linear\" for example"},
     {.name = "shape", .commands = "bench", .group = "Benchmark", .type = PROA_OPTION_STRING, .metavar = "TEXT",
      .help = "Measure only the shapes whose description contains the text; of bench transfer, the ways whose name does"},
+    {.name = "table", .commands = "bench", .group = "Benchmark", .type = PROA_OPTION_FLAG,
+     .help = "bench slice: whole decode steps of 1, 32, 64, 128 and 256 sequences at 1,024, 2,048, 4,096 and 8,192 tokens as one table, which "
+             "also says which of them have no room on this GPU with the KV cache of all layers"},
     {.name = "isa", .commands = "bench", .group = "Benchmark",
      .type = PROA_OPTION_CHOICE, .choices = "portable|neon|avx2|avx512|avx512-bf16",
      .help = "Use this instruction set instead of the processor's best"},

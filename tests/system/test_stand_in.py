@@ -6,7 +6,7 @@ import time
 
 import httpx
 import pytest
-from conftest import TOP
+from conftest import DEVICE, TOP
 
 MODEL = TOP / "models/tiny-r1"
 
@@ -177,3 +177,32 @@ def test_bench_slice_measures_every_op(run, tmp_path):
     again = tmp_path / "again.svg"  # the JSON has all that the picture needs
     assert run("bench", "slice", "--from-json", tmp_path / "slice.json", "--svg", again).returncode == 0
     assert again.read_text() == (tmp_path / "slice.svg").read_text()
+
+
+def tabulate(run, path, shape):
+    result = run("bench", "slice", "--model-path", MODEL, "--table", "--shape", shape, "--json", path, timeout=120)
+    assert result.returncode == 0, result.stdout + result.stderr
+    return result.stdout, json.loads(path.read_text())
+
+
+def test_bench_slice_tabulates_decode_steps(run, tmp_path):
+    text, found = tabulate(run, tmp_path / "table.json", "decode 1 at")
+    assert [(row["sequences"], row["context"], row["fits"]) for row in found["table"]] == [
+        (1, context, True) for context in (1024, 2048, 4096, 8192)]
+    steps = {row["shape"]: row["time_us"] for row in found["rows"] if row["op"] == "step"}
+    for row in found["table"]:
+        us = steps[f"decode 1 at {row['context']}"]
+        assert row["step_ms"] == pytest.approx(us / 1e3) and row["tokens_per_second"] == pytest.approx(1e6 / us)
+        assert f"{row['step_ms']:.2f}" in text
+    # a cache for each layer, however few were measured: rows of 128 + 32 values of two bytes, 5 layers
+    assert found["table"][2]["cache_bytes"] == 4096 * 160 * 2 * 5
+    refused = run("bench", "slice", "--model-path", MODEL, "--table", "--op", "router")
+    assert refused.returncode == 1 and "--op without it" in refused.stderr
+
+
+@pytest.mark.skipif(DEVICE == "cuda", reason="of the GPU in host memory, which has 1 GiB")
+def test_bench_slice_says_what_has_no_room(run, tmp_path):
+    text, found = tabulate(run, tmp_path / "table.json", "decode 256 at 8192")
+    assert "- 256 at 8192: the KV cache of all layers, 3.4 GB, does not fit" in text
+    [row] = found["table"]
+    assert row["fits"] is False and "step_ms" not in row
