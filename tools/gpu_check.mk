@@ -3,7 +3,8 @@
 #   gpu-check      parity with the references, whole models, a step's ops beside the bound, the memory checker
 #   gpu-parity     parity alone
 #   gpu-http       the system tests of serving, evaluation and law 2 on this GPU (SUITES="http openai": those alone); needs Python 3.11 or later
-#   gpu-model      golden checkpoints, tiny-r1's answers, law 2 through the engine, DeepSeek-R1's slice behind HTTP (PARTS="golden answers slice")
+#   gpu-model      golden checkpoints, tiny-r1's answers, law 2 through the engine, DeepSeek-R1's slice behind HTTP, no compiler opened
+#                  (PARTS="golden answers compilers slice")
 #   gpu-precompile nothing is left to compile (with the driver's JIT off); tiles measured for R1's slice, tiny-r1 answers with measured tiles as without
 #   gpu-memcheck   compute-sanitizer: memcheck on all, racecheck on those of $(racing)
 #   gpu-bench-table  a decode step of 1, 32, 64, 128, 256 sequences at 1,024, 2,048, 4,096, 8,192 tokens (SHAPE=text: those alone)

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
-"""gpu_client.py URL wait SECONDS | first | cancel COUNT | soak COUNT CLIENTS - what gpu_model.sh asks of a server; needs Python alone.
+"""gpu_client.py URL wait SECONDS [PID] | first | cancel COUNT | soak COUNT CLIENTS - what gpu_model.sh asks of a server; needs Python alone.
 
-wait    until /health answers with 200; 1 after SECONDS
+wait    until /health answers with 200; 1 after SECONDS, and as soon as process PID, the server's, has ended
 first   one token, its answer on standard output
 cancel  COUNT clients that leave a streamed answer after 0.1 to 0.8 s; 1 unless no request runs 10 s later
 soak    COUNT requests of random lengths by CLIENTS at once, of which a fifth leave early; a prompt that comes again has the same
@@ -39,15 +39,30 @@ def complete(url, prompt, tokens, stream, timeout, **more):
     return connection, connection.getresponse()
 
 
-def wait(url, seconds):
-    end = time.monotonic() + seconds
+def ended(pid):
+    """Whether it is gone, or waits for its parent to ask what became of it."""
+    try:
+        with open(f"/proc/{pid}/stat", encoding="ascii", errors="replace") as stat:
+            return stat.read().rpartition(")")[2].split()[0] in "ZX"
+    except OSError:
+        return True
+
+
+def wait(url, seconds, pid=None):
+    end, last = time.monotonic() + seconds, "nothing"
     while time.monotonic() < end:
         try:
-            if get(url, "/health")[0] == 200:
+            status, text = get(url, "/health")
+            if status == 200:
                 return 0
-        except OSError:
-            pass
+            last = f"{status} {text.strip()[:200]}"
+        except (OSError, http.client.HTTPException) as error:
+            last = f"{type(error).__name__}: {error}"
+        if pid and ended(pid):
+            print(f"the server, process {pid}, has ended before it was ready; last: {last}", file=sys.stderr)
+            return 1
         time.sleep(0.02)
+    print(f"{url}/health is not 200 after {seconds:g} s; last: {last}", file=sys.stderr)
     return 1
 
 
@@ -163,7 +178,7 @@ def soak(url, count, clients):
 def main():
     url, what, *rest = sys.argv[1:]
     if what == "wait":
-        return wait(url, float(rest[0]))
+        return wait(url, float(rest[0]), *rest[1:])
     if what == "soak":
         return soak(url, int(rest[0]), int(rest[1]))
     return first(url) if what == "first" else cancel(url, int(rest[0]))

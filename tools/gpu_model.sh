@@ -1,7 +1,7 @@
 #!/bin/bash
 # gpu_model.sh PROA OUT - whole models on a GPU, in a folder that gpu_pack.sh made: golden checkpoints against their references, tiny-r1's
-# answers, law 2 through the engine, and one rank's share of DeepSeek-R1 behind HTTP: from exec to the first token, then requests of all
-# lengths with cancellations, memory before and after. Logs and results come into OUT; ends with 1 where something is wrong.
+# answers, law 2 through the engine, and one rank's share of DeepSeek-R1 behind HTTP: that its start opens no compiler, from exec to the first
+# token, then requests of all lengths with cancellations, memory before and after. Logs and results come into OUT; ends with 1 where something is wrong.
 set -uo pipefail
 proa=$1 out=$2 here=$(cd "$(dirname "$0")" && pwd)
 bad=0
@@ -62,19 +62,48 @@ client() {
     python3 "$here/gpu_client.py" "$url" "$@"
 }
 
-# A slice of DeepSeek-R1 with random weights; the small tokenizer stands for the large one.
-slice() {
+# start_slice NAME [WORDS...]: a server of a slice of DeepSeek-R1 with random weights, started by the words before it, and its first answer; the
+# small tokenizer stands for the large one.
+start_slice() {
+    local name=$1
+    shift
     url=http://127.0.0.1:18099
+    "$@" "$proa" serve --device cuda --load-format dummy --slice-experts "${SLICE_EXPERTS:-9}" --model-path "${SLICE_MODEL:-$here/bench/deepseek-r1}" \
+        --tokenizer-path "$here/models/tiny-r1" --port 18099 --context-length "${SLICE_CONTEXT:-8192}" --max-running-requests "${SLICE_RUNNING:-128}" \
+        --chunked-prefill-size "${SLICE_CHUNK:-8192}" ${SLICE_FLAGS:-} ${SLICE_TOKENS:+--max-total-tokens "$SLICE_TOKENS"} >"$out/$name.log" 2>&1 &
+    server=$!
+    client wait 60 "$server" && client first >"$out/${name}_first.json" && return
+    fail "$name: $(tail -2 "$out/$name.log")"
+    return 1
+}
+
+end_slice() {
+    kill -TERM "$server"
+    wait "$server" || fail "$1's end: $(tail -2 "$out/$1.log")"
+    server=
+}
+
+# Nothing is compiled at run time: no compiler is among the files that a server opens from exec to its first answer, nor among its libraries.
+compilers() {
+    local strace log=$out/compilers_strace.log
+    strace=$(PATH=$here/bin:$PATH command -v strace)
+    local trace=("$strace" -D -f -o "$log" -e 'trace=openat,execve')
+    if [ -z "$strace" ]; then
+        echo "NOT TRACED: there is no strace here: what a server opens is shown by its mapped libraries alone"
+        trace=()
+    elif ! "${trace[@]}" true 2>"$out/compilers_try.log" || ! grep -q execve "$log"; then
+        echo "NOT TRACED: strace cannot trace here, so that what a server opens is shown by its mapped libraries alone: $(head -1 "$out/compilers_try.log")"
+        trace=()
+    fi
+    start_slice compilers "${trace[@]}" || return
+    "$here/gpu_compilers.sh" "$server" ${trace[0]:+"$log"} || bad=1
+    end_slice compilers
+}
+
+slice() {
     local started ready
     started=$(date +%s%N)
-    "$proa" serve --device cuda --load-format dummy --slice-experts "${SLICE_EXPERTS:-9}" --model-path "${SLICE_MODEL:-$here/bench/deepseek-r1}" \
-        --tokenizer-path "$here/models/tiny-r1" --port 18099 --context-length "${SLICE_CONTEXT:-8192}" --max-running-requests "${SLICE_RUNNING:-128}" \
-        --chunked-prefill-size "${SLICE_CHUNK:-8192}" ${SLICE_FLAGS:-} ${SLICE_TOKENS:+--max-total-tokens "$SLICE_TOKENS"} >"$out/slice.log" 2>&1 &
-    server=$!
-    if ! client wait 60 || ! client first >"$out/slice_first.json"; then
-        fail "slice: $(tail -2 "$out/slice.log")"
-        return
-    fi
+    start_slice slice || return
     ready=$(date +%s%N)
     echo "slice: $(((ready - started) / 1000000)) ms from exec to the end of the first answer"
     local before after
@@ -89,18 +118,18 @@ slice() {
     echo "slice: GPU memory ${before:-?} MiB before, ${after:-?} MiB after the requests"
     [ "$before" = "$after" ] || fail "slice: GPU memory went from $before to $after MiB"
     tail -12 "$out/slice_load.log"
-    kill -TERM "$server"
-    wait "$server" || fail "slice's end: $(tail -2 "$out/slice.log")"
-    server=
+    "$here/gpu_compilers.sh" "$server" || bad=1
+    end_slice slice
 }
 
 trap '[ -n "$server" ] && kill "$server" 2>/dev/null' EXIT
-for part in ${PARTS:-golden answers slice}; do
+for part in ${PARTS:-golden answers compilers slice}; do
     case $part in
     golden) golden ;;
     answers) answers ;;
+    compilers) compilers ;;
     slice) slice ;;
-    *) fail "PARTS: $part is none of golden, answers, slice" ;;
+    *) fail "PARTS: $part is none of golden, answers, compilers, slice" ;;
     esac
 done
 exit $bad

@@ -8,6 +8,7 @@ root=$(cd "$(dirname "$0")/.." && pwd)
 rm -rf "$folder"
 mkdir -p "$folder/bin" "$folder/lib"
 programs=("$build/proa" "$build"/tests/gpu/gpu_* "$build/tests/fake/fake_server")
+strace=$(command -v strace) && programs+=("$strace") || echo "no strace is here: the pack goes without, and gpu-model cannot trace unless there is one there"
 for program in "${programs[@]}"; do
     [ -f "$program" ] && [ -x "$program" ] || continue
     strip -o "$folder/bin/${program##*/}" "$program"
@@ -24,7 +25,7 @@ else
     echo "$data has no golden checkpoints: the pack goes without"
 fi
 cp "$root/tools/gpu_check.mk" "$folder/Makefile"
-cp "$root/tools/gpu_model.sh" "$root/tools/gpu_precompile.sh" "$root/tools/gpu_http.sh" "$root/tools/gpu_client.py" "$folder/"
+cp "$root/tools/gpu_model.sh" "$root/tools/gpu_precompile.sh" "$root/tools/gpu_http.sh" "$root/tools/gpu_compilers.sh" "$root/tools/gpu_client.py" "$folder/"
 
 # The system tests, and what they import in the suites that gpu_http.sh runs: compiled wheels for each version of Python that may be there.
 mkdir -p "$folder/tests/system" "$folder/tests/data" "$folder/wheels"
