@@ -34,7 +34,7 @@ typedef struct fixture_rank {
     ranks_fixture *f;
     int32_t number;
     uint64_t life;
-    bool alive;
+    atomic_bool alive; /* written under lock */
     proa_device *device;
     proa_forward *forward;
     proa_ep_group *ranks;
@@ -300,8 +300,10 @@ static void open_rank(fixture_rank *r)
     pthread_mutex_lock(&r->engine_lock);
     r->engine = engine;
     pthread_mutex_unlock(&r->engine_lock);
-    r->alive = true;
     r->ends = r->broken = r->buried = false;
+    pthread_mutex_lock(&r->lock);
+    r->alive = true;
+    pthread_mutex_unlock(&r->lock);
     assert_int_equal(pthread_create(&r->control, NULL, run_control, r), 0);
 }
 
@@ -370,9 +372,11 @@ ranks_fixture *ranks_fixture_open(const proa_model_config *config, const proa_we
 void ranks_fixture_close(ranks_fixture *f)
 {
     for (int32_t i = 0; i < f->setup.ranks; i++) {
+        if (f->ranks[i].alive)
+            close_rank(&f->ranks[i]);
+    }
+    for (int32_t i = 0; i < f->setup.ranks; i++) { /* nobody posts to them any more */
         fixture_rank *r = &f->ranks[i];
-        if (r->alive)
-            close_rank(r);
         pthread_mutex_destroy(&r->lock);
         pthread_mutex_destroy(&r->engine_lock);
         pthread_cond_destroy(&r->changed);
