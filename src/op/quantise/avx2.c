@@ -1,9 +1,8 @@
-/* avx2.c - quantise with AVX2: a group of 128 is sixteen vectors; a shorter one is copied and padded first. */
+/* avx2.c - quantise with AVX2: a group of 128 is sixteen vectors. */
 #include "op/quantise/row.h"
 
 #if defined(__x86_64__)
 #include <immintrin.h>
-#include <string.h>
 
 #define TARGET PROA_TARGET_AVX2
 #define INLINE TARGET static inline __attribute__((always_inline))
@@ -36,14 +35,7 @@ INLINE float group_scale(const float x[PROA_QUANT_GROUP], bool ue8m0)
         amax = _mm256_max_ps(_mm256_and_ps(_mm256_loadu_ps(x + i), no_sign), amax);
     __m128 four = _mm_max_ps(_mm256_castps256_ps128(amax), _mm256_extractf128_ps(amax, 1));
     four = _mm_max_ps(four, _mm_movehl_ps(four, four));
-    float s = _mm_cvtss_f32(_mm_max_ss(four, _mm_movehdup_ps(four))) / 448.0f;
-    uint32_t bits;
-    memcpy(&bits, &s, sizeof bits);
-    if (ue8m0 && (bits & 0x7fffffu) != 0) {
-        bits = (bits & 0x7f800000u) + 0x800000u;
-        memcpy(&s, &bits, sizeof s);
-    }
-    return s;
+    return proa_quantise_scale(_mm_cvtss_f32(_mm_max_ss(four, _mm_movehdup_ps(four))), ue8m0);
 }
 
 INLINE float quantise_group(const float x[PROA_QUANT_GROUP], bool ue8m0, uint8_t q[PROA_QUANT_GROUP])
@@ -61,19 +53,7 @@ INLINE float quantise_group(const float x[PROA_QUANT_GROUP], bool ue8m0, uint8_t
     return scale;
 }
 
-TARGET static void quantise_row(const float *x, int32_t cols, bool ue8m0, uint8_t *q, float *s)
-{
-    int32_t first = 0;
-    for (; first + PROA_QUANT_GROUP <= cols; first += PROA_QUANT_GROUP)
-        *s++ = quantise_group(x + first, ue8m0, q + first);
-    if (first < cols) {
-        float padded[PROA_QUANT_GROUP] = {0};
-        uint8_t codes[PROA_QUANT_GROUP];
-        memcpy(padded, x + first, (size_t)(cols - first) * sizeof *x);
-        *s = quantise_group(padded, ue8m0, codes);
-        memcpy(q + first, codes, (size_t)(cols - first));
-    }
-}
+#include "op/quantise/row.inc"
 
 proa_quantise_row proa_quantise_row_avx2(void)
 {

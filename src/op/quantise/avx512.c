@@ -39,11 +39,7 @@ INLINE float group_scale(const float *x, int32_t count, bool ue8m0)
     __m512 amax = _mm512_set1_ps(1e-4f);
     for (int32_t i = 0; i < count; i += LANES)
         amax = _mm512_max_ps(_mm512_abs_ps(_mm512_maskz_loadu_ps(mask_of(count - i), x + i)), amax);
-    float s = _mm512_reduce_max_ps(amax) / 448.0f;
-    uint32_t bits = (uint32_t)_mm_cvtsi128_si32(_mm_castps_si128(_mm_set_ss(s)));
-    if (ue8m0 && (bits & 0x7fffffu) != 0)
-        s = _mm_cvtss_f32(_mm_castsi128_ps(_mm_cvtsi32_si128((int)((bits & 0x7f800000u) + 0x800000u))));
-    return s;
+    return proa_quantise_scale(_mm512_reduce_max_ps(amax), ue8m0);
 }
 
 TARGET static void quantise_row(const float *x, int32_t cols, bool ue8m0, uint8_t *q, float *s)

@@ -1,9 +1,9 @@
-/* neon.c - quantise with NEON: a group of 128 is 32 vectors; a shorter one is copied and padded first. */
+/* neon.c - quantise with NEON: a group of 128 is 32 vectors. */
 #include "op/quantise/row.h"
 
 #include <arm_neon.h>
-#include <string.h>
 
+#define TARGET
 #define INLINE static inline __attribute__((always_inline))
 
 enum { TOGETHER = 16 };
@@ -36,14 +36,7 @@ INLINE float group_scale(const float x[PROA_QUANT_GROUP], bool ue8m0)
         for (int j = 0; j < 4; j++)
             amax[j] = vmaxnmq_f32(amax[j], vabsq_f32(vld1q_f32(x + i + 4 * j)));
     float32x4_t most = vmaxnmq_f32(vmaxnmq_f32(amax[0], amax[1]), vmaxnmq_f32(amax[2], amax[3]));
-    float s = vmaxnmvq_f32(most) / 448.0f;
-    uint32_t bits;
-    memcpy(&bits, &s, sizeof bits);
-    if (ue8m0 && (bits & 0x7fffffu) != 0) {
-        bits = (bits & 0x7f800000u) + 0x800000u;
-        memcpy(&s, &bits, sizeof s);
-    }
-    return s;
+    return proa_quantise_scale(vmaxnmvq_f32(most), ue8m0);
 }
 
 INLINE float quantise_group(const float x[PROA_QUANT_GROUP], bool ue8m0, uint8_t q[PROA_QUANT_GROUP])
@@ -60,19 +53,7 @@ INLINE float quantise_group(const float x[PROA_QUANT_GROUP], bool ue8m0, uint8_t
     return scale;
 }
 
-static void quantise_row(const float *x, int32_t cols, bool ue8m0, uint8_t *q, float *s)
-{
-    int32_t first = 0;
-    for (; first + PROA_QUANT_GROUP <= cols; first += PROA_QUANT_GROUP)
-        *s++ = quantise_group(x + first, ue8m0, q + first);
-    if (first < cols) {
-        float padded[PROA_QUANT_GROUP] = {0};
-        uint8_t codes[PROA_QUANT_GROUP];
-        memcpy(padded, x + first, (size_t)(cols - first) * sizeof *x);
-        *s = quantise_group(padded, ue8m0, codes);
-        memcpy(q + first, codes, (size_t)(cols - first));
-    }
-}
+#include "op/quantise/row.inc"
 
 proa_quantise_row proa_quantise_row_portable(void)
 {
