@@ -8,6 +8,7 @@
  */
 #include "model/forward_internal.h"
 
+#include "base/carver.h"
 #include "base/minmax.h"
 #include "model/overlap.h"
 
@@ -49,31 +50,18 @@ size_t proa_forward_kv_block_bytes(const proa_model_config *config, proa_precisi
            (size_t)config->num_hidden_layers;
 }
 
-/* Hands out aligned pieces of one allocation; the first pass (base NULL) only measures. */
-typedef struct carver {
-    unsigned char *base;
-    size_t used;
-} carver;
-
-static void *carve(carver *c, size_t count, size_t element_bytes)
+static float *carve_floats(proa_carver *c, int64_t rows, int64_t cols)
 {
-    void *piece = c->base != NULL ? c->base + c->used : NULL;
-    c->used += (count * element_bytes + ALIGNMENT - 1) / ALIGNMENT * ALIGNMENT;
-    return piece;
+    return proa_carve(c, rows * cols, sizeof(float));
 }
 
-static float *carve_floats(carver *c, int64_t rows, int64_t cols)
+static int32_t *carve_ints(proa_carver *c, int64_t count)
 {
-    return carve(c, (size_t)(rows * cols), sizeof(float));
-}
-
-static int32_t *carve_ints(carver *c, int64_t count)
-{
-    return carve(c, (size_t)count, sizeof(int32_t));
+    return proa_carve(c, count, sizeof(int32_t));
 }
 
 /* The widest row that is ever quantised, and the room for all rows of it. */
-static void carve_quantised(carver *c, const proa_model_config *m, int32_t rows, int32_t slots,
+static void carve_quantised(proa_carver *c, const proa_model_config *m, int32_t rows, int32_t slots,
                             forward_buffers *b)
 {
     int32_t shared = m->moe_intermediate_size * m->n_shared_experts;
@@ -85,11 +73,11 @@ static void carve_quantised(carver *c, const proa_model_config *m, int32_t rows,
     int64_t many = proa_max_i32(rows, EXPANDED_TILE);
     int64_t bytes = many * widest, slot_bytes = (int64_t)slots * m->moe_intermediate_size;
     int64_t scales = many * groups, slot_scales = slots * slot_groups;
-    b->q8 = carve(c, (size_t)(bytes > slot_bytes ? bytes : slot_bytes), 1);
+    b->q8 = proa_carve(c, bytes > slot_bytes ? bytes : slot_bytes, 1);
     b->q8_scale = carve_floats(c, 1, scales > slot_scales ? scales : slot_scales);
 }
 
-static void carve_attention(carver *c, const proa_model_config *m, int32_t rows, forward_buffers *b)
+static void carve_attention(proa_carver *c, const proa_model_config *m, int32_t rows, forward_buffers *b)
 {
     int64_t heads = m->num_attention_heads;
     b->q_a = carve_floats(c, rows, m->q_lora_rank);
@@ -104,10 +92,11 @@ static void carve_attention(carver *c, const proa_model_config *m, int32_t rows,
     b->state_max = carve_floats(c, rows, heads);
     b->state_sum = carve_floats(c, rows, heads);
     b->state_out = carve_floats(c, rows, heads * m->v_head_dim);
-    b->batch = carve(c, ABSORBED_ROWS, sizeof(proa_segment));
+    b->batch = proa_carve(c, ABSORBED_ROWS, sizeof(proa_segment));
 }
 
-static void carve_mlp(carver *c, const proa_model_config *m, int32_t rows, int32_t slots, forward_buffers *b)
+static void carve_mlp(proa_carver *c, const proa_model_config *m, int32_t rows, int32_t slots,
+                      forward_buffers *b)
 {
     int32_t width = proa_max_i32(m->intermediate_size, m->moe_intermediate_size * m->n_shared_experts);
     b->mlp_gate = carve_floats(c, rows, width);
@@ -122,14 +111,15 @@ static void carve_mlp(carver *c, const proa_model_config *m, int32_t rows, int32
     b->slot_out = carve_floats(c, slots, m->hidden_size);
 }
 
-static void carve_lane(carver *c, const proa_model_config *m, int32_t rows, int32_t slots, forward_lane *lane)
+static void carve_lane(proa_carver *c, const proa_model_config *m, int32_t rows, int32_t slots,
+                       forward_lane *lane)
 {
     lane->expert_ids = carve_ints(c, slots);
     lane->expert_weights = carve_floats(c, 1, slots);
     lane->shared_out = carve_floats(c, rows, m->hidden_size);
 }
 
-static void carve_exchange(carver *c, const proa_model_config *m, const proa_exchange *x, int32_t slots,
+static void carve_exchange(proa_carver *c, const proa_model_config *m, const proa_exchange *x, int32_t slots,
                            forward_buffers *b)
 {
     int32_t local = x->local_experts;
@@ -140,7 +130,7 @@ static void carve_exchange(carver *c, const proa_model_config *m, const proa_exc
     b->work_offsets = carve_ints(c, local + 1);
     b->piece_offsets = carve_ints(c, local + 1);
     b->place_in = carve_ints(c, local);
-    b->local = carve(c, (size_t)m->num_hidden_layers * 3 * (size_t)local, sizeof(proa_weight));
+    b->local = proa_carve(c, (int64_t)m->num_hidden_layers * 3 * local, sizeof(proa_weight));
 }
 
 static size_t carve_buffers(proa_forward *f, unsigned char *base)
@@ -149,7 +139,7 @@ static size_t carve_buffers(proa_forward *f, unsigned char *base)
     const proa_forward_limits *l = &f->limits;
     int32_t mlp_rows = l->rows_max < MLP_ROWS ? l->rows_max : MLP_ROWS;
     int32_t slots = m->n_routed_experts > 0 ? mlp_rows * m->num_experts_per_tok : 0;
-    carver c = {.base = base};
+    proa_carver c = {.base = base, .alignment = ALIGNMENT};
     f->b.positions = carve_ints(&c, l->rows_max);
     f->b.logit_rows = carve_ints(&c, l->logit_rows_max);
     f->b.hidden = carve_floats(&c, l->rows_max, m->hidden_size);
@@ -163,7 +153,7 @@ static size_t carve_buffers(proa_forward *f, unsigned char *base)
         carve_exchange(&c, m, &f->exchange, slots, &f->b);
     if (f->overlap) {
         carve_lane(&c, m, mlp_rows, slots, &f->b.lanes[1]);
-        f->b.half_segments = carve(&c, (size_t)l->rows_max + 1, sizeof(proa_segment));
+        f->b.half_segments = proa_carve(&c, (int64_t)l->rows_max + 1, sizeof(proa_segment));
     }
     if (f->shares_heads)
         f->b.heads_out = carve_floats(&c, proa_team_slice_max(l->rows_max, f->team.size),
@@ -173,7 +163,7 @@ static size_t carve_buffers(proa_forward *f, unsigned char *base)
     f->b.logits = carve_floats(&c, l->logit_rows_max, m->vocab_size);
     f->rope_cos = carve_floats(&c, l->positions_max, m->qk_rope_head_dim / 2);
     f->rope_sin = carve_floats(&c, l->positions_max, m->qk_rope_head_dim / 2);
-    f->kv = carve(&c, (size_t)m->num_hidden_layers, sizeof(proa_kv_layer));
+    f->kv = proa_carve(&c, m->num_hidden_layers, sizeof(proa_kv_layer));
     return c.used;
 }
 

@@ -11,11 +11,6 @@
 
 enum { ALIGNMENT = 64 };
 
-static size_t aligned(size_t bytes)
-{
-    return (bytes + ALIGNMENT - 1) / ALIGNMENT * ALIGNMENT;
-}
-
 static size_t value_bytes(proa_precision precision)
 {
     return precision == PROA_PRECISION_EXACT ? sizeof(float) : sizeof(uint16_t);
@@ -45,9 +40,10 @@ proa_status proa_forward_team_bytes(const proa_model_config *c, proa_precision p
     size_t value = value_bytes(precision);
     size_t slice = (size_t)proa_team_slice_max(limits->rows_max, size);
     size_t latents = slice * (size_t)(query_width(c) + key_width(c)) * value;
-    size_t heads = aligned(slice * (size_t)(c->num_attention_heads / size) * (size_t)c->v_head_dim * value);
+    size_t heads = proa_round_up(
+        slice * (size_t)(c->num_attention_heads / size) * (size_t)c->v_head_dim * value, ALIGNMENT);
     size_t last = (size_t)limits->logit_rows_max * (size_t)c->hidden_size * value;
-    bytes->message_max = aligned(proa_max_size(proa_max_size(latents, heads), last));
+    bytes->message_max = proa_round_up(proa_max_size(proa_max_size(latents, heads), last), ALIGNMENT);
     bytes->buffer = proa_max_size(bytes->message_max, heads * (size_t)size);
     return PROA_OK;
 }
@@ -151,7 +147,7 @@ static proa_status swap_heads(proa_forward *f, int32_t layer, int32_t rows, proa
         swap.send[i] = to;
         swap.send_bytes[i] = (size_t)slice.count * row_bytes;
         swap.receive_bytes[i] = (size_t)own.count * row_bytes;
-        to += aligned(swap.send_bytes[i]);
+        to += proa_round_up(swap.send_bytes[i], ALIGNMENT);
     }
     status = f->team.swap(f->team.context, &swap, err);
     for (int32_t i = 0; i < f->team.size && status == PROA_OK; i++) {

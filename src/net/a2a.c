@@ -1,6 +1,7 @@
 /* a2a.c - life, messages and waits of an all-to-all. */
 #include "net/a2a_internal.h"
 
+#include "base/carver.h"
 #include "base/clock.h"
 
 #include <stdio.h>
@@ -9,18 +10,13 @@
 
 enum { ALIGNMENT = 64, DEADLINE_US = 3000000, NAP_US = 2000 };
 
-static size_t aligned(size_t bytes, size_t to)
-{
-    return (bytes + to - 1) / to * to;
-}
-
 a2a_parts proa_a2a_parts(const proa_a2a *a, size_t rows, size_t slots)
 {
     a2a_parts p;
     size_t scales = (size_t)a->groups * sizeof(float);
-    p.experts = aligned(rows, 8);
-    p.rows = p.experts + aligned(slots * sizeof(uint16_t), 8);
-    p.scales = p.rows + aligned(rows * (a->row_bytes - scales), 8);
+    p.experts = proa_round_up(rows, 8);
+    p.rows = p.experts + proa_round_up(slots * sizeof(uint16_t), 8);
+    p.scales = p.rows + proa_round_up(rows * (a->row_bytes - scales), 8);
     p.bytes = p.scales + rows * scales;
     return p;
 }
@@ -324,44 +320,32 @@ proa_status proa_a2a_begin(proa_a2a *a, uint64_t epoch, const bool *live, proa_e
 
 /* ---- life ---- */
 
-typedef struct carver {
-    uint8_t *base;
-    size_t used;
-} carver;
-
-static void *carve(carver *c, int64_t count, size_t element_bytes)
-{
-    void *piece = c->base != NULL ? c->base + c->used : NULL;
-    c->used += aligned((size_t)count * element_bytes, ALIGNMENT);
-    return piece;
-}
-
-static void carve_lane(const proa_a2a *a, carver *c, a2a_lane *lane)
+static void carve_lane(const proa_a2a *a, proa_carver *c, a2a_lane *lane)
 {
     const proa_a2a_options *o = &a->options;
     int64_t ranks = o->ranks, received = ranks * o->rows_max, own = (int64_t)o->rows_max * o->top_k;
-    lane->regions = carve(c, 2 * ranks, sizeof *lane->regions);
-    lane->region_data = carve(c, ranks, a->payload_max);
+    lane->regions = proa_carve(c, 2 * ranks, sizeof *lane->regions);
+    lane->region_data = proa_carve(c, ranks, a->payload_max);
     if (o->format == PROA_EXCHANGE_FP8) {
-        lane->q = carve(c, received * o->hidden, 1);
-        lane->s = carve(c, received * a->groups, sizeof(float));
+        lane->q = proa_carve(c, received * o->hidden, 1);
+        lane->s = proa_carve(c, received * a->groups, sizeof(float));
     } else {
-        lane->x = carve(c, received * o->hidden, sizeof(float));
+        lane->x = proa_carve(c, received * o->hidden, sizeof(float));
     }
-    lane->slot_row = carve(c, a->work_max, sizeof(int32_t));
-    lane->slot_expert = carve(c, a->work_max, sizeof(int32_t));
-    lane->slot_offsets = carve(c, ranks + 1, sizeof(int32_t));
-    lane->out = carve(c, a->work_max, a->output_bytes);
-    lane->packed = carve(c, ranks, a->payload_max);
-    lane->packers = carve(c, ranks, sizeof *lane->packers);
-    lane->sent_slots = carve(c, ranks, sizeof(int32_t));
-    lane->output_offsets = carve(c, ranks, sizeof(int32_t));
-    lane->output_there = carve(c, ranks, sizeof(bool));
-    lane->output_landing = carve(c, ranks, sizeof(bool));
-    lane->outputs = carve(c, own, a->output_bytes);
+    lane->slot_row = proa_carve(c, a->work_max, sizeof(int32_t));
+    lane->slot_expert = proa_carve(c, a->work_max, sizeof(int32_t));
+    lane->slot_offsets = proa_carve(c, ranks + 1, sizeof(int32_t));
+    lane->out = proa_carve(c, a->work_max, a->output_bytes);
+    lane->packed = proa_carve(c, ranks, a->payload_max);
+    lane->packers = proa_carve(c, ranks, sizeof *lane->packers);
+    lane->sent_slots = proa_carve(c, ranks, sizeof(int32_t));
+    lane->output_offsets = proa_carve(c, ranks, sizeof(int32_t));
+    lane->output_there = proa_carve(c, ranks, sizeof(bool));
+    lane->output_landing = proa_carve(c, ranks, sizeof(bool));
+    lane->outputs = proa_carve(c, own, a->output_bytes);
     lane->slots = o->precision == PROA_PRECISION_EXACT ? (float *)(void *)lane->outputs
-                                                       : carve(c, own * o->hidden, sizeof(float));
-    lane->place = carve(c, own, sizeof(int32_t));
+                                                       : proa_carve(c, own * o->hidden, sizeof(float));
+    lane->place = proa_carve(c, own, sizeof(int32_t));
     for (int64_t i = 0; i < 2 * ranks && c->base != NULL; i++)
         lane->regions[i].data = lane->region_data + (size_t)(i / 2) * a->payload_max;
 }
@@ -370,7 +354,7 @@ static void carve_lane(const proa_a2a *a, carver *c, a2a_lane *lane)
 static size_t lay_out(proa_a2a *a, uint8_t *base)
 {
     const proa_a2a_options *o = &a->options;
-    carver c = {.base = base};
+    proa_carver c = {.base = base, .alignment = ALIGNMENT};
     bool fp8 = o->format == PROA_EXCHANGE_FP8;
     a->groups = fp8 ? (o->hidden + PROA_QUANT_GROUP - 1) / PROA_QUANT_GROUP : 0;
     a->row_bytes = fp8 ? (size_t)o->hidden + (size_t)a->groups * sizeof(float)
@@ -378,11 +362,11 @@ static size_t lay_out(proa_a2a *a, uint8_t *base)
     a->output_bytes = (size_t)o->hidden * (o->precision == PROA_PRECISION_EXACT ? 4 : 2);
     a->most = o->top_k < o->local_experts ? o->top_k : o->local_experts;
     a->work_max = (int64_t)o->ranks * o->rows_max * a->most;
-    a->payload_max = aligned(
+    a->payload_max = proa_round_up(
         proa_a2a_parts(a, (size_t)o->rows_max, (size_t)o->rows_max * (size_t)a->most).bytes, ALIGNMENT);
-    a->live = carve(&c, o->ranks, sizeof(bool));
-    a->suspects = carve(&c, o->ranks, sizeof(bool));
-    a->watch.missing = carve(&c, o->ranks, sizeof *a->watch.missing);
+    a->live = proa_carve(&c, o->ranks, sizeof(bool));
+    a->suspects = proa_carve(&c, o->ranks, sizeof(bool));
+    a->watch.missing = proa_carve(&c, o->ranks, sizeof *a->watch.missing);
     for (int32_t i = 0; i < o->lanes; i++)
         carve_lane(a, &c, &a->lanes[i]);
     return c.used;
@@ -402,7 +386,7 @@ proa_status proa_a2a_create(const proa_a2a_options *options, proa_post_hub *hub,
     if (a->options.deadline_us == 0)
         a->options.deadline_us = DEADLINE_US;
     size_t bytes = lay_out(a, NULL);
-    a->memory_bytes = aligned(bytes, ALIGNMENT);
+    a->memory_bytes = proa_round_up(bytes, ALIGNMENT);
     a->memory = aligned_alloc(ALIGNMENT, a->memory_bytes);
     if (a->memory == NULL) {
         free(a);

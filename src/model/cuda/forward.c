@@ -1,6 +1,7 @@
 /* forward.c - see forward.h: buffers, the step's description, the walk over the layers. */
 #include "model/cuda/internal.h"
 
+#include "base/carver.h"
 #include "base/minmax.h"
 #include "op/embed/cuda.h"
 #include "op/linear/cuda.h"
@@ -21,48 +22,36 @@ static int32_t round_up(int32_t value, int32_t to)
 
 /* ---- memory ---- */
 
-/* Hands out aligned pieces; with base NULL it only measures. */
-typedef struct carver {
-    unsigned char *base;
-    uint64_t used;
-} carver;
-
-static void *carve(carver *c, int64_t count, size_t element_bytes)
+static void *carve_bf16(proa_carver *c, int64_t rows, int64_t cols)
 {
-    void *piece = c->base != NULL ? c->base + c->used : NULL;
-    c->used += ((uint64_t)count * element_bytes + ALIGNMENT - 1) / ALIGNMENT * ALIGNMENT;
-    return piece;
+    return proa_carve(c, rows * cols, sizeof(uint16_t));
 }
 
-static void *carve_bf16(carver *c, int64_t rows, int64_t cols)
-{
-    return carve(c, rows * cols, sizeof(uint16_t));
-}
-
-static proa_cuda_fp8_rows carve_fp8(carver *c, const proa_cuda_forward *f, int64_t rows, int64_t cols)
+static proa_cuda_fp8_rows carve_fp8(proa_carver *c, const proa_cuda_forward *f, int64_t rows, int64_t cols)
 {
     const int64_t stride = (rows + ROW_ALIGN - 1) / ROW_ALIGN * ROW_ALIGN;
-    proa_cuda_fp8_rows to = {.q = carve(c, stride * cols, 1), .stride = stride, .ue8m0 = f->config.ue8m0};
-    to.scale = carve(c, (cols + PROA_QUANT_GROUP - 1) / PROA_QUANT_GROUP * stride, sizeof(float));
+    proa_cuda_fp8_rows to = {
+        .q = proa_carve(c, stride * cols, 1), .stride = stride, .ue8m0 = f->config.ue8m0};
+    to.scale = proa_carve(c, (cols + PROA_QUANT_GROUP - 1) / PROA_QUANT_GROUP * stride, sizeof(float));
     return to;
 }
 
-static cuda_metadata carve_metadata(carver *c, const proa_cuda_forward *f)
+static cuda_metadata carve_metadata(proa_carver *c, const proa_cuda_forward *f)
 {
     const proa_cuda_limits *l = &f->limits;
     cuda_metadata m;
-    m.ids = carve(c, l->rows_max, sizeof(int32_t));
-    m.positions = carve(c, l->rows_max, sizeof(int32_t));
-    m.slots = carve(c, l->rows_max, sizeof(int32_t));
-    m.lengths = carve(c, l->decode_rows_max, sizeof(int32_t));
-    m.tables = carve(c, (int64_t)l->decode_rows_max * f->table_stride, sizeof(int32_t));
-    m.segments = carve(c, (int64_t)l->segments_max * PROA_CUDA_SEGMENT_INTS, sizeof(int32_t));
-    m.key_slots = carve(c, l->keys_max, sizeof(int32_t));
-    m.logit_rows = carve(c, l->logit_rows_max, sizeof(int32_t));
+    m.ids = proa_carve(c, l->rows_max, sizeof(int32_t));
+    m.positions = proa_carve(c, l->rows_max, sizeof(int32_t));
+    m.slots = proa_carve(c, l->rows_max, sizeof(int32_t));
+    m.lengths = proa_carve(c, l->decode_rows_max, sizeof(int32_t));
+    m.tables = proa_carve(c, (int64_t)l->decode_rows_max * f->table_stride, sizeof(int32_t));
+    m.segments = proa_carve(c, (int64_t)l->segments_max * PROA_CUDA_SEGMENT_INTS, sizeof(int32_t));
+    m.key_slots = proa_carve(c, l->keys_max, sizeof(int32_t));
+    m.logit_rows = proa_carve(c, l->logit_rows_max, sizeof(int32_t));
     return m;
 }
 
-static void carve_attention(carver *c, proa_cuda_forward *f)
+static void carve_attention(proa_carver *c, proa_cuda_forward *f)
 {
     const proa_model_config *m = &f->config;
     const int64_t rows = f->limits.rows_max, decode = f->limits.decode_rows_max, keys = f->limits.keys_max;
@@ -80,12 +69,12 @@ static void carve_attention(carver *c, proa_cuda_forward *f)
     b->kv_q8 = carve_fp8(c, f, keys, lora);
     b->kv = carve_bf16(c, keys, heads * (m->qk_nope_head_dim + m->v_head_dim));
     b->k_pe = carve_bf16(c, keys, m->qk_rope_head_dim);
-    b->tickets = carve(c, 2, sizeof(int32_t));
-    b->mla_workspace =
-        carve(c, (int64_t)proa_mla_decode_workspace_bytes((int32_t)decode, (int32_t)heads, f->splits_max), 1);
+    b->tickets = proa_carve(c, 2, sizeof(int32_t));
+    b->mla_workspace = proa_carve(
+        c, (int64_t)proa_mla_decode_workspace_bytes((int32_t)decode, (int32_t)heads, f->splits_max), 1);
 }
 
-static void carve_moe(carver *c, proa_cuda_forward *f)
+static void carve_moe(proa_carver *c, proa_cuda_forward *f)
 {
     const proa_model_config *m = &f->config;
     const int64_t rows = f->limits.rows_max, hidden = m->hidden_size, slots = f->slots_max,
@@ -100,13 +89,13 @@ static void carve_moe(carver *c, proa_cuda_forward *f)
     if (m->n_routed_experts == 0)
         return;
     b->shared_out = carve_bf16(c, rows, hidden);
-    b->router_logits = carve(c, PROA_CUDA_ROUTER_SLICES * rows * m->n_routed_experts, sizeof(float));
-    b->expert_ids = carve(c, choices, sizeof(int32_t));
-    b->place = carve(c, choices, sizeof(int32_t));
-    b->expert_weights = carve(c, choices, sizeof(float));
-    b->counts = carve(c, 4 * local, sizeof(int32_t));
-    b->first = carve(c, local, sizeof(int32_t));
-    b->count = carve(c, local, sizeof(int32_t));
+    b->router_logits = proa_carve(c, PROA_CUDA_ROUTER_SLICES * rows * m->n_routed_experts, sizeof(float));
+    b->expert_ids = proa_carve(c, choices, sizeof(int32_t));
+    b->place = proa_carve(c, choices, sizeof(int32_t));
+    b->expert_weights = proa_carve(c, choices, sizeof(float));
+    b->counts = proa_carve(c, 4 * local, sizeof(int32_t));
+    b->first = proa_carve(c, local, sizeof(int32_t));
+    b->count = proa_carve(c, local, sizeof(int32_t));
     b->spread = m->fp8 ? NULL : carve_bf16(c, slots, hidden);
     b->spread_q8 = m->fp8 ? carve_fp8(c, f, slots, hidden) : (proa_cuda_fp8_rows){0};
     b->slot_gate_up = carve_bf16(c, slots, 2 * moe);
@@ -115,7 +104,7 @@ static void carve_moe(carver *c, proa_cuda_forward *f)
     b->slot_out = carve_bf16(c, slots, hidden);
 }
 
-static void carve_all(carver *c, proa_cuda_forward *f)
+static void carve_all(proa_carver *c, proa_cuda_forward *f)
 {
     const proa_model_config *m = &f->config;
     const int64_t rows = f->limits.rows_max, hidden = m->hidden_size, last = f->limits.logit_rows_max;
@@ -132,18 +121,18 @@ static void carve_all(carver *c, proa_cuda_forward *f)
     carve_moe(c, f);
     f->b.last = carve_bf16(c, last, hidden);
     f->b.last_delta = carve_bf16(c, last, hidden);
-    f->b.logits = carve(c, last * m->vocab_size, sizeof(float));
-    f->rope_cos = carve(c, pairs, sizeof(float));
-    f->rope_sin = carve(c, pairs, sizeof(float));
-    f->where = f->placed ? carve(c, m->n_routed_experts, sizeof(int32_t)) : NULL;
+    f->b.logits = proa_carve(c, last * m->vocab_size, sizeof(float));
+    f->rope_cos = proa_carve(c, pairs, sizeof(float));
+    f->rope_sin = proa_carve(c, pairs, sizeof(float));
+    f->where = f->placed ? proa_carve(c, m->n_routed_experts, sizeof(int32_t)) : NULL;
     f->buffer_bytes = c->used;
     f->cache_bytes = (uint64_t)f->limits.cache_layers * (uint64_t)f->limits.kv_blocks * PROA_KV_BLOCK_TOKENS *
                      (uint64_t)(m->kv_lora_rank + m->qk_rope_head_dim) * sizeof(uint16_t);
-    f->cache = carve(c, (int64_t)f->cache_bytes, 1);
+    f->cache = proa_carve(c, (int64_t)f->cache_bytes, 1);
 }
 
 /* What follows from config, limits and local_experts; how much memory all of it takes. */
-static void measure_all(proa_cuda_forward *f, carver *measure)
+static void measure_all(proa_cuda_forward *f, proa_carver *measure)
 {
     const proa_model_config *c = &f->config;
     proa_cuda_limits *l = &f->limits;
@@ -167,7 +156,7 @@ void proa_cuda_forward_plan(const proa_model_config *config, int32_t local_exper
 {
     proa_cuda_forward f = {
         .config = *config, .limits = *limits, .local_experts = local_experts, .placed = true};
-    carver measure = {0};
+    proa_carver measure = {.alignment = ALIGNMENT};
     measure_all(&f, &measure);
     proa_cuda_forward_bytes(&f, buffers, cache);
 }
@@ -205,7 +194,7 @@ proa_status proa_cuda_forward_create(proa_gpu *gpu, const proa_cuda_weights *wei
 {
     const proa_model_config *c = &weights->config;
     proa_cuda_forward *f = calloc(1, sizeof *f);
-    carver measure = {0};
+    proa_carver measure = {.alignment = ALIGNMENT};
     *out = NULL;
     if (limits->kv_cache != PROA_KV_CACHE_AUTO) {
         free(f);
@@ -235,7 +224,8 @@ proa_status proa_cuda_forward_create(proa_gpu *gpu, const proa_cuda_weights *wei
     if (status == PROA_OK)
         status = proa_gpu_alloc_host(gpu, f->metadata_bytes, &f->pinned, err);
     if (status == PROA_OK) {
-        carver there = {.base = f->memory}, here = {.base = f->pinned};
+        proa_carver there = {.base = f->memory, .alignment = ALIGNMENT};
+        proa_carver here = {.base = f->pinned, .alignment = ALIGNMENT};
         carve_all(&there, f);
         f->host = carve_metadata(&here, f);
         status = upload_tables(f, where, err);
