@@ -1,5 +1,6 @@
 /* engine_client.c - see engine_client.h. */
 #include "engine_client.h"
+#include "patience.h"
 
 #include <errno.h>
 #include <stdio.h>
@@ -139,7 +140,7 @@ static void wait_until(engine_client *c, bool (*what)(const engine_client *, int
 {
     struct timespec deadline;
     clock_gettime(CLOCK_REALTIME, &deadline);
-    deadline.tv_sec += WAIT_SECONDS;
+    deadline.tv_sec += (time_t)WAIT_SECONDS * test_patience();
     pthread_mutex_lock(&c->lock);
     while (!what(c, count) && c->finishes == 0)
         PROA_ASSERT(pthread_cond_timedwait(&c->changed, &c->lock, &deadline) != ETIMEDOUT);
