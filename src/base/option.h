@@ -2,8 +2,8 @@
  *
  * A program is a list of commands and a table of options; an option says which commands know it. A value comes from the
  * command line, else from the environment (PROA_ and the name in capitals, "--model-path": PROA_MODEL_PATH; an empty
- * variable counts as unset), else from the default. The environment is read here and nowhere else. The only file that
- * includes argp.
+ * variable counts as unset), else from the default. The environment is read here (option_value.c) and nowhere else. Only
+ * option_argp.c includes argp.
  *
  * Tables are constant data. The values of one command line, proa_options, are immutable after parsing: any thread may
  * read them.
@@ -117,7 +117,7 @@ void proa_program_help(const proa_program *program, FILE *out);
 void proa_program_manual(const proa_program *program, proa_buf *out);
 void proa_program_markdown(const proa_program *program, proa_buf *out);
 
-/* --- for option_doc.c --- */
+/* --- words of the table, for documents --- */
 
 enum { PROA_OPTION_WORD_MAX = 64 }; /* bytes of a name or choice, with the zero byte; longer ones are cut */
 

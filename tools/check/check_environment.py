@@ -4,7 +4,7 @@ import re
 
 from common import finish, lines, sources
 
-READER = "src/base/option.c"
+READER = "src/base/option_value.c"
 CALL = re.compile(r"\b(getenv|secure_getenv|setenv|putenv|unsetenv|clearenv)\s*\(|\benviron\b")
 
 finish([f"{path}:{number}: {match[0].rstrip('( ')} outside {READER}: make it an option (src/cmd/options.c)"
