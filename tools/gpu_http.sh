@@ -42,9 +42,10 @@ wrap() {
     [ -n "$libraries" ] || unset LD_LIBRARY_PATH
 }
 
+# -S: what else the machine's Python has installed, plugins of another pytest among it, is not looked at.
 suite() {
     PYTHONPATH=$site PYTHONDONTWRITEBYTECODE=1 PROA_TEST_BUILD=${PROA_TEST_BUILD:-$wrapped} PROA_TEST_DATA=${PROA_TEST_DATA:-$here} \
-        PROA_TEST_DEVICE=${PROA_TEST_DEVICE:-cuda} timeout -k 20 "${HTTP_SECONDS:-300}" "$python" -m pytest --long --durations=5 \
+        PROA_TEST_DEVICE=${PROA_TEST_DEVICE:-cuda} timeout -k 20 "${HTTP_SECONDS:-300}" "$python" -S -m pytest --long --durations=5 \
         --basetemp="$out/tmp_$1" --junitxml="$out/http_$1.xml" "$here/tests/system/test_$1.py" >"$out/http_$1.log" 2>&1
 }
 
