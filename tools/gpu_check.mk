@@ -14,7 +14,7 @@ export LD_LIBRARY_PATH := $(CURDIR)/lib:$(LD_LIBRARY_PATH)
 tests = $(notdir $(wildcard bin/gpu_test_*))
 # racecheck does not follow a lane that arrives at a barrier for its warp, nor see what wgmma reads: the kernels that multiply are checked as built for it
 # (PROA_EVERY_LANE, PROA_WARP_PRODUCTS)
-racing = gpu_test_linear_warp gpu_test_mla_decode_warp gpu_test_products gpu_test_rows gpu_test_sample
+racing = gpu_test_cache gpu_test_linear_warp gpu_test_mla_decode_warp gpu_test_mla_decode_fp8_warp gpu_test_products gpu_test_rows gpu_test_sample
 
 .PHONY: gpu-check gpu-parity gpu-http gpu-model gpu-precompile gpu-bench gpu-bench-table gpu-memcheck
 gpu-check: gpu-parity gpu-http gpu-model gpu-precompile gpu-bench gpu-bench-table gpu-memcheck

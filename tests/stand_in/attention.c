@@ -4,6 +4,7 @@
 
 #include "base/number.h"
 #include "op/mla/cuda.h"
+#include "op/mla/kv_row.h"
 
 #include <math.h>
 #include <string.h>
@@ -95,6 +96,22 @@ static bool fast(const proa_mla_decode_args *a)
     return a->kv_lora_rank == LATENT && a->rope_dim == ROPE;
 }
 
+static proa_kv_row cache_row(const proa_mla_decode_args *a)
+{
+    return proa_kv_row_of(a->fp8 ? PROA_DTYPE_E4M3 : PROA_DTYPE_BF16, a->kv_lora_rank, a->rope_dim);
+}
+
+/* The first rows of a block of the cache. */
+static void widen_block(const proa_gpu *gpu, const proa_mla_decode_args *a, int32_t block, int32_t count,
+                        float *to)
+{
+    const int64_t bytes = cache_row(a).bytes;
+    const unsigned char *from = (const unsigned char *)a->cache + block * BLOCK * bytes;
+    for (int32_t j = 0; j < count; j++)
+        stand_in_cache_row(gpu, from + j * bytes, a->fp8, a->kv_lora_rank, a->rope_dim,
+                           to + (int64_t)j * (a->kv_lora_rank + a->rope_dim));
+}
+
 /* Keys that a row sees. */
 static int32_t length_of(const proa_mla_decode_args *a, int32_t row)
 {
@@ -154,7 +171,7 @@ static void decode_row(proa_gpu *gpu, const proa_mla_decode_args *a, int32_t row
         const int32_t block = table[first / BLOCK], count = keys - first < BLOCK ? keys - first : BLOCK;
         PROA_ASSERT(block >= 0);
         PROA_ASSERT(block < a->cache_blocks);
-        stand_in_widen(k, (const uint16_t *)a->cache + (int64_t)block * BLOCK * dim, (int64_t)count * dim);
+        widen_block(gpu, a, block, count, k);
         for (int32_t h = 0; h < a->heads; h++) {
             running r = {first > 0 ? state[2 * h] : -INFINITY, state[2 * h + 1], o + (int64_t)h * lora, lora};
             for (int32_t j = 0; j < count; j++)
@@ -180,7 +197,8 @@ static void run_decode(proa_gpu *gpu, const void *args)
     const int64_t heads = (int64_t)a->rows * a->heads, dim = a->kv_lora_rank + a->rope_dim, word = 4;
     check_decode(gpu, a);
     stand_in_check(gpu, a->q, 2 * heads * dim, 16, "q of decode attention");
-    stand_in_check(gpu, a->cache, 2 * dim * a->cache_blocks * BLOCK, 16, "the cache of decode attention");
+    stand_in_check(gpu, a->cache, (int64_t)cache_row(a).bytes * a->cache_blocks * BLOCK, 16,
+                   "the cache of decode attention");
     stand_in_check(gpu, a->out, 2 * heads * a->kv_lora_rank, 16, "out of decode attention");
     stand_in_check(gpu, a->table, word * a->rows / a->rows_per_table * a->table_stride, 4,
                    "tables of decode attention");
@@ -198,7 +216,8 @@ proa_status proa_cuda_mla_decode(proa_gpu *gpu, const proa_mla_decode_args *a, p
     const int64_t bytes = (int64_t)(2 * a->kv_lora_rank + a->rope_dim) * (int64_t)sizeof(float);
     if (a->rows == 0)
         return PROA_OK;
-    if (!fast(a) && bytes > GENERIC_BYTES_MAX)
+    const proa_dtype dtype = a->fp8 ? PROA_DTYPE_E4M3 : PROA_DTYPE_BF16;
+    if (!proa_kv_row_fits(dtype, a->kv_lora_rank, a->rope_dim) || (!fast(a) && bytes > GENERIC_BYTES_MAX))
         return proa_error_set(err, PROA_ERR_DEVICE, "decode attention: invalid argument");
     return stand_in_queue(gpu, run_decode, a, sizeof *a, err);
 }

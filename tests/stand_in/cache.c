@@ -2,6 +2,7 @@
 #include "stand_in.h"
 
 #include "base/number.h"
+#include "op/mla/kv_row.h"
 #include "op/rope/cuda.h"
 
 #include <math.h>
@@ -51,24 +52,80 @@ proa_status proa_cuda_rope(proa_gpu *gpu, const proa_cuda_rope_args *a, proa_err
                                                           : PROA_OK;
 }
 
+/* ---- rows of the cache ---- */
+
+static proa_kv_row row_of(bool fp8, int32_t lora, int32_t rope)
+{
+    return proa_kv_row_of(fp8 ? PROA_DTYPE_E4M3 : PROA_DTYPE_BF16, lora, rope);
+}
+
+static proa_status check_row(bool fp8, int32_t lora, int32_t rope, proa_error *err)
+{
+    if (!fp8 || proa_kv_row_fits(PROA_DTYPE_E4M3, lora, rope))
+        return PROA_OK;
+    return proa_error_set(err, PROA_ERR_UNSUPPORTED,
+                          "FP8 cache rows of %d + %d values: these are multiples of 16 and of 8", lora, rope);
+}
+
+void stand_in_cache_row(const proa_gpu *gpu, const void *row, bool fp8, int32_t lora, int32_t rope, float *to)
+{
+    const proa_kv_row place = row_of(fp8, lora, rope);
+    const unsigned char *from = row;
+    stand_in_widen(to + lora, from + place.k_pe, rope);
+    if (!fp8) {
+        stand_in_widen(to, row, lora);
+        return;
+    }
+    for (int32_t i = 0; i < lora; i++) {
+        float scale;
+        memcpy(&scale, from + place.scales + i / PROA_KV_SCALE_GROUP * (int32_t)sizeof scale, sizeof scale);
+        to[i] = stand_in_e4m3(gpu)[from[i]] * scale;
+    }
+}
+
+/* x holds bf16 values. */
+static void store_codes(unsigned char *to, const proa_kv_row *row, int32_t lora, const float *x)
+{
+    for (int32_t g = 0; g < row->groups; g++) {
+        const int32_t first = g * PROA_KV_SCALE_GROUP,
+                      end = first + PROA_KV_SCALE_GROUP < lora ? first + PROA_KV_SCALE_GROUP : lora;
+        float most = 0, inverse;
+        uint32_t bits;
+        for (int32_t i = first; i < end; i++)
+            most = fmaxf(most, fabsf(x[i]));
+        memcpy(&bits, &most, sizeof bits);
+        const uint32_t scale = proa_kv_scale_bits(bits), inverse_bits = proa_kv_inverse_bits(scale);
+        memcpy(&inverse, &inverse_bits, sizeof inverse);
+        for (int32_t i = first; i < end; i++)
+            to[i] = proa_f32_to_e4m3(x[i] * inverse);
+        memcpy(to + row->scales + g * (int32_t)sizeof scale, &scale, sizeof scale);
+    }
+}
+
 static void append_row(proa_gpu *gpu, const proa_cuda_kv_append_args *a, int32_t row)
 {
     const int32_t lora = a->kv_lora_rank, slot = a->slots[row];
+    const proa_kv_row place = row_of(a->fp8, lora, a->rope_dim);
     const uint16_t *x = (const uint16_t *)a->kv_a + row * a->stride;
-    uint16_t *to = (uint16_t *)a->cache + (int64_t)slot * (lora + a->rope_dim);
+    unsigned char *to = (unsigned char *)a->cache + (int64_t)slot * place.bytes;
     float h[LORA_MAX], w[LORA_MAX], sum = 0;
     if (slot < 0)
         return;
-    stand_in_check(gpu, to, 2 * (int64_t)(lora + a->rope_dim), 16, "a row of the cache");
+    stand_in_check(gpu, to, place.bytes, 16, "a row of the cache");
     stand_in_widen(h, x, lora);
     stand_in_widen(w, a->w, lora);
     for (int32_t i = 0; i < lora; i++)
         sum += h[i] * h[i];
     const float factor = 1.0f / sqrtf(sum / (float)lora + a->eps);
     for (int32_t i = 0; i < lora; i++)
-        h[i] = h[i] * factor * w[i];
-    stand_in_narrow(to, h, lora);
-    rotate(gpu, &a->table, row, a->rope_dim, x + lora, to + lora);
+        h[i] = proa_round_bf16(h[i] * factor * w[i]);
+    if (a->fp8)
+        store_codes(to, &place, lora, h);
+    else
+        stand_in_narrow(to, h, lora);
+    rotate(gpu, &a->table, row, a->rope_dim, x + lora, (uint16_t *)(void *)(to + place.k_pe));
+    const int32_t end = place.k_pe + 2 * a->rope_dim;
+    memset(to + end, 0, (size_t)(place.bytes - end));
 }
 
 static void run_append(proa_gpu *gpu, const void *args)
@@ -89,24 +146,25 @@ proa_status proa_cuda_kv_append(proa_gpu *gpu, const proa_cuda_kv_append_args *a
         return proa_error_set(err, PROA_ERR_UNSUPPORTED,
                               "cache rows of %d + %d values: the GPU takes multiples of %d up to %d, and %d",
                               a->kv_lora_rank, a->rope_dim, VECTOR, LORA_MAX, ROPE_MAX);
-    return stand_in_queue(gpu, run_append, a, sizeof *a, err);
+    const proa_status status = check_row(a->fp8, a->kv_lora_rank, a->rope_dim, err);
+    return status == PROA_OK ? stand_in_queue(gpu, run_append, a, sizeof *a, err) : status;
 }
 
 static void gather_row(proa_gpu *gpu, const proa_cuda_kv_gather_args *a, int64_t row)
 {
     const int32_t lora = a->kv_lora_rank, slot = a->slots[row];
-    const uint16_t *from = (const uint16_t *)a->cache + (int64_t)slot * (lora + a->rope_dim);
-    float x[LORA_MAX];
+    const proa_kv_row place = row_of(a->fp8, lora, a->rope_dim);
+    const unsigned char *from = (const unsigned char *)a->cache + (int64_t)slot * place.bytes;
+    float x[2 * LORA_MAX];
     if (slot < 0)
         return;
-    stand_in_check(gpu, from, 2 * (int64_t)(lora + a->rope_dim), 16, "a row of the cache");
+    stand_in_check(gpu, from, place.bytes, 16, "a row of the cache");
+    stand_in_cache_row(gpu, from, a->fp8, lora, a->rope_dim, x);
     if (a->kv_lora != NULL)
-        memcpy((uint16_t *)a->kv_lora + row * lora, from, 2 * (size_t)lora);
-    if (a->q.q != NULL) {
-        stand_in_widen(x, from, lora);
+        stand_in_narrow((uint16_t *)a->kv_lora + row * lora, x, lora);
+    if (a->q.q != NULL)
         stand_in_quantise(&a->q, row, lora, x);
-    }
-    memcpy((uint16_t *)a->k_pe + row * a->rope_dim, from + lora, 2 * (size_t)a->rope_dim);
+    memcpy((uint16_t *)a->k_pe + row * a->rope_dim, from + place.k_pe, 2 * (size_t)a->rope_dim);
 }
 
 static void run_gather(proa_gpu *gpu, const void *args)
@@ -129,5 +187,6 @@ proa_status proa_cuda_kv_gather(proa_gpu *gpu, const proa_cuda_kv_gather_args *a
         return proa_error_set(err, PROA_ERR_UNSUPPORTED,
                               "cache rows of %d + %d values: the GPU takes multiples of %d up to %d",
                               a->kv_lora_rank, a->rope_dim, VECTOR, LORA_MAX);
-    return stand_in_queue(gpu, run_gather, a, sizeof *a, err);
+    const proa_status status = check_row(a->fp8, a->kv_lora_rank, a->rope_dim, err);
+    return status == PROA_OK ? stand_in_queue(gpu, run_gather, a, sizeof *a, err) : status;
 }

@@ -49,6 +49,10 @@ void stand_in_quantise(const proa_cuda_fp8_rows *to, int64_t row, int32_t cols, 
 /* Rows of group g and where they start; asserted to be what rows.h says. */
 int32_t stand_in_group(const proa_gpu *gpu, const proa_cuda_groups *groups, int32_t g, int32_t *first);
 
+/* A row of the cache (op/mla/kv_row.h), E4M3 or BF16, as floats [kv_lora_rank + rope_dim]. */
+void stand_in_cache_row(const proa_gpu *gpu, const void *row, bool fp8, int32_t kv_lora_rank,
+                        int32_t rope_dim, float *to);
+
 /* to [count] */
 void stand_in_widen(float *to, const void *bf16, int64_t count);
 void stand_in_narrow(void *bf16, const float *from, int64_t count);

@@ -57,6 +57,7 @@ static MlaDecode described(const proa_mla_decode_args *a)
     d.lse = a->lse;
     d.part_sum = (float2 *)(memory + sums_at(a->rows));
     d.part = (float *)(memory + parts_at(a->rows, a->heads, a->splits_max));
+    d.codes = a->fp8 ? (const uint8_t *)a->cache : NULL;
     return d;
 }
 
@@ -103,15 +104,38 @@ static cudaError_t map_rows(CUtensorMap *map, const void *base, int64_t rows, in
     return proa_tensor_map_result(&what, map);
 }
 
+/* Codes, or rotary keys, of an FP8 cache. */
+static cudaError_t map_codes(CUtensorMap *map, const proa_mla_decode_args *a, bool k_pe)
+{
+    const proa_tensor_map what = {.base = (const uint8_t *)a->cache + (k_pe ? MLA_FP8_K_PE : 0),
+                                  .element_bytes = k_pe ? 2 : 1,
+                                  .rank = 2,
+                                  .size = {k_pe ? 64 : MLA_LATENT, (int64_t)a->cache_blocks * MLA_BLOCK},
+                                  .stride = {MLA_FP8_ROW},
+                                  .box = {k_pe ? 64 : 128, MLA_BLOCK}};
+    return proa_tensor_map_result(&what, map);
+}
+
 static cudaError_t map_all(const proa_mla_decode_args *a, MlaMaps *maps)
 {
     cudaError_t error = cudaSuccess;
     for (int32_t i = 0; i < 2 && error == cudaSuccess; i++) {
         error = map_rows(&maps->q[i], a->q, (int64_t)a->rows * a->heads, 2 - i);
         if (error == cudaSuccess)
-            error = map_rows(&maps->cache[i], a->cache, (int64_t)a->cache_blocks * MLA_BLOCK, 2 - i);
+            error = a->fp8 ? map_codes(&maps->cache[i], a, i != 0)
+                           : map_rows(&maps->cache[i], a->cache, (int64_t)a->cache_blocks * MLA_BLOCK, 2 - i);
     }
     return error;
+}
+
+template <bool FP8>
+static cudaError_t launch(const MlaMaps &maps, const MlaDecode &d, unsigned blocks, cudaStream_t stream)
+{
+    const cudaError_t error =
+        cudaFuncSetAttribute(mla_decode<FP8>, cudaFuncAttributeMaxDynamicSharedMemorySize, sizeof(MlaShared));
+    return error != cudaSuccess ? error
+                                : proa_cuda_follow(stream, mla_decode<FP8>, dim3(blocks), MLA_THREADS,
+                                                   sizeof(MlaShared), maps, d);
 }
 
 extern "C" cudaError_t proa_mla_decode(const proa_mla_decode_args *a, cudaStream_t stream)
@@ -123,23 +147,20 @@ extern "C" cudaError_t proa_mla_decode(const proa_mla_decode_args *a, cudaStream
         return cudaSuccess;
     if (!fast(a)) {
         const size_t bytes = (size_t)(2 * a->kv_lora_rank + a->rope_dim) * sizeof(float);
-        if (bytes > 47 * 1024)
+        const proa_dtype dtype = a->fp8 ? PROA_DTYPE_E4M3 : PROA_DTYPE_BF16;
+        if (bytes > 47 * 1024 || !proa_kv_row_fits(dtype, a->kv_lora_rank, a->rope_dim))
             return cudaErrorInvalidValue;
         return proa_cuda_follow(stream, mla_decode_generic, dim3((unsigned)a->rows, (unsigned)a->heads),
                                 MLA_GENERIC_THREADS, bytes, d, (const __nv_bfloat16 *)a->q,
-                                (const __nv_bfloat16 *)a->cache, a->kv_lora_rank, a->rope_dim);
+                                (const uint8_t *)a->cache, a->fp8, a->kv_lora_rank, a->rope_dim);
     }
     cudaError_t error = parts_of(a, &parts);
     if (error == cudaSuccess)
         error = map_all(a, &maps);
-    if (error == cudaSuccess)
-        error =
-            cudaFuncSetAttribute(mla_decode, cudaFuncAttributeMaxDynamicSharedMemorySize, sizeof(MlaShared));
     if (error != cudaSuccess)
         return error;
-    const unsigned tiles = (unsigned)tiles_of(a->heads);
-    error = proa_cuda_follow(stream, mla_decode, dim3((unsigned)parts * tiles), MLA_THREADS,
-                             sizeof(MlaShared), maps, d);
+    const unsigned tiles = (unsigned)tiles_of(a->heads), blocks = (unsigned)parts * tiles;
+    error = a->fp8 ? launch<true>(maps, d, blocks, stream) : launch<false>(maps, d, blocks, stream);
     return error != cudaSuccess ? error
                                 : proa_cuda_follow(stream, mla_combine,
                                                    dim3((unsigned)a->rows, tiles * MLA_CHUNKS), 256, 0, d);

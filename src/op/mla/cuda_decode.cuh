@@ -34,48 +34,13 @@
 #ifndef PROA_OP_MLA_CUDA_DECODE_CUH
 #define PROA_OP_MLA_CUDA_DECODE_CUH
 
+#include "op/mla/cuda_decode_fp8.cuh"
 #include "op/mla/cuda_decode_merge.cuh"
 
 namespace proa
 {
 
-/* Where a role stands in the ring of units, or in that of slots. */
-template <int COUNT> struct MlaRing {
-    int32_t at;
-    uint32_t phase;
-
-    __device__ __forceinline__ void advance(int32_t steps)
-    {
-        at += steps;
-        if (at >= COUNT) {
-            at -= COUNT;
-            phase ^= 1;
-        }
-    }
-};
-
-struct MlaShared {
-    uint8_t units[MLA_UNITS][MLA_UNIT_BYTES];  /* four for a block's latent columns */
-    uint8_t slots[MLA_SLOTS][MLA_PIECE_BYTES]; /* a block's rotary piece; then P */
-    uint8_t q[MLA_PIECES - MLA_HELD][MLA_PIECE_BYTES];
-    float shrink[MLA_SLOTS][MLA_HEADS]; /* what O so far shrinks by before the slot's P V */
-    MlaEnd end[2]; /* of splits, in turn: the third comes when the first one's slot is taken anew */
-    MlaNote note[MLA_SLOTS][4];
-    uint64_t unit_full[MLA_UNITS];
-    uint64_t unit_empty[MLA_UNITS];
-    uint64_t slot_full[MLA_SLOTS];
-    uint64_t slot_empty[MLA_SLOTS];
-    uint64_t scored;           /* a block by all four warps */
-    uint64_t ready[MLA_SLOTS]; /* P, factors and note are there; or the queries are taken */
-};
-static_assert(sizeof(MlaShared) <= 232448, "one block's shared memory");
-
 /* ---- producer ---- */
-
-struct MlaMaps {
-    CUtensorMap q[2];     /* [9][rows * heads][64], boxes of 64 heads and two pieces, or one */
-    CUtensorMap cache[2]; /* [9][blocks * 64][64], boxes of 64 keys and two pieces, or one */
-};
 
 /* One thread of each of four warps, for one unit of every block each, so that no unit waits for another's; the first copies the rotary
  * pieces too. All of them wait for the slot: a unit's next use is another warp's, and one that was a whole turn of the ring ahead of that
@@ -84,8 +49,8 @@ struct MlaMaps {
 __device__ __forceinline__ void mla_produce(const MlaDecode &d, const MlaMaps &maps, MlaShared &m,
                                             int32_t part)
 {
-    MlaRing<MLA_UNITS> unit = {part, 0};
-    MlaRing<MLA_SLOTS> slot = {0, 0};
+    MlaUnitRing unit = {part, 0};
+    MlaSlotRing slot = {0, 0};
     MlaWalk walk(d);
     MlaRun run;
     while (walk.step(d, &run)) {
@@ -113,9 +78,6 @@ __device__ __forceinline__ void mla_produce(const MlaDecode &d, const MlaMaps &m
 }
 
 /* ---- score: one warpgroup ---- */
-
-typedef MlaRing<MLA_UNITS> MlaUnitRing;
-typedef MlaRing<MLA_SLOTS> MlaSlotRing;
 
 /* The first pieces of the queries to registers; the others to their own place. */
 __device__ __forceinline__ void mla_take_queries(MlaShared &m, MlaUnitRing *unit, const MlaSlotRing &slot,
@@ -434,6 +396,12 @@ __device__ __forceinline__ void mla_value(const MlaDecode &d, MlaShared &m, int3
     }
 }
 
+/* Registers a thread of the copying warps, and of the score's: together 192. */
+template <bool FP8> struct MlaSplit {
+    static constexpr int COPY = FP8 ? 32 : 24, SCORE = 192 - COPY;
+};
+
+template <bool FP8>
 __global__ void __launch_bounds__(MLA_THREADS, 1)
     mla_decode(const __grid_constant__ MlaMaps maps, const MlaDecode d)
 {
@@ -443,7 +411,9 @@ __global__ void __launch_bounds__(MLA_THREADS, 1)
 
     if (threadIdx.x == 0) {
         for (int i = 0; i < MLA_UNITS; i++) {
-            barrier_init(&m.unit_full[i], 1);
+            barrier_init(&m.unit_full[i], FP8 ? 4 * WARP_ARRIVES : 1);
+            if (FP8)
+                barrier_init(&m.unit_copied[i], 1);
             barrier_init(&m.unit_empty[i], 4 * WARP_ARRIVES); /* warps of one side */
         }
         for (int i = 0; i < MLA_SLOTS; i++) {
@@ -463,11 +433,13 @@ __global__ void __launch_bounds__(MLA_THREADS, 1)
     follow_wait();
 
     if (warpgroup == 0) {
-        registers_fewer<24>();
-        if (threadIdx.x % 32 == 0)
+        registers_fewer<MlaSplit<FP8>::COPY>();
+        if constexpr (FP8)
+            mla_produce_fp8(d, maps, m);
+        else if (threadIdx.x % 32 == 0)
             mla_produce(d, maps, m, (int32_t)threadIdx.x / 32);
     } else if (warpgroup == 1) {
-        registers_more<168>();
+        registers_more<MlaSplit<FP8>::SCORE>();
         mla_score(d, m);
     } else {
         registers_more<160>();

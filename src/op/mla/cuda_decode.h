@@ -6,6 +6,7 @@
 #ifndef PROA_OP_MLA_CUDA_DECODE_H
 #define PROA_OP_MLA_CUDA_DECODE_H
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -24,7 +25,8 @@ typedef struct proa_mla_decode_args {
     const int32_t *
         lengths; /* [rows / rows_per_table]: keys, the new rows' among them; a row that sees none gets zeros */
     const void *q;     /* bf16 [rows, heads, kv_lora_rank + rope_dim], aligned to 16 bytes, as is the cache */
-    const void *cache; /* bf16 [cache_blocks, 64, kv_lora_rank + rope_dim] */
+    const void *cache; /* [cache_blocks, 64] rows as kv_row.h has them: bf16 [kv_lora_rank + rope_dim], or */
+    bool fp8;          /* E4M3 */
     int32_t cache_blocks;
     float scale;
     void *out;          /* bf16 [rows, heads, kv_lora_rank] */

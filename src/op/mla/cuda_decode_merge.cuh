@@ -4,7 +4,7 @@
 #ifndef PROA_OP_MLA_CUDA_DECODE_MERGE_CUH
 #define PROA_OP_MLA_CUDA_DECODE_MERGE_CUH
 
-#include "op/mla/cuda_decode_plan.cuh"
+#include "op/mla/cuda_decode_shared.cuh"
 
 namespace proa
 {
@@ -19,12 +19,6 @@ __device__ __forceinline__ void mla_merge(float2 *total, float2 next, float scal
     total->x = top;
     total->y = fmaf(total->y, *old, next.y * *added);
 }
-
-/* With a split's last block. */
-struct MlaEnd {
-    float inverse[MLA_HEADS];               /* 1 / sum */
-    float old[MLA_HEADS], added[MLA_HEADS]; /* by what the row's splits before shrink, and this one */
-};
 
 __device__ __forceinline__ void mla_write_part(const MlaDecode &d, int32_t place, const float (&o)[2][64],
                                                int32_t side)

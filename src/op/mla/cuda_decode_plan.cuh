@@ -51,8 +51,9 @@ struct MlaDecode {
     float scale;
     __nv_bfloat16 *out;
     float *lse;
-    float *part;      /* [splits, tiles, 2, 32, 128, 4]: accumulators as the value warpgroups hold them */
-    float2 *part_sum; /* [splits, tiles, 64]: largest score, and sum of e^(score - largest) */
+    float *part;          /* [splits, tiles, 2, 32, 128, 4]: accumulators as the value warpgroups hold them */
+    float2 *part_sum;     /* [splits, tiles, 64]: largest score, and sum of e^(score - largest) */
+    const uint8_t *codes; /* the cache, where it is FP8: [blocks * 64, 656] */
 };
 
 __device__ __forceinline__ int32_t mla_tiles(const MlaDecode &d)

@@ -143,6 +143,13 @@ template <int COUNT> __device__ __forceinline__ void product_pin(float (&d)[COUN
         asm volatile("" : "+f"(d[i])::"memory");
 }
 
+/* The same value, of which the compiler knows nothing: what follows from it is worked out behind here, not ahead and kept. */
+__device__ __forceinline__ uint32_t worked_out_here(uint32_t x)
+{
+    asm volatile("" : "+r"(x));
+    return x;
+}
+
 __device__ __forceinline__ uint32_t packed_bf16(float low, float high)
 {
     const __nv_bfloat162 pair = __floats2bfloat162_rn(low, high);

@@ -46,7 +46,8 @@ typedef struct proa_cuda_kv_append_args {
     const void *w;        /* bf16 [kv_lora_rank]: kv_a_layernorm */
     float eps;
     const int32_t *slots; /* [rows]: block * 64 + place in it; < 0: nowhere */
-    void *cache;          /* bf16 [blocks * 64, kv_lora_rank + rope_dim] */
+    void *cache; /* [blocks * 64] rows as op/mla/kv_row.h has them: bf16 [kv_lora_rank + rope_dim], or */
+    bool fp8;    /* E4M3: kv_lora_rank is a multiple of 16 then, rope_dim of 8 */
 } proa_cuda_kv_append_args;
 
 proa_status proa_cuda_kv_append(proa_gpu *gpu, const proa_cuda_kv_append_args *args, proa_error *err);
@@ -56,7 +57,8 @@ typedef struct proa_cuda_kv_gather_args {
     int32_t kv_lora_rank; /* a multiple of 8, at most 2,048 */
     int32_t rope_dim;     /* a multiple of 8, at most 512 */
     const int32_t *slots; /* [rows]: block * 64 + place in it; < 0: nothing */
-    const void *cache;    /* bf16 [blocks * 64, kv_lora_rank + rope_dim] */
+    const void *cache;    /* and */
+    bool fp8;             /* as for append */
     void *kv_lora;        /* bf16 [rows, kv_lora_rank]; NULL: q alone */
     proa_cuda_fp8_rows q; /* of kv_lora; q.q NULL: not wanted */
     void *k_pe;           /* bf16 [rows, rope_dim] */
