@@ -22,9 +22,15 @@ static int32_t qk_of(const proa_model_config *c)
     return c->qk_nope_head_dim + c->qk_rope_head_dim;
 }
 
-static int32_t cache_row(const proa_model_config *c)
+/* Values of a key: of a row of the cache, and of a query of the absorbed form. */
+static int32_t key_of(const proa_model_config *c)
 {
     return c->kv_lora_rank + c->qk_rope_head_dim;
+}
+
+static bool fp8_cache(const proa_cuda_forward *f)
+{
+    return f->limits.kv_cache == PROA_KV_CACHE_E4M3;
 }
 
 static void *layer_cache(const proa_cuda_forward *f, int32_t layer)
@@ -77,8 +83,8 @@ static proa_status expand_q(proa_cuda_forward *f, const proa_cuda_layer *w, proa
 static proa_status rotate_q(proa_cuda_forward *f, uint16_t *q, int64_t q_stride, proa_error *err)
 {
     const proa_model_config *c = &f->config;
-    const int32_t heads = c->num_attention_heads, nope = c->qk_nope_head_dim, qk = qk_of(c),
-                  all = cache_row(c), decode = f->decode_rows;
+    const int32_t heads = c->num_attention_heads, nope = c->qk_nope_head_dim, qk = qk_of(c), all = key_of(c),
+                  decode = f->decode_rows;
     if (!proa_cuda_begin(f, PROA_CUDA_ROPE))
         return PROA_OK;
     proa_status status = proa_cuda_rope(f->gpu,
@@ -126,12 +132,13 @@ static proa_status make_keys(proa_cuda_forward *f, const proa_cuda_layer *w, int
                                                             .rows = f->rows,
                                                             .kv_lora_rank = lora,
                                                             .rope_dim = c->qk_rope_head_dim,
-                                                            .kv_a = at(f->b.qkv_a, w->qkv_a.n - cache_row(c)),
+                                                            .kv_a = at(f->b.qkv_a, w->qkv_a.n - key_of(c)),
                                                             .stride = w->qkv_a.n,
                                                             .w = w->kv_a_layernorm,
                                                             .eps = (float)c->lora_norm_eps,
                                                             .slots = f->m.slots,
-                                                            .cache = layer_cache(f, layer)},
+                                                            .cache = layer_cache(f, layer),
+                                                            .fp8 = fp8_cache(f)},
                                 err);
     if (status != PROA_OK || f->segments == 0)
         return status;
@@ -143,6 +150,7 @@ static proa_status make_keys(proa_cuda_forward *f, const proa_cuda_layer *w, int
                                                             .rope_dim = c->qk_rope_head_dim,
                                                             .slots = f->m.key_slots,
                                                             .cache = layer_cache(f, layer),
+                                                            .fp8 = fp8_cache(f),
                                                             .kv_lora = fp8 ? NULL : f->b.kv_lora,
                                                             .q = fp8 ? f->b.kv_q8 : (proa_cuda_fp8_rows){0},
                                                             .k_pe = f->b.k_pe},
@@ -188,7 +196,7 @@ static proa_status absorb(proa_cuda_forward *f, const proa_cuda_layer *w, const 
                           proa_error *err)
 {
     const proa_model_config *c = &f->config;
-    const int32_t lora = c->kv_lora_rank, all = cache_row(c);
+    const int32_t lora = c->kv_lora_rank, all = key_of(c);
     return f->decode_rows == 0
                ? PROA_OK
                : by_head(f, PROA_CUDA_UK, q, q_stride, qk_of(c), w->w_uk, lora, c->qk_nope_head_dim,
@@ -209,6 +217,7 @@ static proa_status decode(proa_cuda_forward *f, const proa_cuda_layer *w, int32_
                                        .lengths = f->m.lengths,
                                        .q = f->b.q_all,
                                        .cache = layer_cache(f, layer),
+                                       .fp8 = fp8_cache(f),
                                        .cache_blocks = f->limits.kv_blocks,
                                        .scale = f->softmax_scale,
                                        .out = f->b.o_lat,

@@ -104,6 +104,13 @@ static void carve_moe(proa_carver *c, proa_cuda_forward *f)
     b->slot_out = carve_bf16(c, slots, hidden);
 }
 
+/* Of a token in one layer. */
+static int32_t cache_row_bytes(const proa_cuda_forward *f)
+{
+    const proa_dtype dtype = proa_kv_cache_dtype(f->limits.kv_cache, PROA_PRECISION_DEFAULT);
+    return proa_kv_row_of(dtype, f->config.kv_lora_rank, f->config.qk_rope_head_dim).bytes;
+}
+
 static void carve_all(proa_carver *c, proa_cuda_forward *f)
 {
     const proa_model_config *m = &f->config;
@@ -127,7 +134,7 @@ static void carve_all(proa_carver *c, proa_cuda_forward *f)
     f->where = f->placed ? proa_carve(c, m->n_routed_experts, sizeof(int32_t)) : NULL;
     f->buffer_bytes = c->used;
     f->cache_bytes = (uint64_t)f->limits.cache_layers * (uint64_t)f->limits.kv_blocks * PROA_KV_BLOCK_TOKENS *
-                     (uint64_t)(m->kv_lora_rank + m->qk_rope_head_dim) * sizeof(uint16_t);
+                     (uint64_t)cache_row_bytes(f);
     f->cache = proa_carve(c, (int64_t)f->cache_bytes, 1);
 }
 
@@ -196,12 +203,6 @@ proa_status proa_cuda_forward_create(proa_gpu *gpu, const proa_cuda_weights *wei
     proa_cuda_forward *f = calloc(1, sizeof *f);
     proa_carver measure = {.alignment = ALIGNMENT};
     *out = NULL;
-    if (limits->kv_cache != PROA_KV_CACHE_AUTO) {
-        free(f);
-        return proa_error_set(err, PROA_ERR_UNSUPPORTED,
-                              "--kv-cache-dtype fp8_e4m3: a GPU keeps its KV cache in bf16 for now; use "
-                              "--kv-cache-dtype auto, or --device cpu");
-    }
     if (f == NULL)
         return proa_error_set(err, PROA_ERR_MEMORY, "no memory for a forward");
     if (c->q_lora_rank == 0) {
@@ -457,9 +458,8 @@ proa_status proa_cuda_forward_run(proa_cuda_forward *f, proa_error *err)
 proa_status proa_cuda_forward_kv_copy(proa_cuda_forward *f, int32_t from, int32_t to, int32_t tokens,
                                       proa_error *err)
 {
-    const proa_model_config *c = &f->config;
-    const size_t row = (size_t)(c->kv_lora_rank + c->qk_rope_head_dim) * sizeof(uint16_t),
-                 block = row * PROA_KV_BLOCK_TOKENS, layers = (size_t)f->limits.cache_layers;
+    const size_t row = (size_t)cache_row_bytes(f), block = row * PROA_KV_BLOCK_TOKENS,
+                 layers = (size_t)f->limits.cache_layers;
     return proa_gpu_copy_rows(f->gpu, f->cache + (size_t)to * block, f->cache + (size_t)from * block,
                               f->cache_bytes / layers, row * (size_t)tokens, layers, err);
 }

@@ -27,7 +27,7 @@ typedef struct proa_cuda_limits {
     int32_t logit_rows_max;
     int32_t positions_max;
     int32_t kv_blocks;
-    proa_kv_cache kv_cache; /* PROA_KV_CACHE_AUTO, BF16, alone: others are refused */
+    proa_kv_cache kv_cache; /* AUTO: BF16; E4M3 where the model's rows can be (proa_kv_row_fits) */
     int32_t
         splits_max; /* of all decode rows of a step together (proa_cuda_forward_splits); 0: whatever they may be */
     int32_t

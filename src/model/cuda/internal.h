@@ -74,7 +74,7 @@ struct proa_cuda_forward {
     bool placed; /* experts: by `where` */
     int32_t *where;
     float *rope_cos, *rope_sin;
-    unsigned char *cache; /* [layers][blocks * 64, kv_lora_rank + rope] bf16 */
+    unsigned char *cache; /* [layers][blocks * 64] rows of kv_row.h */
     uint64_t cache_bytes, buffer_bytes;
     void *memory;
     void *pinned;
