@@ -27,7 +27,8 @@ void proa_compare_exact(proa_comparison_table *table, const char *name, const fl
                         const float *reference, int64_t values);
 
 /* Default mode: relative L2 of each token's logits [tokens, vocab]; median and 90th percentile against 1.3 times
- * what rounding alone does in a reference implementation (DESIGN 9: bf16 0.032 / 0.15, FP8 0.16 / 0.33). */
+ * what rounding alone does in a reference implementation (DESIGN 9: bf16 0.032 / 0.15, FP8 0.16 / 0.33).
+ * fp8: of weights, or of the KV cache. */
 void proa_compare_distribution(proa_comparison_table *table, const char *name, const float *ours,
                                const float *reference, int64_t tokens, int64_t vocab, bool fp8,
                                bool informative);

@@ -239,7 +239,7 @@ static void compare_exact(const job *j, const proa_tensor *logits, proa_comparis
 static void compare_rounded(const job *j, const proa_tensor *logits, proa_comparison_table *table)
 {
     int64_t tokens = j->sequences * j->length, vocab = j->loaded.config.vocab_size;
-    bool fp8 = j->loaded.config.fp8;
+    bool fp8 = j->loaded.config.fp8 || j->loaded.kv_cache == PROA_KV_CACHE_E4M3;
     proa_compare_distribution(table, "logits", j->logits, logits->data, tokens, vocab, fp8, false);
     const proa_tensor *recipe = reference(j, "logits_fp8", PROA_DTYPE_F32, 3, vocab);
     if (recipe != NULL)

@@ -62,10 +62,16 @@ def ask_all_at_once(url, others):
         return [a.result() for a in answers]
 
 
-@pytest.fixture(scope="module", params=[
-    "auto", pytest.param("float32", marks=pytest.mark.cpu("float32 activations, which a GPU does not have"))])
+PRECISIONS = [
+    pytest.param((), id="auto"),
+    pytest.param(("--activation-dtype", "float32"), id="float32", marks=pytest.mark.cpu("float32 activations, which a GPU does not have")),
+    pytest.param(("--kv-cache-dtype", "fp8_e4m3"), id="fp8 cache", marks=pytest.mark.cpu("an FP8 KV cache, which a GPU does not have yet")),
+]
+
+
+@pytest.fixture(scope="module", params=PRECISIONS)
 def baseline(request, server):
-    running = server("--activation-dtype", request.param)
+    running = server(*request.param)
     return request.param, ask_all(running.url), running
 
 
@@ -90,7 +96,7 @@ def test_among_31_others(baseline):
 @pytest.mark.parametrize("flags", [(), ("--disable-cuda-graph",)], ids=["graphs", "no graphs"])
 def test_among_255_others(baseline, server, flags):
     precision, answers, _ = baseline
-    other = server("--activation-dtype", precision, "--max-running-requests", 256, *flags)
+    other = server(*precision, "--max-running-requests", 256, *flags)
     assert ask_all_at_once(other.url, 256 - len(QUESTIONS)) == answers
     other.stop()
 
@@ -98,6 +104,6 @@ def test_among_255_others(baseline, server, flags):
 @pytest.mark.parametrize("flags", VARIANTS if DEVICE == "cpu" else GPU_VARIANTS, ids=lambda f: " ".join(map(str, f)))
 def test_flags_change_no_bit(baseline, server, flags):
     precision, answers, _ = baseline
-    other = server("--activation-dtype", precision, *flags)
+    other = server(*precision, *flags)
     assert ask_all_at_once(other.url, 6) == answers
     other.stop()

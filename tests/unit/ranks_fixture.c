@@ -279,6 +279,7 @@ static void open_rank(fixture_rank *r)
     };
     proa_team team;
     proa_status status = proa_engine_forward_limits(&f->engine, &limits, &err);
+    limits.kv_cache = f->setup.kv_cache;
     options.step_limits = limits;
     if (status == PROA_OK)
         status = proa_device_create("cpu", 1, PROA_PRECISION_DEFAULT, &r->device, &err);

@@ -22,6 +22,7 @@ typedef struct ranks_setup {
     proa_ep_group_rebalance rebalance;
     const proa_expert_location *location; /* may be NULL */
     int64_t deadline_us;                  /* of an all-to-all's wait; longer where all is slow (patience.h) */
+    proa_kv_cache kv_cache;
 } ranks_setup;
 
 /* All ranks are started; none needs to be waited for. */

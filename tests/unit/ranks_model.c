@@ -27,6 +27,7 @@ static void ask_alone(ranks_model *m)
     proa_error err = {0};
     assert_int_equal(proa_device_create("cpu", 1, PROA_PRECISION_DEFAULT, &device, &err), PROA_OK);
     assert_int_equal(proa_engine_forward_limits(&ranks_model_options, &limits, &err), PROA_OK);
+    limits.kv_cache = m->kv_cache;
     assert_int_equal(proa_forward_create(&m->config, proa_checkpoint_weights(m->checkpoint), device, &limits,
                                          &forward, &err),
                      PROA_OK);
@@ -44,12 +45,13 @@ static void ask_alone(ranks_model *m)
     proa_device_free(device);
 }
 
-int ranks_model_load(void **state)
+static int load(void **state, proa_kv_cache kv_cache)
 {
     static ranks_model m;
     char folder[1000];
     proa_error err = {0};
     *state = &m;
+    m.kv_cache = kv_cache;
     snprintf(folder, sizeof folder, "%s/../models/tiny-r1", getenv("PROA_TEST_SOURCE"));
     proa_status status = proa_model_config_load(folder, &m.config, &err);
     if (status == PROA_OK)
@@ -61,6 +63,16 @@ int ranks_model_load(void **state)
     }
     ask_alone(&m);
     return 0;
+}
+
+int ranks_model_load(void **state)
+{
+    return load(state, PROA_KV_CACHE_AUTO);
+}
+
+int ranks_model_load_for_fp8_cache(void **state)
+{
+    return load(state, PROA_KV_CACHE_E4M3);
 }
 
 int ranks_model_unload(void **state)

@@ -13,6 +13,7 @@ enum { RANKS_MODEL_CLIENTS = 12, RANKS_MODEL_NEW = 40 };
 typedef struct ranks_model {
     proa_model_config config;
     proa_checkpoint *checkpoint;
+    proa_kv_cache kv_cache;
     engine_client alone
         [RANKS_MODEL_CLIENTS]; /* request i is engine_client_draw's of seed i + 1, with RANKS_MODEL_NEW tokens */
 } ranks_model;
@@ -21,6 +22,7 @@ extern const proa_engine_options ranks_model_options;
 
 /* For cmocka_run_group_tests: *state is the ranks_model. */
 int ranks_model_load(void **state);
+int ranks_model_load_for_fp8_cache(void **state); /* the same with PROA_KV_CACHE_E4M3 */
 int ranks_model_unload(void **state);
 
 /* Fails unless the request of that number has ended well, with the right tokens and log probabilities. */

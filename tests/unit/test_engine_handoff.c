@@ -19,6 +19,7 @@ typedef struct model {
     proa_model_config config;
     proa_device *device;
     proa_checkpoint *checkpoint;
+    proa_kv_cache kv_cache;
 } model;
 
 static int load(void **state)
@@ -37,6 +38,13 @@ static int load(void **state)
         printf("%s\n", err.text);
     *state = &m;
     return status != PROA_OK;
+}
+
+static int load_for_fp8_cache(void **state)
+{
+    int failed = load(state);
+    ((model *)*state)->kv_cache = PROA_KV_CACHE_E4M3;
+    return failed;
 }
 
 static int unload(void **state)
@@ -69,6 +77,7 @@ static void rank_start(rank *r, const model *m, const proa_engine_options *optio
     proa_forward_limits limits;
     proa_error err = {0};
     proa_status status = proa_engine_forward_limits(options, &limits, &err);
+    limits.kv_cache = m->kv_cache;
     if (status == PROA_OK)
         status = proa_device_create("cpu", 1, PROA_PRECISION_DEFAULT, &r->device, &err);
     if (status == PROA_OK)
@@ -259,5 +268,7 @@ int main(void)
         cmocka_unit_test(earlier_output_is_gone_on_from),
         cmocka_unit_test(what_is_handed_off_goes_on),
     };
-    return cmocka_run_group_tests_name("engine_handoff", tests, load, unload);
+    int failed = cmocka_run_group_tests_name("engine_handoff", tests, load, unload);
+    return failed +
+           cmocka_run_group_tests_name("engine_handoff, FP8 KV cache", tests, load_for_fp8_cache, unload);
 }

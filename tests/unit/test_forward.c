@@ -30,18 +30,28 @@ typedef struct model {
     proa_forward *forward;
 } model;
 
-static void model_open(model *m, const char *device, int threads, proa_precision precision, bool fp8)
+/* What a model is opened with. */
+typedef struct kind {
+    proa_precision precision;
+    bool fp8; /* weights */
+    proa_kv_cache kv_cache;
+} kind;
+
+static void model_open(model *m, const char *device, int threads, const kind *k)
 {
     proa_error err = {0};
-    const small_model small = {.layers = 3, .experts = 8, .top_k = 3, .shared = 1, .fp8 = fp8};
+    const small_model small = {.layers = 3, .experts = 8, .top_k = 3, .shared = 1, .fp8 = k->fp8};
     if (small_model_config(&small, &m->config, &err) != PROA_OK)
         fail_msg("%s", err.text);
-    assert_int_equal(proa_device_create(device, threads, precision, &m->device, &err), PROA_OK);
-    if (proa_checkpoint_load("test", PROA_LOAD_DUMMY, &m->config, precision, m->device->host.pool,
+    assert_int_equal(proa_device_create(device, threads, k->precision, &m->device, &err), PROA_OK);
+    if (proa_checkpoint_load("test", PROA_LOAD_DUMMY, &m->config, k->precision, m->device->host.pool,
                              &m->checkpoint, &err) != PROA_OK)
         fail_msg("%s", err.text);
-    proa_forward_limits limits = {
-        .rows_max = 512, .logit_rows_max = 64, .positions_max = 512, .kv_blocks = BLOCKS};
+    proa_forward_limits limits = {.rows_max = 512,
+                                  .logit_rows_max = 64,
+                                  .positions_max = 512,
+                                  .kv_blocks = BLOCKS,
+                                  .kv_cache = k->kv_cache};
     assert_int_equal(proa_forward_create(&m->config, proa_checkpoint_weights(m->checkpoint), m->device,
                                          &limits, &m->forward, &err),
                      PROA_OK);
@@ -148,7 +158,7 @@ static void assert_same_bits(const float *a, const float *b, const char *what)
 }
 
 /* `count`: of the cases below, all or the first few (the scalar reference is slow). */
-static void check_device(const char *device, proa_precision precision, bool fp8, size_t count)
+static void check_device(const char *device, const kind *k, size_t count)
 {
     static const plan whole = {.chunk = PROMPT, .block_step = 1, .decode_rows = 1};
     static const struct {
@@ -162,7 +172,7 @@ static void check_device(const char *device, proa_precision precision, bool fp8,
         {"two threads", {16, NEIGHBOURS, 0, 1, 1}, 2}, {"three threads", {PROMPT, 0, 0, 1, 5}, 3},
     };
     model m;
-    model_open(&m, device, 1, precision, fp8);
+    model_open(&m, device, 1, k);
     float *expected = run(&m, &whole);
     double largest = 0;
     for (int32_t i = 0; i < (OUTPUT + 1) * VOCAB; i++)
@@ -171,7 +181,7 @@ static void check_device(const char *device, proa_precision precision, bool fp8,
     assert_true(largest < 1e4);
     model_close(&m);
     for (size_t i = 0; i < sizeof cases / sizeof cases[0] && i < count; i++) {
-        model_open(&m, device, cases[i].threads, precision, fp8);
+        model_open(&m, device, cases[i].threads, k);
         float *actual = run(&m, &cases[i].p);
         assert_same_bits(expected, actual, cases[i].what);
         free(actual);
@@ -180,20 +190,25 @@ static void check_device(const char *device, proa_precision precision, bool fp8,
     free(expected);
 }
 
+static const kind kinds[] = {
+    {PROA_PRECISION_DEFAULT, true, PROA_KV_CACHE_AUTO}, {PROA_PRECISION_DEFAULT, false, PROA_KV_CACHE_AUTO},
+    {PROA_PRECISION_EXACT, true, PROA_KV_CACHE_AUTO},   {PROA_PRECISION_EXACT, false, PROA_KV_CACHE_AUTO},
+    {PROA_PRECISION_DEFAULT, true, PROA_KV_CACHE_E4M3}, {PROA_PRECISION_DEFAULT, false, PROA_KV_CACHE_E4M3},
+};
+
 static void cpu_is_batch_invariant(void **state)
 {
     (void)state;
-    check_device("cpu", PROA_PRECISION_DEFAULT, true, 8);
-    check_device("cpu", PROA_PRECISION_DEFAULT, false, 8);
-    check_device("cpu", PROA_PRECISION_EXACT, true, 8);
-    check_device("cpu", PROA_PRECISION_EXACT, false, 8);
+    for (size_t i = 0; i < sizeof kinds / sizeof kinds[0]; i++)
+        check_device("cpu", &kinds[i], 8);
 }
 
 static void ref_is_batch_invariant(void **state)
 {
     (void)state;
-    check_device("ref", PROA_PRECISION_DEFAULT, true, 2);
-    check_device("ref", PROA_PRECISION_EXACT, false, 2);
+    check_device("ref", &kinds[0], 2);
+    check_device("ref", &kinds[3], 2);
+    check_device("ref", &kinds[4], 1);
 }
 
 /* The logits after positions first .. PROMPT - 1 of sequence 0, whose earlier keys lie in `blocks`. */
@@ -214,23 +229,72 @@ static void copied_rows_serve_another_prompt(void **state)
     (void)state;
     static const int32_t cached[] = {3, 7, 5}, shared[] = {3, 20, 21};
     static const proa_kv_copy copy = {.from = 7, .to = 20, .tokens = 36};
-    model m;
-    float expected[VOCAB], actual[VOCAB];
-    model_open(&m, "cpu", 1, PROA_PRECISION_DEFAULT, true);
-    run_tail(&m, cached, 0, expected);
-    assert_int_equal(proa_forward_kv_copy(m.forward, &copy, 1, NULL), PROA_OK);
-    run_tail(&m, shared, 100, actual);
-    assert_memory_equal(expected, actual, sizeof expected);
-    model_close(&m);
+    for (size_t i = 0; i < sizeof kinds / sizeof kinds[0]; i += 2) {
+        model m;
+        float expected[VOCAB], actual[VOCAB];
+        model_open(&m, "cpu", 1, &kinds[i]);
+        run_tail(&m, cached, 0, expected);
+        assert_int_equal(proa_forward_kv_copy(m.forward, &copy, 1, NULL), PROA_OK);
+        run_tail(&m, shared, 100, actual);
+        assert_memory_equal(expected, actual, sizeof expected);
+        model_close(&m);
+    }
+}
+
+/* Its rounding shows, and stays a rounding: about 2^-4 a latent at most. */
+static void an_fp8_cache_is_near_a_bf16_one(void **state)
+{
+    (void)state;
+    static const plan p = {.chunk = PROMPT, .block_step = 1, .decode_rows = 1};
+    float *logits[2];
+    double error = 0, size = 0;
+    for (int i = 0; i < 2; i++) {
+        model m;
+        model_open(&m, "cpu", 1, &kinds[i == 0 ? 1 : 5]);
+        logits[i] = run(&m, &p);
+        model_close(&m);
+    }
+    for (int32_t i = 0; i < (OUTPUT + 1) * VOCAB; i++) {
+        error += pow((double)logits[1][i] - logits[0][i], 2);
+        size += pow(logits[0][i], 2);
+    }
+    double distance = sqrt(error / size);
+    if (!(distance > 1e-4 && distance < 0.1))
+        fail_msg("distance %g", distance);
+    free(logits[0]);
+    free(logits[1]);
+}
+
+static void caches_are_measured_and_refused(void **state)
+{
+    (void)state;
+    proa_error err = {0};
+    proa_model_config c = {.num_hidden_layers = 61, .kv_lora_rank = 512, .qk_rope_head_dim = 64};
+    assert_int_equal(proa_forward_kv_block_bytes(&c, PROA_PRECISION_DEFAULT, PROA_KV_CACHE_AUTO),
+                     61 * 64 * 1152);
+    assert_int_equal(proa_forward_kv_block_bytes(&c, PROA_PRECISION_EXACT, PROA_KV_CACHE_AUTO),
+                     61 * 64 * 2304);
+    assert_int_equal(proa_forward_kv_block_bytes(&c, PROA_PRECISION_DEFAULT, PROA_KV_CACHE_E4M3),
+                     61 * 64 * 656);
+    assert_int_equal(proa_forward_check_kv(&c, PROA_PRECISION_DEFAULT, PROA_KV_CACHE_E4M3, &err), PROA_OK);
+    assert_int_equal(proa_forward_check_kv(&c, PROA_PRECISION_EXACT, PROA_KV_CACHE_AUTO, &err), PROA_OK);
+    assert_int_equal(proa_forward_check_kv(&c, PROA_PRECISION_EXACT, PROA_KV_CACHE_E4M3, &err),
+                     PROA_ERR_INVALID);
+    assert_non_null(strstr(err.text, "--kv-cache-dtype fp8_e4m3 with --activation-dtype float32"));
+    c.kv_lora_rank = 500;
+    assert_int_equal(proa_forward_check_kv(&c, PROA_PRECISION_DEFAULT, PROA_KV_CACHE_AUTO, &err), PROA_OK);
+    assert_int_equal(proa_forward_check_kv(&c, PROA_PRECISION_DEFAULT, PROA_KV_CACHE_E4M3, &err),
+                     PROA_ERR_INVALID);
+    assert_non_null(strstr(err.text, "this model has 500 and 64"));
 }
 
 int main(void)
 {
     proa_log_set_level("warn");
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(cpu_is_batch_invariant),
-        cmocka_unit_test(ref_is_batch_invariant),
-        cmocka_unit_test(copied_rows_serve_another_prompt),
+        cmocka_unit_test(cpu_is_batch_invariant),           cmocka_unit_test(ref_is_batch_invariant),
+        cmocka_unit_test(copied_rows_serve_another_prompt), cmocka_unit_test(an_fp8_cache_is_near_a_bf16_one),
+        cmocka_unit_test(caches_are_measured_and_refused),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -29,6 +29,7 @@ static ranks_fixture *open_role(const ranks_model *m, const shape *s, proa_engin
                                .redundant = s->redundant,
                                .window = s->window,
                                .brought_max = s->brought_max,
+                               .kv_cache = m->kv_cache,
                                .deadline_us = 1000000};
     proa_engine_options options = ranks_model_options;
     options.chunked_prefill_size = s->chunk;
@@ -257,5 +258,11 @@ int main(void)
         cmocka_unit_test(a_follower_dies_and_returns), cmocka_unit_test(a_leader_dies_and_returns),
         cmocka_unit_test(what_is_handed_off_goes_on),
     };
-    return cmocka_run_group_tests(tests, ranks_model_load, ranks_model_unload);
+    const struct CMUnitTest fp8_tests[] = {
+        cmocka_unit_test(any_size_of_teams),
+        cmocka_unit_test(what_is_handed_off_goes_on),
+    };
+    int failed = cmocka_run_group_tests(tests, ranks_model_load, ranks_model_unload);
+    return failed + cmocka_run_group_tests_name("teams, FP8 KV cache", fp8_tests,
+                                                ranks_model_load_for_fp8_cache, ranks_model_unload);
 }

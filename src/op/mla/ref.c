@@ -68,15 +68,14 @@ static void store_row(const proa_kv_layer *kv, const float *kv_lora, const float
 }
 
 /* Value i of the row at `from`: of its kv_lora, then of its k_pe. */
-static float load_value(const proa_kv_layer *kv, const unsigned char *from, int32_t i)
+static float load_value(const proa_kv_layer *kv, const proa_kv_row *row, const unsigned char *from, int32_t i)
 {
-    const proa_kv_row row = proa_kv_layer_row(kv);
     if (kv->dtype != PROA_DTYPE_E4M3)
         return proa_host_load(from, kv->dtype, i);
     if (i >= kv->kv_lora_rank)
-        return proa_host_load(from + row.k_pe, PROA_DTYPE_BF16, i - kv->kv_lora_rank);
+        return proa_host_load(from + row->k_pe, PROA_DTYPE_BF16, i - kv->kv_lora_rank);
     float scale;
-    memcpy(&scale, from + row.scales + i / PROA_KV_SCALE_GROUP * 4, sizeof scale);
+    memcpy(&scale, from + row->scales + i / PROA_KV_SCALE_GROUP * 4, sizeof scale);
     return proa_e4m3_to_f32(from[i]) * scale;
 }
 
@@ -99,12 +98,13 @@ void proa_kv_gather_ref(const proa_host *host, const proa_kv_gather_args *args)
 {
     (void)host;
     const proa_kv_layer *kv = args->kv;
+    const proa_kv_row row = proa_kv_layer_row(kv);
     for (int64_t t = 0; t < args->count; t++) {
         const unsigned char *from = proa_kv_layer_at(kv, args->blocks, args->first + t);
         for (int32_t i = 0; i < kv->kv_lora_rank; i++)
-            args->kv_lora[t * kv->kv_lora_rank + i] = load_value(kv, from, i);
+            args->kv_lora[t * kv->kv_lora_rank + i] = load_value(kv, &row, from, i);
         for (int32_t i = 0; i < kv->rope_dim; i++)
-            args->k_pe[t * kv->rope_dim + i] = load_value(kv, from, kv->kv_lora_rank + i);
+            args->k_pe[t * kv->rope_dim + i] = load_value(kv, &row, from, kv->kv_lora_rank + i);
     }
 }
 
@@ -194,21 +194,21 @@ static void absorb_split(const proa_host *host, const proa_mla_absorbed_args *a,
 {
     const proa_kv_layer *kv = a->kv;
     int32_t lora = kv->kv_lora_rank;
-    int64_t row_bytes = proa_kv_layer_row(kv).bytes;
+    const proa_kv_row row = proa_kv_layer_row(kv);
     double score[PROA_KV_BLOCK_TOKENS];
     for (int32_t j = 0; j < count; j++) {
         double dot = 0;
         for (int32_t i = 0; i < lora; i++)
-            dot += (double)q_lat[i] * load_value(kv, rows + j * row_bytes, i);
+            dot += (double)q_lat[i] * load_value(kv, &row, rows + j * (int64_t)row.bytes, i);
         for (int32_t i = 0; i < kv->rope_dim; i++)
-            dot += (double)q_pe[i] * load_value(kv, rows + j * row_bytes, lora + i);
+            dot += (double)q_pe[i] * load_value(kv, &row, rows + j * (int64_t)row.bytes, lora + i);
         score[j] = (float)(dot * a->scale);
     }
     double shrink = take_scores(host, score, count, max, sum);
     for (int32_t i = 0; i < lora; i++) {
         double sum_i = o[i] * shrink;
         for (int32_t j = 0; j < count; j++)
-            sum_i += score[j] * load_value(kv, rows + j * row_bytes, i);
+            sum_i += score[j] * load_value(kv, &row, rows + j * (int64_t)row.bytes, i);
         o[i] = (float)sum_i;
     }
 }
