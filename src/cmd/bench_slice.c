@@ -123,7 +123,8 @@ static proa_status run_ops(bench *b, const proa_gpu_step_shape *s, const char *n
     printf("  %-17s %10s %8s %9s %8s %10s  %-5s %7s\n", "op, all layers", "us", "share", "TFLOP/s", "GB/s",
            "bound us", "by", "reached");
     for (int op = 0; op < PROA_CUDA_OPS; op++) {
-        const bench_slice_cost cost = proa_bench_slice_cost(&b->config, EXPERTS, s, (proa_cuda_op)op);
+        const bench_slice_cost cost =
+            proa_bench_slice_cost(&b->config, EXPERTS, b->step.kv_cache, s, (proa_cuda_op)op);
         const bound best = bound_of(&b->peak, &cost);
         double us = 0;
         if (cost.bytes <= 0 || (b->op != NULL && strstr(proa_cuda_op_name((proa_cuda_op)op), b->op) == NULL))
@@ -316,7 +317,10 @@ static proa_status read_model(bench *b, const proa_options *o, proa_error *err)
             err, PROA_ERR_NOT_FOUND,
             "no model: give --model-path DIR (bench/deepseek-r1 is not beside this program)");
     snprintf(problem_dir, sizeof problem_dir, "%s", given != NULL ? given : dir);
-    return proa_model_config_load(problem_dir, &b->config, err);
+    const proa_status status = proa_model_config_load(problem_dir, &b->config, err);
+    return status == PROA_OK
+               ? proa_forward_check_kv(&b->config, PROA_PRECISION_DEFAULT, proa_asked_kv_cache(o), err)
+               : status;
 }
 
 static proa_status write_results(bench *b, const proa_options *o, proa_error *err)
@@ -331,6 +335,9 @@ static proa_status write_results(bench *b, const proa_options *o, proa_error *er
     proa_json_set(peaks, "bf16_tflops", proa_json_new_real(b->peak.bf16_flops_ns / 1e3));
     proa_json_set(whole, "gpu", proa_json_new_text(facts->name));
     proa_json_set(whole, "peaks", peaks);
+    proa_json_set(whole, "kv_cache_dtype",
+                  proa_json_new_text(
+                      proa_kv_cache_name(proa_kv_cache_dtype(b->step.kv_cache, PROA_PRECISION_DEFAULT))));
     proa_json_set(whole, "rows", proa_json_ref(b->results));
     if (b->table != NULL)
         proa_json_set(whole, "table", proa_json_ref(b->table));
@@ -369,11 +376,13 @@ static proa_status bench_run(bench *b, const proa_options *o, proa_error *err)
         return status;
     proa_gpu_tiles_read(b->gpu, proa_options_string(o, "kernel-cache-dir"), &b->tiles);
     b->step.tiles = &b->tiles;
+    b->step.kv_cache = proa_asked_kv_cache(o);
     printf("EP32 slice: %d layers, %d experts here, %.1f GB of random weights, on %s (%.0f GB/s, %.0f "
            "TFLOP/s FP8, %.0f BF16)\n"
-           "no all-to-all: rows are packed and unpacked here\n\n",
+           "no all-to-all: rows are packed and unpacked here%s\n\n",
            b->config.num_hidden_layers, EXPERTS, (double)b->weights->bytes / 1e9, facts->name,
-           b->peak.bytes_ns, b->peak.fp8_flops_ns / 1e3, b->peak.bf16_flops_ns / 1e3);
+           b->peak.bytes_ns, b->peak.fp8_flops_ns / 1e3, b->peak.bf16_flops_ns / 1e3,
+           b->step.kv_cache == PROA_KV_CACHE_E4M3 ? "; KV cache of fp8_e4m3" : "");
     status = proa_options_bool(o, "table") ? run_table(b, wanted, err) : run_shapes(b, wanted, err);
     return status == PROA_OK ? write_results(b, o, err) : status;
 }

@@ -13,7 +13,8 @@ typedef struct bench_slice_cost {
 } bench_slice_cost;
 
 bench_slice_cost proa_bench_slice_cost(const proa_model_config *config, int32_t local_experts,
-                                       const proa_gpu_step_shape *shape, proa_cuda_op op);
+                                       proa_kv_cache kv_cache, const proa_gpu_step_shape *shape,
+                                       proa_cuda_op op);
 
 enum {
     BENCH_SLICE_BATCHES = 5,

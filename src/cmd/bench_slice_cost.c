@@ -27,8 +27,8 @@ static bench_slice_cost sum(bench_slice_cost a, bench_slice_cost b)
 }
 
 /* Of all layers, for rows that decode at `context` keys each, or `context` rows a prompt. */
-static bench_slice_cost attention_cost(const proa_model_config *c, const proa_gpu_step_shape *s, double rows,
-                                       proa_cuda_op op)
+static bench_slice_cost attention_cost(const proa_model_config *c, proa_kv_cache kv_cache,
+                                       const proa_gpu_step_shape *s, double rows, proa_cuda_op op)
 {
     const double layers = c->num_hidden_layers, heads = c->num_attention_heads, lora = c->kv_lora_rank,
                  rope = c->qk_rope_head_dim;
@@ -36,22 +36,24 @@ static bench_slice_cost attention_cost(const proa_model_config *c, const proa_gp
                  rank = c->q_lora_rank;
     const double pairs = s->sequences * (double)s->context * (s->decode ? 1 : (s->context + 1) / 2.0);
     const double keys = s->sequences * (double)s->context;
+    const double key = proa_kv_row_of(proa_kv_cache_dtype(kv_cache, PROA_PRECISION_DEFAULT), c->kv_lora_rank,
+                                      c->qk_rope_head_dim)
+                           .bytes; /* in the cache */
     switch (op) {
     case PROA_CUDA_QKV_A: return fp8_product(layers, rows, rank + lora + rope, hidden);
     case PROA_CUDA_Q_NORM: return move(layers * rows * rank * (bf16 + fp8));
     case PROA_CUDA_Q_B: return fp8_product(layers, rows, heads * qk, rank);
     case PROA_CUDA_ROPE: return move(layers * rows * 2 * bf16 * heads * rope);
-    case PROA_CUDA_APPEND: return move(layers * rows * 2 * bf16 * (lora + rope));
+    case PROA_CUDA_APPEND: return move(layers * rows * (bf16 * (lora + rope) + key));
     case PROA_CUDA_UK: return s->decode ? bf16_product(layers * heads, rows, lora, nope, bf16) : move(0);
     case PROA_CUDA_UV: return s->decode ? bf16_product(layers * heads, rows, v, lora, bf16) : move(0);
     case PROA_CUDA_MLA:
-        return s->decode
-                   ? (bench_slice_cost){.bytes = layers * bf16 *
-                                                 (keys * (lora + rope) + rows * heads * (2 * lora + rope)),
-                                        .bf16_flops = layers * 2 * heads * pairs * (2 * lora + rope)}
-                   : move(0);
+        return s->decode ? (bench_slice_cost){.bytes = layers *
+                                                       (keys * key + rows * heads * (2 * lora + rope) * bf16),
+                                              .bf16_flops = layers * 2 * heads * pairs * (2 * lora + rope)}
+                         : move(0);
     case PROA_CUDA_GATHER:
-        return s->decode ? move(0) : move(layers * keys * (lora * (bf16 + fp8) + rope * 2 * bf16));
+        return s->decode ? move(0) : move(layers * keys * (key + lora * fp8 + rope * bf16));
     case PROA_CUDA_KV_B: return s->decode ? move(0) : fp8_product(layers, keys, heads * (nope + v), lora);
     case PROA_CUDA_MHA:
         return s->decode ? move(0)
@@ -95,7 +97,7 @@ static bench_slice_cost moe_cost(const proa_model_config *c, double local, doubl
 }
 
 bench_slice_cost proa_bench_slice_cost(const proa_model_config *c, int32_t local_experts,
-                                       const proa_gpu_step_shape *s, proa_cuda_op op)
+                                       proa_kv_cache kv_cache, const proa_gpu_step_shape *s, proa_cuda_op op)
 {
     const double rows = s->decode ? s->sequences : s->sequences * (double)s->context, hidden = c->hidden_size;
     const double moe_layers = c->num_hidden_layers - c->first_k_dense_replace, layers = c->num_hidden_layers;
@@ -104,6 +106,6 @@ bench_slice_cost proa_bench_slice_cost(const proa_model_config *c, int32_t local
     case PROA_CUDA_NORM: /* x and delta in, x and q out; before the experts bf16 as well */
         return move(rows * hidden * (layers * 2 * (3 * bf16 + fp8) + moe_layers * bf16));
     case PROA_CUDA_HEAD: return bf16_product(1, s->sequences, c->vocab_size, hidden, 4);
-    default: return sum(attention_cost(c, s, rows, op), moe_cost(c, local_experts, rows, op));
+    default: return sum(attention_cost(c, kv_cache, s, rows, op), moe_cost(c, local_experts, rows, op));
     }
 }

@@ -35,7 +35,8 @@ static int32_t rows_of(const proa_gpu_step_shape *s)
     return s->decode ? 1 : s->context - s->prefix;
 }
 
-static proa_cuda_limits limits_of(const proa_gpu_step_shape *shape, int32_t cache_layers)
+static proa_cuda_limits limits_of(const proa_gpu_step *s, const proa_gpu_step_shape *shape,
+                                  int32_t cache_layers)
 {
     enum { KEY_TILE = 128 };
     const int32_t rows = shape->sequences * rows_of(shape);
@@ -48,6 +49,7 @@ static proa_cuda_limits limits_of(const proa_gpu_step_shape *shape, int32_t cach
         .logit_rows_max = shape->sequences,
         .positions_max = shape->context,
         .kv_blocks = shape->sequences * blocks_of(shape->context),
+        .kv_cache = s->kv_cache,
         .cache_layers = cache_layers,
     };
 }
@@ -55,14 +57,14 @@ static proa_cuda_limits limits_of(const proa_gpu_step_shape *shape, int32_t cach
 void proa_gpu_step_plan(const proa_gpu_step *s, const proa_gpu_step_shape *shape, uint64_t *buffers,
                         uint64_t *cache)
 {
-    const proa_cuda_limits limits = limits_of(shape, 0);
+    const proa_cuda_limits limits = limits_of(s, shape, 0);
     proa_cuda_forward_plan(&s->weights->config, s->weights->local_experts, &limits, buffers, cache);
 }
 
 static proa_status make_forward(proa_gpu_step *s, const proa_gpu_step_shape *shape, proa_error *err)
 {
     int32_t where[PROA_ROUTER_MAX_EXPERTS];
-    const proa_cuda_limits limits = limits_of(shape, CACHES);
+    const proa_cuda_limits limits = limits_of(s, shape, CACHES);
     for (int32_t e = 0; e < s->weights->config.n_routed_experts; e++)
         where[e] = e % s->weights->local_experts;
     return proa_cuda_forward_create(s->gpu, s->weights, &limits, where, &s->forward, err);

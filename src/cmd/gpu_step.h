@@ -24,6 +24,7 @@ typedef struct proa_gpu_step {
     proa_cuda_forward *forward; /* NULL: none is open */
     proa_gpu_mark *from, *to;
     proa_cuda_tiles *tiles; /* of the steps that are opened; borrowed, or NULL */
+    proa_kv_cache kv_cache; /* and what their caches hold */
 } proa_gpu_step;
 
 /* {0} is closed. */

@@ -1,16 +1,19 @@
 """--kv-cache-dtype: what is served and what is refused, in words; an FP8 cache takes fewer bytes; prefill and decode workers with one answer as one
 process with one does, and workers that differ refuse each other by name. (test_golden.py has logits, test_determinism.py law 2.)"""
 import asyncio
+import json
 import re
+import subprocess
 
 import httpx
 import pytest
 
 import mixed
 from cluster import Cluster, Settings, wait_for
+from conftest import TOP
 from places import Loopback
 
-pytestmark = pytest.mark.cpu("an FP8 KV cache, which a GPU does not have yet")
+pytestmark = pytest.mark.cpu("prefill and decode apart, ranks, and the exact precision, which a GPU does not have yet")
 HERE = Loopback()
 MIXED = mixed.draw_requests(20)
 FP8 = ("--kv-cache-dtype", "fp8_e4m3")
@@ -98,3 +101,16 @@ def test_a_pair_that_differs_is_refused(proa, tmp_path):
         wait_for(lambda: frontend.health().status_code in (200, 503), 30, "the frontend answers")
         answer = frontend.post("/v1/completions", {"model": "x", "prompt": "what is 1+1?", "max_tokens": 4}, timeout=60)
         assert answer.status_code >= 400, answer.text
+
+
+def test_bench_slice_counts_its_bytes(gpu_proa, tmp_path):
+    """tiny-r1 has 4 heads in 5 layers: a key has 320 bytes in bf16 and 208 in FP8, queries and outputs stay in bf16."""
+    for flags, row, name in (((), 320, "bf16"), (FP8, 208, "fp8_e4m3")):
+        path = tmp_path / f"{name}.json"
+        done = subprocess.run([gpu_proa, "bench", "slice", "--model-path", TOP / "models/tiny-r1", "--shape", "decode 1 at 4096", "--op",
+                               "MLA", "--json", path, *flags], capture_output=True, text=True, timeout=300)
+        assert done.returncode == 0, done.stdout + done.stderr
+        result = json.loads(path.read_text())
+        assert result["kv_cache_dtype"] == name
+        mla = next(r for r in result["rows"] if r["op"] == "MLA decode")
+        assert mla["bytes"] == 5 * (4096 * row + 2 * 4 * (2 * 128 + 32))
