@@ -65,7 +65,7 @@ def ask_all_at_once(url, others):
 PRECISIONS = [
     pytest.param((), id="auto"),
     pytest.param(("--activation-dtype", "float32"), id="float32", marks=pytest.mark.cpu("float32 activations, which a GPU does not have")),
-    pytest.param(("--kv-cache-dtype", "fp8_e4m3"), id="fp8 cache", marks=pytest.mark.cpu("an FP8 KV cache, which a GPU does not have yet")),
+    pytest.param(("--kv-cache-dtype", "fp8_e4m3"), id="fp8 cache"),
 ]
 
 

