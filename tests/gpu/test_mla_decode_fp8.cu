@@ -22,9 +22,8 @@ typedef struct Codes {
 /* Every code by every scale, as kv_widen has them: the bits of four codes a thread, of blockIdx.x's exponent. */
 static __global__ void widen_all(uint2 *to)
 {
-    const uint32_t first = threadIdx.x * 4,
-                   codes = first | first + 1 << 8 | first + 2 << 16 | first + 3 << 24,
-                   exponent = blockIdx.x + PROA_KV_SCALE_LEAST + 127;
+    const uint32_t first = threadIdx.x * 4, exponent = blockIdx.x + (uint32_t)(127 + PROA_KV_SCALE_LEAST);
+    const uint32_t codes = first | (first + 1) << 8 | (first + 2) << 16 | (first + 3) << 24;
     to[blockIdx.x * 64 + threadIdx.x] = proa::kv_widen(codes, proa::kv_scale_pair(exponent));
 }
 
@@ -219,8 +218,9 @@ static void bench(const Pool *pool, const Codes *codes, int32_t sequences, int32
     for (int32_t i = 0; i < LAYERS; i++)
         use_codes(&layer[i], codes);
     const float fp8 = timed(LAYERS, run);
-    const double keys = (double)sequences * length, flop = 2.0 * HEADS * keys * (576 + 512),
-                 bytes = (double)codes->row_bytes * keys + (double)sequences * HEADS * (576 + 512) * 2;
+    const double keys = (double)sequences * length, queries = (double)sequences * (int32_t)HEADS,
+                 flop = 2 * queries * length * (576 + 512),
+                 bytes = (double)codes->row_bytes * keys + queries * (576 + 512) * 2;
     printf(
         "B %3d L %5d: bf16 %8.1f us, fp8 %8.1f us (time ratio %.3f) %6.1f TFLOP/s %6.0f GB/s | bound %6.1f "
         "compute %6.1f memory\n",

@@ -1,7 +1,7 @@
 /* cuda_decode.cuh - absorbed latent attention of a decode step on a Hopper GPU (mla.h, absorbed form).
  *
  *   q      bf16 [rows, heads, 576]: 512 of q_lat, 64 of q_pe
- *   cache  bf16 [blocks, 64, 576] of one layer: 512 of kv_lora, 64 of k_pe
+ *   cache  bf16 [blocks, 64, 576] of one layer: 512 of kv_lora, 64 of k_pe; or FP8 rows of 656 bytes (cuda_decode_fp8.cuh)
  *   out    bf16 [rows, heads, 512]; lse float32 [rows, heads], natural, or NULL
  *   s = scale (q . k) over the row's keys 0 .. length - 1, out = softmax(s) . kv_lora
  *
@@ -22,7 +22,8 @@
  * Score hands P of block b on when S of block b + 1 is two thirds done: the values' products then fill the tensor cores during the
  * softmax of b + 1, and their units are free again in time. Held queries spare shared memory (2.75 blocks of keys fit, not two), and
  * its bandwidth: a product of [64, 16] by [64, 16]^T takes about 54 cycles with both operands from there, 34 with one.
- * One block a multiprocessor: 226 KB; registers 24 + 168 + 2 x 160 a thread (a product into 128 registers needs 154 at least).
+ * One block a multiprocessor: 226 KB; registers 24 + 168 + 2 x 160 a thread (a product into 128 registers needs 154 at least); with an
+ * FP8 cache 32 + 160 + 2 x 160.
  *
  * Bound: per 64 keys and tile 64 x 64 x (576 + 512) x 2 = 8.9 MFLOP = 2,176 cycles of the tensor cores; bytes 64 x 1,152 a row from
  * device memory. B 128, L 4,096, 128 heads: 146 GFLOP = 148 us at 989 TFLOP/s; 604 MB = 180 us at 3.35 TB/s.
@@ -397,7 +398,7 @@ __device__ __forceinline__ void mla_value(const MlaDecode &d, MlaShared &m, int3
 }
 
 /* Registers a thread of the copying warps, and of the score's: together 192. */
-template <bool FP8> struct MlaSplit {
+template <bool FP8> struct MlaRegisters {
     static constexpr int COPY = FP8 ? 32 : 24, SCORE = 192 - COPY;
 };
 
@@ -433,13 +434,13 @@ __global__ void __launch_bounds__(MLA_THREADS, 1)
     follow_wait();
 
     if (warpgroup == 0) {
-        registers_fewer<MlaSplit<FP8>::COPY>();
+        registers_fewer<MlaRegisters<FP8>::COPY>();
         if constexpr (FP8)
             mla_produce_fp8(d, maps, m);
         else if (threadIdx.x % 32 == 0)
             mla_produce(d, maps, m, (int32_t)threadIdx.x / 32);
     } else if (warpgroup == 1) {
-        registers_more<MlaSplit<FP8>::SCORE>();
+        registers_more<MlaRegisters<FP8>::SCORE>();
         mla_score(d, m);
     } else {
         registers_more<160>();
