@@ -8,7 +8,8 @@
 #   gpu-precompile nothing is left to compile (with the driver's JIT off); tiles measured for R1's slice, tiny-r1 answers with measured tiles as without
 #   gpu-memcheck   compute-sanitizer: memcheck on all, racecheck on those of $(racing)
 #   gpu-bench-table  a decode step of 1, 32, 64, 128, 256 sequences at 1,024, 2,048, 4,096, 8,192 tokens (SHAPE=text: those alone)
-#   gpu-bench      one rank's share of DeepSeek-R1, op by op (SHAPE=text: those steps alone); slice.svg is their roofline; slice_trace.json has a step of each, for ui.perfetto.dev
+#   gpu-bench      one rank's share of DeepSeek-R1, op by op (SHAPE=text: those steps alone); slice.svg is their roofline; slice_trace.json has a step of each, for ui.perfetto.dev;
+#                  the decode steps of 128 sequences with an FP8 KV cache; decode attention over such a cache beside bf16
 OUT ?= out
 export LD_LIBRARY_PATH := $(CURDIR)/lib:$(LD_LIBRARY_PATH)
 tests = $(notdir $(wildcard bin/gpu_test_*))
@@ -44,6 +45,8 @@ gpu-memcheck:
 
 gpu-bench:
 	@mkdir -p $(OUT); bin/proa bench slice --model-path bench/deepseek-r1 $(if $(SHAPE),--shape "$(SHAPE)") --json $(OUT)/slice.json --svg $(OUT)/slice.svg --trace $(OUT)/slice_trace.json | tee $(OUT)/slice.log
+	bin/proa bench slice --model-path bench/deepseek-r1 --kv-cache-dtype fp8_e4m3 --shape "$(or $(SHAPE),decode 128)" --json $(OUT)/slice_fp8_cache.json | tee $(OUT)/slice_fp8_cache.log
+	bin/gpu_test_mla_decode_fp8 bench | tee $(OUT)/mla_decode_fp8.log
 	bin/gpu_bench_linear | tee $(OUT)/linear.log
 
 gpu-bench-table:

@@ -13,44 +13,56 @@ fail() {
     bad=1
 }
 
+golden_with() {
+    local folder=$1 cache=$2 name
+    name=$(basename "$folder")_$cache
+    if timeout 300 "$proa" logits --device cuda --model-path "$folder" --input "$folder/expected.safetensors" \
+        --prefix 32 --generate 0 --compare --kv-cache-dtype "$cache" >"$out/golden_$name.log" 2>&1; then
+        echo "passed golden $name: $(grep -m1 median "$out/golden_$name.log")"
+    else
+        fail "golden $name: $(tail -1 "$out/golden_$name.log")"
+    fi
+}
+
 golden() {
     for folder in "$here"/golden/*/; do
-        name=$(basename "$folder")
-        if timeout 300 "$proa" logits --device cuda --model-path "$folder" --input "$folder/expected.safetensors" \
-            --prefix 32 --generate 0 --compare >"$out/golden_$name.log" 2>&1; then
-            echo "passed golden $name: $(grep -m1 median "$out/golden_$name.log")"
-        else
-            fail "golden $name: $(tail -1 "$out/golden_$name.log")"
-        fi
+        for cache in bf16 fp8_e4m3; do
+            golden_with "$folder" "$cache"
+        done
     done
 }
 
-# Tokens and logprobs do not show what ran beside them, how prompts were cut, or whether there was a graph.
+# Tokens and logprobs do not show what ran beside them, how prompts were cut, or whether there was a graph: those of one KV cache are all alike.
 answers() {
-    local want=
-    while read -r name flags; do
+    local cache name flags want
+    while read -r cache name flags; do
+        name=${name}_$cache
+        want=$out/eval_$cache.sum
         # shellcheck disable=SC2086 # flags are words
-        if ! timeout 600 "$proa" eval --model-path "$here/models/tiny-r1" --output "$out/eval_$name.jsonl" $flags \
+        if ! timeout 600 "$proa" eval --model-path "$here/models/tiny-r1" --output "$out/eval_$name.jsonl" --kv-cache-dtype "$cache" $flags \
             >"$out/eval_$name.log" 2>&1; then
             fail "eval $name: $(tail -1 "$out/eval_$name.log")"
             continue
         fi
         echo "eval $name: $(tail -1 "$out/eval_$name.log")"
-        [ "$name" = cpu ] && continue
-        sort "$out/eval_$name.jsonl" | sha256sum >"$out/eval_$name.sum"
-        if [ -z "$want" ]; then
-            want=$out/eval_$name.sum
-        elif ! cmp -s "$want" "$out/eval_$name.sum"; then
-            fail "law 2: eval $name differs from $want"
-        fi
+        case $name in
+        cpu_*) ;;
+        graphs_*) sort "$out/eval_$name.jsonl" | sha256sum >"$want" ;;
+        *) sort "$out/eval_$name.jsonl" | sha256sum | cmp -s - "$want" || fail "law 2: eval $name differs from graphs_$cache" ;;
+        esac
     done <<'RUNS'
-cpu --device cpu
-graphs --device cuda --max-running-requests 256
-alone --device cuda --max-running-requests 1 --limit 0
-plain --device cuda --max-running-requests 256 --disable-cuda-graph
-chunks --device cuda --max-running-requests 33 --chunked-prefill-size 7
-padded --device cuda --max-running-requests 64 --cuda-graph-bs 64
-scarce --device cuda --max-running-requests 64 --max-total-tokens 8192
+bf16 cpu --device cpu
+bf16 graphs --device cuda --max-running-requests 256
+bf16 alone --device cuda --max-running-requests 1 --limit 0
+bf16 plain --device cuda --max-running-requests 256 --disable-cuda-graph
+bf16 chunks --device cuda --max-running-requests 33 --chunked-prefill-size 7
+bf16 padded --device cuda --max-running-requests 64 --cuda-graph-bs 64
+bf16 scarce --device cuda --max-running-requests 64 --max-total-tokens 8192
+fp8_e4m3 cpu --device cpu
+fp8_e4m3 graphs --device cuda --max-running-requests 256
+fp8_e4m3 plain --device cuda --max-running-requests 256 --disable-cuda-graph
+fp8_e4m3 chunks --device cuda --max-running-requests 33 --chunked-prefill-size 7
+fp8_e4m3 scarce --device cuda --max-running-requests 64 --max-total-tokens 8192
 RUNS
 }
 

@@ -39,14 +39,15 @@ typedef struct fixture {
     proa_checkpoint *checkpoint;
     proa_cuda_weights *weights;
     proa_cuda_forward *forward;
+    proa_kv_cache kv_cache;
     int32_t blocks[1 + OTHERS][CONTEXT / PROA_KV_BLOCK_TOKENS]; /* of each sequence */
 } fixture;
 
-static void open_fixture(fixture *f, proa_gpu *gpu, bool fp8)
+static void open_fixture(fixture *f, proa_gpu *gpu, bool fp8, proa_kv_cache kv_cache)
 {
     proa_error err = {0};
     char text[4096];
-    *f = (fixture){.gpu = gpu};
+    *f = (fixture){.gpu = gpu, .kv_cache = kv_cache};
     snprintf(text, sizeof text, config_text, fp8 ? fp8_text : "");
     proa_json *json = proa_json_parse(text, strlen(text), &err);
     assert_non_null(json);
@@ -65,7 +66,8 @@ static void open_fixture(fixture *f, proa_gpu *gpu, bool fp8)
                                      .keys_max = 4 * CONTEXT,
                                      .logit_rows_max = (1 + OTHERS) * LAST,
                                      .positions_max = CONTEXT,
-                                     .kv_blocks = BLOCKS};
+                                     .kv_blocks = BLOCKS,
+                                     .kv_cache = kv_cache};
     gpu_good(proa_cuda_forward_create(gpu, f->weights, &limits, NULL, &f->forward, &err), &err);
     for (int32_t s = 0; s < 1 + OTHERS; s++)
         for (int32_t i = 0; i < CONTEXT / PROA_KV_BLOCK_TOKENS; i++)
@@ -99,8 +101,11 @@ static void run_cpu(fixture *f, float logits[TOKENS][VOCAB])
     proa_forward *forward;
     int32_t ids[CONTEXT], wanted[LAST];
     float *out;
-    const proa_forward_limits limits = {
-        .rows_max = ROWS, .logit_rows_max = LAST, .positions_max = CONTEXT, .kv_blocks = BLOCKS};
+    const proa_forward_limits limits = {.rows_max = ROWS,
+                                        .logit_rows_max = LAST,
+                                        .positions_max = CONTEXT,
+                                        .kv_blocks = BLOCKS,
+                                        .kv_cache = f->kv_cache};
     gpu_good(proa_forward_create(&f->config, proa_checkpoint_weights(f->checkpoint), f->cpu, &limits,
                                  &forward, &err),
              &err);
@@ -214,7 +219,7 @@ static void assert_alike(float got[TOKENS][VOCAB], float want[TOKENS][VOCAB], do
                  TOKENS, distance[TOKENS / 2], median, distance[TOKENS * 9 / 10], ninth);
 }
 
-static void compare(void **state, bool fp8, double median, double ninth)
+static void compare(void **state, bool fp8, proa_kv_cache kv_cache, double median, double ninth)
 {
     static const way ways[] = {{0, LENGTH, 0, 0, false, 1},     {0, LENGTH, 0, 0, false, 2},
                                {0, 64, 0, 3, false, 2},         {0, 37, OTHERS, 0, false, 1},
@@ -222,7 +227,7 @@ static void compare(void **state, bool fp8, double median, double ninth)
                                {LENGTH - 5, 1, 1, 0, true, 2}};
     static float want[TOKENS][VOCAB], first[TOKENS][VOCAB], got[TOKENS][VOCAB];
     fixture f;
-    open_fixture(&f, gpu_of(state), fp8);
+    open_fixture(&f, gpu_of(state), fp8, kv_cache);
     run_cpu(&f, want);
     run_gpu(&f, &ways[0], first);
     assert_alike(first, want, median, ninth);
@@ -243,16 +248,29 @@ static void compare(void **state, bool fp8, double median, double ninth)
  * times 1.3. */
 static void test_bf16(void **state)
 {
-    compare(state, false, 1.3 * 0.032, 1.3 * 0.33);
+    compare(state, false, PROA_KV_CACHE_AUTO, 1.3 * 0.032, 1.3 * 0.33);
 }
 
 static void test_fp8(void **state)
 {
-    compare(state, true, 1.3 * 0.16, 1.3 * 0.33);
+    compare(state, true, PROA_KV_CACHE_AUTO, 1.3 * 0.16, 1.3 * 0.33);
+}
+
+/* Both sides quantise the same latents where their bf16 numbers are the same: no wider apart than with a bf16 cache. */
+static void test_bf16_fp8_cache(void **state)
+{
+    compare(state, false, PROA_KV_CACHE_E4M3, 1.3 * 0.032, 1.3 * 0.33);
+}
+
+static void test_fp8_fp8_cache(void **state)
+{
+    compare(state, true, PROA_KV_CACHE_E4M3, 1.3 * 0.16, 1.3 * 0.33);
 }
 
 int main(void)
 {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(test_bf16), cmocka_unit_test(test_fp8)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(test_bf16), cmocka_unit_test(test_fp8),
+                                       cmocka_unit_test(test_bf16_fp8_cache),
+                                       cmocka_unit_test(test_fp8_fp8_cache)};
     return cmocka_run_group_tests(tests, gpu_open_state, gpu_close_state);
 }

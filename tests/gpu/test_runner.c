@@ -15,14 +15,15 @@ typedef struct fixture {
     proa_device *cpu;
     proa_checkpoint *checkpoint;
     proa_cuda_weights *weights;
+    proa_kv_cache kv_cache;
     int32_t ids[SEQUENCES][LENGTH];
     int32_t blocks[SEQUENCES][PER_SEQUENCE];
 } fixture;
 
-static void open_fixture(fixture *f, proa_gpu *gpu)
+static void open_fixture(fixture *f, proa_gpu *gpu, proa_kv_cache kv_cache)
 {
     proa_error err = {0};
-    *f = (fixture){.gpu = gpu};
+    *f = (fixture){.gpu = gpu, .kv_cache = kv_cache};
     small_model(&f->config);
     gpu_good(proa_device_create("cpu", 2, PROA_PRECISION_DEFAULT, &f->cpu, &err), &err);
     gpu_good(proa_checkpoint_load("test", PROA_LOAD_DUMMY, &f->config, PROA_PRECISION_DEFAULT,
@@ -52,7 +53,8 @@ static proa_forward *make_runner(fixture *f, int32_t rows, int32_t graphs)
     const proa_forward_limits limits = {.rows_max = rows,
                                         .logit_rows_max = rows < MOST ? rows : MOST,
                                         .positions_max = 256,
-                                        .kv_blocks = BLOCKS};
+                                        .kv_blocks = BLOCKS,
+                                        .kv_cache = f->kv_cache};
     proa_cuda_runner_options options = {.graphs = {.count = graphs}, .host_logits = true};
     proa_error err = {0};
     proa_forward *forward;
@@ -186,11 +188,11 @@ static void check_near(all_logits want, all_logits got)
         fail_msg("the median token is %g away from the CPU's", distances[TOKENS / 2]);
 }
 
-static void test_any_mix_gives_the_bits_of_each_alone(void **state)
+static void any_mix_gives_the_bits_of_each_alone(proa_gpu *gpu, proa_kv_cache kv_cache)
 {
     static all_logits alone, mixed, host;
     fixture f;
-    open_fixture(&f, gpu_of(state));
+    open_fixture(&f, gpu, kv_cache);
     proa_forward *plain = make_runner(&f, PROMPT, 0), *graphs = make_runner(&f, 200, 4),
                  *small = make_runner(&f, PROMPT, 2);
     run_alone(&f, plain, alone);
@@ -205,8 +207,11 @@ static void test_any_mix_gives_the_bits_of_each_alone(void **state)
     }
     proa_error err = {0};
     proa_forward *cpu;
-    const proa_forward_limits limits = {
-        .rows_max = 200, .logit_rows_max = MOST, .positions_max = 256, .kv_blocks = BLOCKS};
+    const proa_forward_limits limits = {.rows_max = 200,
+                                        .logit_rows_max = MOST,
+                                        .positions_max = 256,
+                                        .kv_blocks = BLOCKS,
+                                        .kv_cache = kv_cache};
     gpu_good(
         proa_forward_create(&f.config, proa_checkpoint_weights(f.checkpoint), f.cpu, &limits, &cpu, &err),
         &err);
@@ -219,13 +224,23 @@ static void test_any_mix_gives_the_bits_of_each_alone(void **state)
     close_fixture(&f);
 }
 
+static void test_any_mix_gives_the_bits_of_each_alone(void **state)
+{
+    any_mix_gives_the_bits_of_each_alone(gpu_of(state), PROA_KV_CACHE_AUTO);
+}
+
+static void test_any_mix_with_an_fp8_cache(void **state)
+{
+    any_mix_gives_the_bits_of_each_alone(gpu_of(state), PROA_KV_CACHE_E4M3);
+}
+
 /* The first 40 rows of a prompt, copied to another sequence's block, serve that one. */
-static void test_copies(void **state)
+static void copies_serve(proa_gpu *gpu, proa_kv_cache kv_cache)
 {
     static all_logits want, got;
     fixture f;
     proa_error err = {0};
-    open_fixture(&f, gpu_of(state));
+    open_fixture(&f, gpu, kv_cache);
     memcpy(f.ids[1], f.ids[0], sizeof *f.ids[0] * 40);
     proa_forward *forward = make_runner(&f, PROMPT, 0);
     run_step(&f, forward, &(chunk){1, 0, PROMPT, true}, 1, want);
@@ -239,9 +254,41 @@ static void test_copies(void **state)
     close_fixture(&f);
 }
 
+static void test_copies(void **state)
+{
+    copies_serve(gpu_of(state), PROA_KV_CACHE_AUTO);
+    copies_serve(gpu_of(state), PROA_KV_CACHE_E4M3);
+}
+
+/* The plan's cache is what an engine counts by, forward.h's bytes a block, and takes less memory in FP8. */
+static void test_plan(void **state)
+{
+    proa_model_config config;
+    uint64_t buffers, cache[2];
+    (void)state;
+    small_model(&config);
+    for (int i = 0; i < 2; i++) {
+        const proa_kv_cache kv_cache = i == 0 ? PROA_KV_CACHE_AUTO : PROA_KV_CACHE_E4M3;
+        const proa_forward_limits limits = {.rows_max = 8,
+                                            .logit_rows_max = 8,
+                                            .positions_max = 256,
+                                            .kv_blocks = BLOCKS,
+                                            .kv_cache = kv_cache};
+        const proa_cuda_limits mine = proa_cuda_runner_limits(&limits, &(proa_cuda_graph_sizes){0});
+        proa_cuda_forward_plan(&config, config.n_routed_experts, &mine, &buffers, &cache[i]);
+        assert_int_equal(cache[i],
+                         BLOCKS * proa_forward_kv_block_bytes(&config, PROA_PRECISION_DEFAULT, kv_cache));
+    }
+    assert_true(cache[1] < cache[0]);
+}
+
 int main(void)
 {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(test_any_mix_gives_the_bits_of_each_alone),
-                                       cmocka_unit_test(test_copies)};
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_any_mix_gives_the_bits_of_each_alone),
+        cmocka_unit_test(test_any_mix_with_an_fp8_cache),
+        cmocka_unit_test(test_copies),
+        cmocka_unit_test(test_plan),
+    };
     return cmocka_run_group_tests(tests, gpu_open_state, gpu_close_state);
 }
