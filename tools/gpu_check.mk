@@ -2,7 +2,7 @@
 #
 #   gpu-check      parity with the references, whole models, a step's ops beside the bound, the memory checker
 #   gpu-parity     parity alone
-#   gpu-http       the system tests of serving, evaluation and law 2 on this GPU (SUITES="http openai": those alone); needs Python 3.11 or later
+#   gpu-http       the system tests of serving, evaluation and law 2 on this GPU (SUITES="http openai": those alone); needs a Python that the pack is for (gpu_pack.sh)
 #   gpu-model      golden checkpoints, tiny-r1's answers, law 2 through the engine, DeepSeek-R1's slice behind HTTP, no compiler opened
 #                  (PARTS="golden answers compilers slice")
 #   gpu-precompile nothing is left to compile (with the driver's JIT off); tiles measured for R1's slice, tiny-r1 answers with measured tiles as without

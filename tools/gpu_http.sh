@@ -1,12 +1,12 @@
 #!/bin/bash
 # gpu_http.sh OUT - the system tests of serving, evaluation and law 2 with PROA_TEST_DEVICE on the machine's GPU (default: cuda), in a folder that
-# gpu_pack.sh made: pytest and what else the tests import come from wheels/ into site/, so that Python 3.11 or later is all that the machine must
-# have. The suites run side by side; each one's output is OUT/http_NAME.log, its report OUT/http_NAME.xml. Ends with 1 where a test fails.
+# gpu_pack.sh made: pytest and what else the tests import are in site/, so that a Python of a version that the pack is for is all that the machine
+# must have. The suites run side by side; each one's output is OUT/http_NAME.log, its report OUT/http_NAME.xml. Ends with 1 where a test fails.
 #
 # SUITES="openai http": those alone. PYTHON: the interpreter (default: python3). HTTP_SECONDS: how long a suite may take (default: 300).
 set -uo pipefail
 out=$1 here=$(cd "$(dirname "$0")" && pwd)
-python=${PYTHON:-python3} site=$here/site wrapped=$here/wrapped
+python=${PYTHON:-python3} site="" wrapped=$here/wrapped
 # What does not run here: clusters, labs, images and deployments need programs and networks of their own; test_precompile.py asks for tiles of the
 # GPU in host memory, gpu_precompile.sh does the same with those of this one.
 all="http openai determinism eval golden stand_in bench_load health tls"
@@ -14,19 +14,15 @@ bad=0
 mkdir -p "$out"
 out=$(cd "$out" && pwd)
 
-# A wheel is a zip file; of compiled ones there is one for each version of Python that the pack was made for.
-unpack() {
-    local tag wheel
-    tag=$("$python" -c 'import sys; sys.exit("Python 3.11 or later is needed, this is " + sys.version.split()[0]) if sys.version_info < (3, 11) else print("cp%d%d" % sys.version_info[:2])') ||
+# What the tests import, in the folder of this version of Python beside what all share.
+find_site() {
+    local tag
+    tag=$("$python" -c 'import sys; print("cp%d%d" % sys.version_info[:2])') || return 1
+    [ -d "$here/site/$tag" ] || {
+        echo "the pack has nothing for $("$python" --version): site/ has $(cd "$here/site" 2>/dev/null && echo cp*); pack with PYTHONS=..."
         return 1
-    rm -rf "$site"
-    for wheel in "$here"/wheels/*-none-any.whl "$here"/wheels/*-"$tag"-"$tag"-*.whl; do
-        [ -f "$wheel" ] || {
-            echo "wheels/ has none for $tag: $(cd "$here/wheels" 2>/dev/null && echo ./*-cp*.whl)"
-            return 1
-        }
-        "$python" -m zipfile -e "$wheel" "$site" || return 1
-    done
+    }
+    site=$here/site/$tag:$here/site/any
 }
 
 # Python would take libraries that it needs itself from lib/ too, which may be older than its own: the programs alone are told of that folder.
@@ -49,7 +45,7 @@ suite() {
         --basetemp="$out/tmp_$1" --junitxml="$out/http_$1.xml" "$here/tests/system/test_$1.py" >"$out/http_$1.log" 2>&1
 }
 
-if ! unpack; then
+if ! find_site; then
     echo "FAILED http: no Python to run the tests with"
     exit 1
 fi

@@ -1,6 +1,7 @@
 #!/bin/bash
 # gpu_pack.sh FOLDER [BUILD [TEST_DATA]] - packs the GPU programs of a build, with the libraries that they need, for a machine that has a GPU and none of
 # Debian's libraries. There: `make gpu-check` in the folder; logs and results come into $OUT (default: ./out).
+# PYTHONS="3.12": the versions of Python that gpu-http may meet there (default: 3.11 3.12 3.13); each takes some 6 MB, 2 of them compressed.
 set -euo pipefail
 folder=${1:?usage: gpu_pack.sh FOLDER [BUILD [TEST_DATA]]} build=${2:-build} data=${3:-${PROA_TEST_DATA:-../shared}}
 root=$(cd "$(dirname "$0")/.." && pwd)
@@ -27,18 +28,29 @@ fi
 cp "$root/tools/gpu_check.mk" "$folder/Makefile"
 cp "$root/tools/gpu_model.sh" "$root/tools/gpu_precompile.sh" "$root/tools/gpu_http.sh" "$root/tools/gpu_compilers.sh" "$root/tools/gpu_client.py" "$folder/"
 
-# The system tests, and what they import in the suites that gpu_http.sh runs: compiled wheels for each version of Python that may be there.
-mkdir -p "$folder/tests/system" "$folder/tests/data" "$folder/wheels"
+# The system tests, and what they import in the suites that gpu_http.sh runs: site/any, and what is compiled for each version of Python that may be
+# there in site/cp312 and its like. A wheel is a zip file; unpacked, a pack can be compressed better.
+mkdir -p "$folder/tests/system" "$folder/tests/data" "$folder/site"
 cp "$root"/tests/system/*.{py,ini} "$folder/tests/system/"
 cp "$root/tests/data/tiny-r1-reference.jsonl" "$folder/tests/data/"
 imports='pytest|iniconfig|packaging|pluggy|pygments|httpx|httpx2|httpcore|httpcore2|h11|anyio|sniffio|idna|certifi|truststore|openai|pydantic|pydantic_core|jiter|annotated-types|typing-inspection|typing_extensions'
-for version in 3.11 3.12 3.13; do
-    python3 -m pip download --quiet --disable-pip-version-check --no-deps --only-binary :all: --implementation cp --python-version $version \
-        --platform manylinux_2_17_x86_64 --platform manylinux2014_x86_64 --dest "$folder/wheels" \
+wheels=$(mktemp -d)
+trap 'rm -rf "$wheels"' EXIT
+for version in ${PYTHONS:-3.11 3.12 3.13}; do
+    python3 -m pip download --quiet --disable-pip-version-check --no-deps --only-binary :all: --implementation cp --python-version "$version" \
+        --platform manylinux_2_17_x86_64 --platform manylinux2014_x86_64 --dest "$wheels" \
         --requirement <(grep -iE "^($imports)==" "$root/tests/system/requirements.txt") || {
         echo "pip could not fetch wheels (above): the pack goes without, and 'make gpu-http' cannot run there"
-        rm -rf "$folder/wheels"
+        rm -rf "$folder/site" "$wheels"/*
         break
     }
+done
+for wheel in "$wheels"/*.whl; do
+    [ -f "$wheel" ] || continue
+    case $wheel in
+    *-none-any.whl) tag=any ;;
+    *) tag=$(sed 's/.*-\(cp[0-9]*\)-cp[0-9]*-.*/\1/' <<<"$wheel") ;;
+    esac
+    python3 -m zipfile -e "$wheel" "$folder/site/$tag"
 done
 echo "$folder: $(ls "$folder/bin" | wc -l) programs, $(du -sh "$folder" | cut -f1)"

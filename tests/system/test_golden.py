@@ -26,7 +26,8 @@ def test_logits_agree_with_transformers(run, data, model, device, precision, gen
     assert "all within limits" in result.stdout
 
 
-@pytest.mark.parametrize("model,device", [("v3-bf16", "cpu"), ("v3-fp8", "cpu"), ("v3-bf16", "ref"), ("v3-fp8", "ref")])
+@pytest.mark.parametrize("model", ["v3-bf16", "v3-fp8"])
+@pytest.mark.parametrize("device", ["cpu", "ref"] if DEVICE == "cpu" else ["cuda"])
 def test_logits_with_an_fp8_cache(run, data, model, device):
     """Within what FP8 alone does to a reference: measured 0.093 / 0.29 (v3-bf16) and 0.164 / 0.33 (v3-fp8) of 0.208 / 0.429."""
     folder = data(f"golden/{model}")
