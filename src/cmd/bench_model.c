@@ -293,7 +293,7 @@ static proa_status make_forward(bench *b, proa_error *err)
     proa_status status = proa_forward_create(c, proa_checkpoint_weights(b->loaded.checkpoint),
                                              b->loaded.device, &limits, &b->forward, err);
     if (status == PROA_OK)
-        proa_forward_set_expert_tap(b->forward, mark_experts, b);
+        status = proa_forward_set_expert_tap(b->forward, mark_experts, b, err);
     return status;
 }
 

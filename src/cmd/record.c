@@ -29,10 +29,6 @@ proa_status proa_recording_start(proa_recording *recording, const proa_options *
     r->path = proa_options_string(options, "expert-load");
     if (r->path == NULL)
         return PROA_OK;
-    if (strcmp(proa_options_string(options, "device"), "cuda") == 0)
-        return proa_error_set(
-            err, PROA_ERR_UNSUPPORTED,
-            "--expert-load: the choices of a GPU's router are not recorded; use --device cpu");
     if (config->n_routed_experts == 0)
         return proa_error_set(err, PROA_ERR_INVALID, "--expert-load: this model has no experts to record");
     if (proa_options_given(options, "expert-distribution-recorder-buffer-size"))
@@ -49,8 +45,7 @@ proa_status proa_recording_start(proa_recording *recording, const proa_options *
                                       window < 0 ? 0 : (int32_t)window);
     if (r->load == NULL)
         return proa_error_set(err, PROA_ERR_MEMORY, "no memory to record the load of experts");
-    proa_forward_set_expert_tap(forward, take_choices, r);
-    return PROA_OK;
+    return proa_forward_set_expert_tap(forward, take_choices, r, err);
 }
 
 proa_status proa_recording_write(proa_recording *recording, proa_error *err)

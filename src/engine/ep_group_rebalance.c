@@ -264,8 +264,11 @@ proa_status proa_ep_group_rebalance_create(proa_ep_group *r, proa_error *err)
 
 void proa_ep_group_rebalance_attach(proa_ep_group *r)
 {
-    if (r->counts != NULL)
-        proa_forward_set_expert_tap(r->forward, count_choices, r);
+    proa_error err;
+    proa_status status =
+        r->counts != NULL ? proa_forward_set_expert_tap(r->forward, count_choices, r, &err) : PROA_OK;
+    PROA_ASSERT(status ==
+                PROA_OK); /* ranks that share experts compute on the host, which needs no memory for it */
 }
 
 void proa_ep_group_rebalance_free(proa_ep_group *r)

@@ -323,11 +323,14 @@ void proa_forward_set_tap(proa_forward *forward, proa_forward_tap tap, void *con
         forward->backend->set_tap(forward->backend_context, tap, context);
 }
 
-void proa_forward_set_expert_tap(proa_forward *forward, proa_forward_expert_tap tap, void *context)
+proa_status proa_forward_set_expert_tap(proa_forward *forward, proa_forward_expert_tap tap, void *context,
+                                        proa_error *err)
 {
-    PROA_ASSERT(forward->backend == NULL || tap == NULL);
+    if (forward->backend != NULL)
+        return forward->backend->set_expert_tap(forward->backend_context, tap, context, err);
     forward->expert_tap = tap;
     forward->expert_tap_context = context;
+    return PROA_OK;
 }
 
 void proa_forward_set_experts(proa_forward *f, int32_t layer, const int32_t *logical)

@@ -117,10 +117,12 @@ void proa_forward_set_place(proa_forward *forward, proa_forward_place place, voi
 typedef void (*proa_forward_tap)(void *context, int32_t index, int32_t rows, const float *hidden);
 void proa_forward_set_tap(proa_forward *forward, proa_forward_tap tap, void *context);
 
-/* For counting the load of experts: called in each MoE layer with what the router has chosen, expert_ids
- * [rows, num_experts_per_tok]. A step of many rows calls several times a layer. NULL: off. */
+/* For counting the load of experts: called for each MoE layer, in their order, with what the router has chosen, expert_ids
+ * [rows, num_experts_per_tok]. A step of many rows calls several times a layer. A GPU's are told of once they are here, when the step's logits
+ * or tokens are. NULL: off. Before the first step: takes memory where the device is not the host. */
 typedef void (*proa_forward_expert_tap)(void *context, int32_t layer, int32_t rows,
                                         const int32_t *expert_ids);
-void proa_forward_set_expert_tap(proa_forward *forward, proa_forward_expert_tap tap, void *context);
+proa_status proa_forward_set_expert_tap(proa_forward *forward, proa_forward_expert_tap tap, void *context,
+                                        proa_error *err);
 
 #endif

@@ -12,6 +12,8 @@ typedef struct proa_forward_backend {
     proa_status (*step)(void *context, const proa_step *step, float **logits, proa_error *err);
     proa_status (*kv_copy)(void *context, const proa_kv_copy *copies, int32_t count, proa_error *err);
     void (*set_tap)(void *context, proa_forward_tap tap, void *tap_context);
+    proa_status (*set_expert_tap)(void *context, proa_forward_expert_tap tap, void *tap_context,
+                                  proa_error *err);
     /* Tokens of the last step's logits, where these do not leave the device. NULL: they are the host's, whose device samples. */
     proa_status (*sample)(void *context, const proa_sample_args *args, proa_error *err);
 } proa_forward_backend;

@@ -234,6 +234,82 @@ static void test_any_mix_with_an_fp8_cache(void **state)
     any_mix_gives_the_bits_of_each_alone(gpu_of(state), PROA_KV_CACHE_E4M3);
 }
 
+/* ---- what routers choose ---- */
+
+enum { LAYERS = 3, EXPERTS = 16, TOP_K = 4 };
+
+typedef struct choice_counts {
+    int32_t calls[LAYERS], rows[LAYERS];
+    int32_t of[LAYERS][EXPERTS];
+} choice_counts;
+
+static void count_choices(void *context, int32_t layer, int32_t rows, const int32_t *expert_ids)
+{
+    choice_counts *c = context;
+    assert_in_range(layer, 1, LAYERS - 1);
+    c->calls[layer]++;
+    c->rows[layer] += rows;
+    for (int32_t i = 0; i < rows * TOP_K; i++) {
+        assert_in_range(expert_ids[i], 0, EXPERTS - 1);
+        for (int32_t j = i / TOP_K * TOP_K; j < i; j++)
+            assert_int_not_equal(expert_ids[j], expert_ids[i]);
+        c->of[layer][expert_ids[i]]++;
+    }
+}
+
+/* Prompts of all sequences; then three rows that decode (a graph of 5 has two of padding), and 20 that are computed again (in pieces of MOST). */
+static choice_counts count_steps(fixture *f, proa_forward *forward, bool together)
+{
+    static all_logits unused;
+    static const chunk decode[] = {{0, PROMPT, 1, true}, {1, PROMPT, 1, true}, {2, PROMPT, 1, true}},
+                       again = {3, PROMPT, 20, true};
+    choice_counts counts = {{0}};
+    proa_error err = {0};
+    gpu_good(proa_forward_set_expert_tap(forward, count_choices, &counts, &err), &err);
+    for (int32_t s = 0; s < 4; s++)
+        run_step(f, forward, &(chunk){s, 0, PROMPT, true}, 1, unused);
+    for (int32_t i = 0; i < (together ? 1 : 3); i++)
+        run_step(f, forward, decode + i, together ? 3 : 1, unused);
+    for (int32_t i = 0; i < (together ? 1 : 20); i++)
+        run_step(f, forward, together ? &again : &(chunk){3, PROMPT + i, 1, true}, 1, unused);
+    gpu_good(proa_forward_set_expert_tap(forward, NULL, NULL, &err), &err);
+    run_step(f, forward, decode, 1, unused); /* nobody counts it */
+    return counts;
+}
+
+/* Each row counts once, padding does not; each step tells of a layer once. */
+static void test_what_routers_choose_is_told(void **state)
+{
+    fixture f;
+    proa_error err = {0};
+    open_fixture(&f, gpu_of(state), PROA_KV_CACHE_AUTO);
+    proa_forward *plain = make_runner(&f, PROMPT, 0), *graphs = make_runner(&f, PROMPT, 4), *cpu;
+    const proa_forward_limits limits = {
+        .rows_max = PROMPT, .logit_rows_max = MOST, .positions_max = 256, .kv_blocks = BLOCKS};
+    gpu_good(
+        proa_forward_create(&f.config, proa_checkpoint_weights(f.checkpoint), f.cpu, &limits, &cpu, &err),
+        &err);
+    const choice_counts alone = count_steps(&f, plain, false), together = count_steps(&f, graphs, true),
+                        host = count_steps(&f, cpu, true);
+    for (int32_t l = 1; l < LAYERS; l++) {
+        int32_t other = 0;
+        assert_int_equal(alone.calls[l], 4 + 3 + 20);
+        assert_int_equal(together.calls[l], 4 + 1 + 1);
+        assert_int_equal(alone.rows[l], 4 * PROMPT + 3 + 20);
+        assert_int_equal(together.rows[l], alone.rows[l]);
+        assert_int_equal(host.rows[l], alone.rows[l]);
+        assert_memory_equal(alone.of[l], together.of[l], sizeof alone.of[l]);
+        for (int32_t e = 0; e < EXPERTS; e++)
+            other += abs(alone.of[l][e] - host.of[l][e]);
+        if (other > alone.rows[l] * TOP_K / 10) /* a rounding may flip an expert */
+            fail_msg("layer %d: %d of %d choices are not the CPU's", l, other, alone.rows[l] * TOP_K);
+    }
+    proa_forward_free(cpu);
+    proa_forward_free(plain);
+    proa_forward_free(graphs);
+    close_fixture(&f);
+}
+
 /* The first 40 rows of a prompt, copied to another sequence's block, serve that one. */
 static void copies_serve(proa_gpu *gpu, proa_kv_cache kv_cache)
 {
@@ -287,6 +363,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_any_mix_gives_the_bits_of_each_alone),
         cmocka_unit_test(test_any_mix_with_an_fp8_cache),
+        cmocka_unit_test(test_what_routers_choose_is_told),
         cmocka_unit_test(test_copies),
         cmocka_unit_test(test_plan),
     };

@@ -59,6 +59,25 @@ def test_no_flag_moves_an_answer(evaluate):
         assert evaluate(*flags)[0] == base, flags
 
 
+def test_what_routers_choose_is_recorded(run, tmp_path):
+    """Each token counts once, whatever runs beside it in whichever graph; and it is about what the CPU's routers choose."""
+    counts = {}
+    for name, flags in {"cuda": (), "cuda alone": ("--max-running-requests", 1), "cuda op by op": ("--disable-cuda-graph",),
+                        "cpu": ()}.items():
+        path = tmp_path / f"{name}.json"
+        result = run("eval", "--device", name.split()[0], "--model-path", MODEL, "--limit", 6, "--disable-radix-cache",
+                     "--expert-load", path, *flags, timeout=300)
+        assert result.returncode == 0, result.stderr
+        counts[name] = json.loads(path.read_text())["logical_count"]
+    count = counts["cuda"]
+    assert [len(row) for row in count] == [32] * 5
+    assert sum(count[0]) == sum(count[1]) == 0
+    assert sum(count[2]) == sum(count[3]) == sum(count[4]) > 0
+    assert counts["cuda alone"] == counts["cuda op by op"] == count
+    for layer in 2, 3, 4:
+        assert sum(abs(a - b) for a, b in zip(count[layer], counts["cpu"][layer])) <= sum(count[layer]) // 10
+
+
 def test_a_server_answers(server):
     one = server("--device", "cuda", "--model-path", MODEL, "--served-model-name", "tiny")
     reply = httpx.post(f"{one.url}/v1/chat/completions", timeout=60, json={

@@ -90,7 +90,7 @@ static void carve_moe(proa_carver *c, proa_cuda_forward *f)
         return;
     b->shared_out = carve_bf16(c, rows, hidden);
     b->router_logits = proa_carve(c, PROA_CUDA_ROUTER_SLICES * rows * m->n_routed_experts, sizeof(float));
-    b->expert_ids = proa_carve(c, choices, sizeof(int32_t));
+    b->expert_ids = proa_carve(c, m->num_hidden_layers * choices, sizeof(int32_t));
     b->place = proa_carve(c, choices, sizeof(int32_t));
     b->expert_weights = proa_carve(c, choices, sizeof(float));
     b->counts = proa_carve(c, 4 * local, sizeof(int32_t));
@@ -252,6 +252,13 @@ void proa_cuda_forward_bytes(const proa_cuda_forward *f, uint64_t *buffers, uint
 {
     *buffers = f->buffer_bytes;
     *cache = f->cache_bytes;
+}
+
+const int32_t *proa_cuda_forward_choices(const proa_cuda_forward *f, int32_t *rows)
+{
+    PROA_ASSERT(!f->placed); /* else they are places, not the model's experts */
+    *rows = f->rows;
+    return f->b.expert_ids;
 }
 
 const float *proa_cuda_forward_logits(const proa_cuda_forward *f)

@@ -107,6 +107,9 @@ proa_status proa_cuda_forward_prepare(proa_cuda_forward *forward, const proa_cud
                                       proa_error *err);
 proa_status proa_cuda_forward_run(proa_cuda_forward *forward, proa_error *err);
 const float *proa_cuda_forward_logits(const proa_cuda_forward *forward);
+/* What the routers choose in that step: [layers, *rows of the step with its padding, num_experts_per_tok] on the GPU; of MoE layers alone. Not
+ * with `where`. */
+const int32_t *proa_cuda_forward_choices(const proa_cuda_forward *forward, int32_t *rows);
 
 /* Rows 0 .. tokens - 1 of block `from`, in every layer, to block `to`. Queued. */
 proa_status proa_cuda_forward_kv_copy(proa_cuda_forward *forward, int32_t from, int32_t to, int32_t tokens,

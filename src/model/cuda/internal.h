@@ -43,13 +43,14 @@ typedef struct cuda_buffers {
     void *gate_up;   /* [R, 2 * width] dense or shared */
     void *activated; /* [R, width] */
     proa_cuda_fp8_rows activated_q8;
-    void *shared_out;            /* [R, H] */
-    float *router_logits;        /* [slices, R, experts] float32 */
-    int32_t *expert_ids, *place; /* [R, top_k] */
-    float *expert_weights;       /* [R, top_k] */
-    int32_t *counts;             /* [2][2 * local experts]: counts and filled, of this layer and the next */
-    int32_t *first, *count;      /* [local experts] */
-    void *spread;                /* [S, H] */
+    void *shared_out;       /* [R, H] */
+    float *router_logits;   /* [slices, R, experts] float32 */
+    int32_t *expert_ids;    /* [layers, rows of the step, top_k] */
+    int32_t *place;         /* [R, top_k] */
+    float *expert_weights;  /* [R, top_k] */
+    int32_t *counts;        /* [2][2 * local experts]: counts and filled, of this layer and the next */
+    int32_t *first, *count; /* [local experts] */
+    void *spread;           /* [S, H] */
     proa_cuda_fp8_rows spread_q8;
     void *slot_gate_up;   /* [S, 2 * moe width] */
     void *slot_activated; /* [S, moe width] */

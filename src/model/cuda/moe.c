@@ -52,7 +52,8 @@ static proa_status run_mlp(proa_cuda_forward *f, proa_cuda_op op, const proa_cud
                : status;
 }
 
-static proa_status route(proa_cuda_forward *f, const proa_cuda_layer *w, int32_t *counts, proa_error *err)
+static proa_status route(proa_cuda_forward *f, const proa_cuda_layer *w, int32_t *ids, int32_t *counts,
+                         proa_error *err)
 {
     const proa_model_config *c = &f->config;
     const int32_t slices = c->hidden_size % (PROA_CUDA_ROUTER_SLICES * 64) == 0 ? PROA_CUDA_ROUTER_SLICES : 1;
@@ -94,15 +95,15 @@ static proa_status route(proa_cuda_forward *f, const proa_cuda_layer *w, int32_t
                                                      .logits = f->b.router_logits,
                                                      .bias = w->router_bias,
                                                      .where = f->where,
-                                                     .ids = f->b.expert_ids,
+                                                     .ids = ids,
                                                      .weights = f->b.expert_weights,
                                                      .counts = counts},
                             err);
 }
 
 /* Rows by expert; clears the counts of the next layer. */
-static proa_status spread(proa_cuda_forward *f, const proa_cuda_layer *w, int32_t *counts, int32_t *next,
-                          proa_error *err)
+static proa_status spread(proa_cuda_forward *f, const proa_cuda_layer *w, const int32_t *ids, int32_t *counts,
+                          int32_t *next, proa_error *err)
 {
     const proa_model_config *c = &f->config;
     const bool fp8 = w->experts.down.dtype == PROA_DTYPE_E4M3;
@@ -113,7 +114,7 @@ static proa_status spread(proa_cuda_forward *f, const proa_cuda_layer *w, int32_
                             &(proa_cuda_spread_args){.rows = f->rows,
                                                      .top_k = c->num_experts_per_tok,
                                                      .experts = local,
-                                                     .ids = f->b.expert_ids,
+                                                     .ids = ids,
                                                      .counts = counts,
                                                      .filled = counts + local,
                                                      .clear = next,
@@ -163,12 +164,14 @@ static proa_status moe(proa_cuda_forward *f, int32_t layer, proa_error *err)
     const proa_model_config *c = &f->config;
     const proa_cuda_layer *w = &f->weights->layers[layer];
     const int32_t table = 2 * f->local_experts;
+    int32_t *ids =
+        f->b.expert_ids + (int64_t)layer * f->rows * c->num_experts_per_tok; /* each layer's stay */
     int32_t *counts = f->b.counts + layer % 2 * table, *next = f->b.counts + (layer + 1) % 2 * table;
     proa_status status = w->has_shared ? proa_cuda_fork(f, err) : PROA_OK;
     if (status == PROA_OK)
-        status = route(f, w, counts, err);
+        status = route(f, w, ids, counts, err);
     if (status == PROA_OK)
-        status = spread(f, w, counts, next, err);
+        status = spread(f, w, ids, counts, next, err);
     if (status == PROA_OK && w->has_shared)
         status = run_shared(f, w, err);
     if (status == PROA_OK)

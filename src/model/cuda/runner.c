@@ -2,6 +2,7 @@
 #include "model/cuda/runner.h"
 
 #include "base/minmax.h"
+#include "model/cuda/choices.h"
 #include "model/cuda/trace.h"
 #include "model/forward_backend.h"
 #include "op/sample/cuda.h"
@@ -24,6 +25,7 @@ typedef struct runner {
     proa_gpu *gpu;
     proa_cuda_forward *forward;
     proa_cuda_limits limits;
+    const proa_model_config *config; /* the weights' */
     int32_t vocab;
     piece piece;
     float *logits; /* [logit_rows_max, vocab] pinned, in the order of the step; NULL with a sampler */
@@ -31,6 +33,7 @@ typedef struct runner {
     int32_t *row_of;            /* [logit_rows_max]: logit row of the step -> row of the logits on the GPU */
     int32_t logit_rows;         /* of the pieces so far */
     bool queued;                /* work that nobody has waited for */
+    proa_cuda_choices *choices; /* or NULL: nobody counts them */
     proa_trace *to;             /* what the host does; or NULL, as is the next */
     proa_cuda_trace *trace;
     int32_t graph_count;
@@ -104,6 +107,17 @@ static proa_status wait(runner *r, proa_error *err)
     if (status == PROA_OK)
         proa_cuda_trace_end(r->trace);
     proa_trace_end(r->to);
+    if (status == PROA_OK)
+        proa_cuda_choices_take(r->choices);
+    return status;
+}
+
+/* The step's last piece is waited for. */
+static proa_status finish(runner *r, proa_error *err)
+{
+    const proa_status status = wait(r, err);
+    if (status == PROA_OK)
+        proa_cuda_choices_tell(r->choices);
     return status;
 }
 
@@ -118,6 +132,16 @@ static proa_status launch(runner *r, const proa_cuda_step *step, proa_gpu_graph 
             graph != NULL ? proa_gpu_graph_run(r->gpu, graph, err) : proa_cuda_forward_run(r->forward, err);
     proa_trace_end(r->to);
     return status;
+}
+
+static proa_status fetch_choices(runner *r, proa_error *err)
+{
+    if (r->choices == NULL)
+        return PROA_OK;
+    proa_status status = proa_cuda_trace_mark(r->trace, PROA_CUDA_DOWNLOAD, err);
+    if (status == PROA_OK)
+        status = proa_cuda_choices_fetch(r->choices, r->piece.rows, err);
+    return status == PROA_OK ? proa_cuda_trace_mark(r->trace, PROA_CUDA_NOTHING, err) : status;
 }
 
 /* Queues the piece and forgets it. A graph's rows all have logits, and are all of the step. */
@@ -138,6 +162,8 @@ static proa_status run_piece(runner *r, bool whole, proa_error *err)
     proa_status status = proa_cuda_trace_begin(r->trace, err);
     if (status == PROA_OK)
         status = launch(r, &step, graph, err);
+    if (status == PROA_OK)
+        status = fetch_choices(r, err);
     place_logits(r);
     clear(p);
     if (status == PROA_OK && !whole) /* the description's memory is wanted again */
@@ -236,8 +262,9 @@ static proa_status step(void *context, const proa_step *step, float **logits, pr
     int32_t next = 0;
     proa_status status = proa_gpu_own(r->gpu, err); /* made on another thread than the engine's */
     if (status == PROA_OK && r->queued)
-        status = wait(r, err);
+        status = finish(r, err);
     clear(p); /* a step that failed may have left something */
+    proa_cuda_choices_begin(r->choices);
     r->logit_rows = 0;
     for (int32_t i = 0; i < step->segment_count && status == PROA_OK; i++)
         status = add_segment(r, step, i, &next, err);
@@ -247,7 +274,7 @@ static proa_status step(void *context, const proa_step *step, float **logits, pr
     if (status == PROA_OK && r->sampler == NULL)
         status = fetch_logits(r, err);
     if (status == PROA_OK && (r->sampler == NULL || r->logit_rows == 0))
-        status = wait(r, err);
+        status = finish(r, err);
     *logits = r->logits;
     return status;
 }
@@ -266,7 +293,7 @@ static proa_status sample(void *context, const proa_sample_args *args, proa_erro
     if (status == PROA_OK)
         status = proa_cuda_trace_mark(r->trace, PROA_CUDA_NOTHING, err);
     if (status == PROA_OK)
-        status = wait(r, err);
+        status = finish(r, err);
     if (status == PROA_OK)
         memcpy(args->results, proa_cuda_sampler_results(r->sampler),
                (size_t)args->rows * sizeof *args->results);
@@ -288,6 +315,21 @@ static void set_tap(void *context, proa_forward_tap tap, void *tap_context)
     proa_cuda_forward_set_tap(r->forward, tap, tap_context);
 }
 
+static proa_status set_expert_tap(void *context, proa_forward_expert_tap tap, void *tap_context,
+                                  proa_error *err)
+{
+    runner *r = context;
+    proa_status status = proa_gpu_own(r->gpu, err);
+    if (status == PROA_OK && r->queued) /* what is told of it goes to the one before */
+        status = finish(r, err);
+    proa_cuda_choices_free(r->choices);
+    r->choices = NULL;
+    return status == PROA_OK && tap != NULL && r->config->n_routed_experts > 0
+               ? proa_cuda_choices_create(r->gpu, r->forward, r->config, r->limits.rows_max, tap, tap_context,
+                                          &r->choices, err)
+               : status;
+}
+
 /* ---- life ---- */
 
 static void free_runner(void *context)
@@ -297,6 +339,7 @@ static void free_runner(void *context)
     (void)proa_gpu_own(r->gpu, &unused); /* frees what it can in any case */
     (void)proa_gpu_sync(r->gpu, &unused);
     proa_cuda_sampler_free(r->sampler);
+    proa_cuda_choices_free(r->choices);
     proa_cuda_trace_free(r->trace);
     for (int32_t i = 0; i < r->graph_count; i++)
         proa_gpu_graph_free(r->graphs[i]);
@@ -353,10 +396,17 @@ static proa_status make_graph(runner *r, int32_t rows, proa_error *err)
     return status == PROA_OK ? proa_gpu_sync(r->gpu, err) : status;
 }
 
-static const proa_forward_backend reads_there = {
-    .free = free_runner, .step = step, .kv_copy = kv_copy, .set_tap = set_tap, .sample = sample};
-static const proa_forward_backend reads_here = {
-    .free = free_runner, .step = step, .kv_copy = kv_copy, .set_tap = set_tap};
+static const proa_forward_backend reads_there = {.free = free_runner,
+                                                 .step = step,
+                                                 .kv_copy = kv_copy,
+                                                 .set_tap = set_tap,
+                                                 .set_expert_tap = set_expert_tap,
+                                                 .sample = sample};
+static const proa_forward_backend reads_here = {.free = free_runner,
+                                                .step = step,
+                                                .kv_copy = kv_copy,
+                                                .set_tap = set_tap,
+                                                .set_expert_tap = set_expert_tap};
 
 proa_status proa_cuda_runner_create(proa_gpu *gpu, const proa_cuda_weights *weights, const int32_t *where,
                                     const proa_forward_limits *limits,
@@ -371,6 +421,7 @@ proa_status proa_cuda_runner_create(proa_gpu *gpu, const proa_cuda_weights *weig
         return proa_error_set(err, PROA_ERR_MEMORY, "no memory for a GPU's steps");
     r->gpu = gpu;
     r->limits = proa_cuda_runner_limits(limits, graphs);
+    r->config = &weights->config;
     r->vocab = weights->config.vocab_size;
     proa_status status = allocate(r, options->host_logits, err);
     if (status == PROA_OK)
