@@ -277,7 +277,7 @@ static proa_status run_table(bench *b, const char *wanted, proa_error *err)
     if (status != PROA_OK)
         return status;
     printf("\n");
-    proa_bench_slice_table_print(&room, pairs);
+    proa_bench_slice_table_print(stdout, &room, pairs);
     if (b->results != NULL)
         b->table = proa_bench_slice_table_json(&room, pairs);
     return PROA_OK;

@@ -6,6 +6,8 @@
 #include "base/json.h"
 #include "cmd/gpu_step.h"
 
+#include <stdio.h>
+
 typedef struct bench_slice_cost {
     double bytes;
     double fp8_flops;
@@ -44,8 +46,8 @@ typedef struct bench_slice_room {
 /* All of them, none asked for; a row of the table after the other. */
 void proa_bench_slice_pairs(bench_slice_pair pairs[BENCH_SLICE_PAIRS]);
 
-/* On standard output; which pairs do not fit, below. */
-void proa_bench_slice_table_print(const bench_slice_room *room,
+/* With which pairs do not fit, below. */
+void proa_bench_slice_table_print(FILE *out, const bench_slice_room *room,
                                   const bench_slice_pair pairs[BENCH_SLICE_PAIRS]);
 
 /* Of the pairs that were asked for; one without room has no step_ms. The caller frees it. */

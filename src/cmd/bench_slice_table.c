@@ -5,8 +5,6 @@
  */
 #include "cmd/bench_slice.h"
 
-#include <stdio.h>
-
 static const int32_t batches[BENCH_SLICE_BATCHES] = {1, 32, 64, 128, 256},
                      contexts[BENCH_SLICE_CONTEXTS] = {1024, 2048, 4096, 8192};
 
@@ -33,55 +31,57 @@ static double rate(const bench_slice_pair *p)
     return p->us > 0 ? p->shape.sequences / p->us * 1e6 : 0;
 }
 
-static void print_pair(const bench_slice_room *room, const bench_slice_pair *p)
+static void print_pair(FILE *out, const bench_slice_room *room, const bench_slice_pair *p)
 {
     if (p->state == BENCH_SLICE_NOT_ASKED)
-        printf("  %15s ", "");
+        fprintf(out, "  %15s ", "");
     else if (p->state == BENCH_SLICE_NO_ROOM)
-        printf("  %15s%c", "no room", '-');
+        fprintf(out, "  %15s%c", "no room", '-');
     else
-        printf("  %8.2f %6.0f%c", p->us / 1e3, rate(p), fits(room, p) ? ' ' : '+');
+        fprintf(out, "  %8.2f %6.0f%c", p->us / 1e3, rate(p), fits(room, p) ? ' ' : '+');
 }
 
 /* Unless none of its pairs was asked for. */
-static void print_row(const bench_slice_room *room, const bench_slice_pair pairs[BENCH_SLICE_CONTEXTS])
+static void print_row(FILE *out, const bench_slice_room *room,
+                      const bench_slice_pair pairs[BENCH_SLICE_CONTEXTS])
 {
     bool asked = false;
     for (int i = 0; i < BENCH_SLICE_CONTEXTS; i++)
         asked = asked || pairs[i].state != BENCH_SLICE_NOT_ASKED;
     if (!asked)
         return;
-    printf("  %9d", pairs[0].shape.sequences);
+    fprintf(out, "  %9d", pairs[0].shape.sequences);
     for (int i = 0; i < BENCH_SLICE_CONTEXTS; i++)
-        print_pair(room, &pairs[i]);
-    printf("\n");
+        print_pair(out, room, &pairs[i]);
+    fprintf(out, "\n");
 }
 
-static void print_marks(const bench_slice_room *room, const bench_slice_pair *p)
+static void print_marks(FILE *out, const bench_slice_room *room, const bench_slice_pair *p)
 {
     if (p->state == BENCH_SLICE_NOT_ASKED || fits(room, p))
         return;
-    printf("%c %d at %d: the KV cache of all layers, %.1f GB, does not fit beside %.1f GB of weights and "
-           "%.1f of "
-           "buffers into %.1f GB; %s\n",
-           p->state == BENCH_SLICE_NO_ROOM ? '-' : '+', p->shape.sequences, p->shape.context,
-           (double)p->cache / 1e9, (double)room->weights / 1e9, (double)p->buffers / 1e9,
-           (double)room->memory / 1e9,
-           p->state == BENCH_SLICE_NO_ROOM ? "nor do the caches that a measurement takes"
-                                           : "measured with fewer caches, which layers share");
+    fprintf(out,
+            "%c %d at %d: the KV cache of all layers, %.1f GB, does not fit beside %.1f GB of weights and "
+            "%.1f of "
+            "buffers into %.1f GB; %s\n",
+            p->state == BENCH_SLICE_NO_ROOM ? '-' : '+', p->shape.sequences, p->shape.context,
+            (double)p->cache / 1e9, (double)room->weights / 1e9, (double)p->buffers / 1e9,
+            (double)room->memory / 1e9,
+            p->state == BENCH_SLICE_NO_ROOM ? "nor do the caches that a measurement takes"
+                                            : "measured with fewer caches, which layers share");
 }
 
-void proa_bench_slice_table_print(const bench_slice_room *room,
+void proa_bench_slice_table_print(FILE *out, const bench_slice_room *room,
                                   const bench_slice_pair pairs[BENCH_SLICE_PAIRS])
 {
-    printf("decode, ms a step and tokens/s a GPU, without all-to-all:\n  sequences");
+    fprintf(out, "decode, ms a step and tokens/s a GPU, without all-to-all:\n  sequences");
     for (int i = 0; i < BENCH_SLICE_CONTEXTS; i++)
-        printf("  %8s %5d ", "at", contexts[i]);
-    printf("\n");
+        fprintf(out, "  %8s %5d ", "at", contexts[i]);
+    fprintf(out, "\n");
     for (int i = 0; i < BENCH_SLICE_PAIRS; i += BENCH_SLICE_CONTEXTS)
-        print_row(room, &pairs[i]);
+        print_row(out, room, &pairs[i]);
     for (int i = 0; i < BENCH_SLICE_PAIRS; i++)
-        print_marks(room, &pairs[i]);
+        print_marks(out, room, &pairs[i]);
 }
 
 proa_json *proa_bench_slice_table_json(const bench_slice_room *room,
