@@ -103,6 +103,16 @@ def test_a_pair_that_differs_is_refused(proa, tmp_path):
         assert answer.status_code >= 400, answer.text
 
 
+def test_nodes_that_differ_are_refused(proa, tmp_path):
+    """Two nodes of one worker: auto and bf16 are the same, FP8 is not."""
+    nodes = ("--tp-size", "2", "--nnodes", "2", "--dist-init-addr", f"127.0.0.1:{HERE.free_port()}")
+    with Cluster(proa, tmp_path, Settings()) as cluster:
+        cluster.worker(HERE, "null", *nodes, "--node-rank", "0", *FP8)
+        other = cluster.worker(HERE, "null", *nodes, "--node-rank", "1", "--kv-cache-dtype", "bf16")
+        assert other.process.wait(60) != 0
+        assert "--kv-cache-dtype is auto at rank 1 and fp8_e4m3 at rank 0" in other.process.log()
+
+
 def test_bench_slice_counts_its_bytes(gpu_proa, tmp_path):
     """tiny-r1 has 4 heads in 5 layers: a key has 320 bytes in bf16 and 208 in FP8, queries and outputs stay in bf16."""
     for flags, row, name in (((), 320, "bf16"), (FP8, 208, "fp8_e4m3")):

@@ -151,11 +151,16 @@ static void the_layout_is_the_caches(void **state)
     (void)state;
     static const struct {
         int32_t kv_lora_rank, rope;
+        proa_kv_cache kv_cache;
         size_t row_bytes;
-    } table[] = {{512, 64, 1152}, {48, 16, 128}, {5, 4, 24}, {1, 1, 8}};
+    } table[] = {{512, 64, PROA_KV_CACHE_AUTO, 1152},
+                 {48, 16, PROA_KV_CACHE_AUTO, 128},
+                 {5, 4, PROA_KV_CACHE_AUTO, 24},
+                 {1, 1, PROA_KV_CACHE_AUTO, 8},
+                 {512, 64, PROA_KV_CACHE_E4M3, 656}};
     for (size_t k = 0; k < sizeof table / sizeof table[0]; k++) {
         proa_model_config config = wide;
-        proa_forward_limits limits = {.logit_rows_max = 1, .kv_blocks = 5};
+        proa_forward_limits limits = {.logit_rows_max = 1, .kv_blocks = 5, .kv_cache = table[k].kv_cache};
         proa_proof *proof = NULL;
         proa_kv_layout layout;
         config.kv_lora_rank = table[k].kv_lora_rank;
@@ -164,6 +169,7 @@ static void the_layout_is_the_caches(void **state)
         proa_proof_layout(proof, &layout);
         assert_int_equal(layout.layers, 3);
         assert_int_equal(layout.blocks, 5);
+        assert_int_equal(layout.dtype, proa_kv_cache_dtype(table[k].kv_cache, PROA_PRECISION_DEFAULT));
         assert_int_equal(layout.row_bytes, table[k].row_bytes);
         assert_int_equal(layout.block_bytes, 64 * layout.row_bytes);
         assert_int_equal(layout.layer_bytes, 5 * layout.block_bytes);
