@@ -30,12 +30,19 @@ static float *new_floats(size_t count)
 typedef struct absorbed_shape {
     int32_t rows, positions, heads;
     proa_precision precision;
+    proa_kv_cache kv_cache;
 } absorbed_shape;
 
 static const absorbed_shape absorbed_shapes[] = {
-    {1, 1024, 128, PROA_PRECISION_DEFAULT}, {1, 4096, 128, PROA_PRECISION_DEFAULT},
-    {8, 4096, 128, PROA_PRECISION_DEFAULT}, {64, 1024, 16, PROA_PRECISION_DEFAULT},
-    {1, 1024, 128, PROA_PRECISION_EXACT},   {8, 1024, 128, PROA_PRECISION_EXACT},
+    {1, 1024, 128, PROA_PRECISION_DEFAULT, PROA_KV_CACHE_AUTO},
+    {1, 4096, 128, PROA_PRECISION_DEFAULT, PROA_KV_CACHE_AUTO},
+    {8, 4096, 128, PROA_PRECISION_DEFAULT, PROA_KV_CACHE_AUTO},
+    {64, 1024, 16, PROA_PRECISION_DEFAULT, PROA_KV_CACHE_AUTO},
+    {1, 4096, 128, PROA_PRECISION_DEFAULT, PROA_KV_CACHE_E4M3},
+    {8, 4096, 128, PROA_PRECISION_DEFAULT, PROA_KV_CACHE_E4M3},
+    {64, 1024, 16, PROA_PRECISION_DEFAULT, PROA_KV_CACHE_E4M3},
+    {1, 1024, 128, PROA_PRECISION_EXACT, PROA_KV_CACHE_AUTO},
+    {8, 1024, 128, PROA_PRECISION_EXACT, PROA_KV_CACHE_AUTO},
 };
 
 typedef struct absorbed_state {
@@ -45,15 +52,14 @@ typedef struct absorbed_state {
     float *q_lat, *q_pe, *o_lat;
 } absorbed_state;
 
-static proa_dtype cache_dtype(proa_precision precision)
+static proa_dtype cache_dtype(const absorbed_shape *s)
 {
-    return precision == PROA_PRECISION_EXACT ? PROA_DTYPE_F32 : PROA_DTYPE_BF16;
+    return proa_kv_cache_dtype(s->kv_cache, s->precision);
 }
 
 static size_t cache_bytes(const absorbed_shape *s)
 {
-    return (size_t)s->rows * (size_t)s->positions * (LORA + ROPE) *
-           proa_dtype_bytes(cache_dtype(s->precision));
+    return (size_t)s->rows * (size_t)s->positions * (size_t)proa_kv_row_of(cache_dtype(s), LORA, ROPE).bytes;
 }
 
 static void absorbed_run(void *state, const proa_host *host, proa_bench_memory *memory)
@@ -62,7 +68,7 @@ static void absorbed_run(void *state, const proa_host *host, proa_bench_memory *
     const absorbed_shape *s = &a->shape;
     proa_kv_layer kv = {
         .base = (void *)proa_bench_memory_take(memory, cache_bytes(s)),
-        .dtype = cache_dtype(s->precision),
+        .dtype = cache_dtype(s),
         .kv_lora_rank = LORA,
         .rope_dim = ROPE,
     };
@@ -133,7 +139,9 @@ static proa_status make_absorbed(int index, const proa_host *host, proa_bench_ca
         .release = absorbed_release,
     };
     snprintf(out->shape, sizeof out->shape, "%d heads, %d positions %s", s->heads, s->positions,
-             out->bf16 ? "bf16" : "exact");
+             !out->bf16                          ? "exact"
+             : s->kv_cache == PROA_KV_CACHE_E4M3 ? "fp8 cache"
+                                                 : "bf16");
     return out->state != NULL ? PROA_OK
                               : proa_error_set(err, PROA_ERR_MEMORY, "no memory for %s", out->shape);
 }
