@@ -93,13 +93,14 @@ static void start(const proa_mla_work *w, const proa_mla_absorbed_args *a, const
 }
 
 /* An FP8 block becomes bf16 first, which it does once for all queries of the task. */
-static void pack_block(const proa_mla_work *w, const proa_kv_layer *kv, int32_t block, int32_t keys)
+static void pack_block(const proa_mla_work *w, proa_isa isa, const proa_kv_layer *kv, int32_t block,
+                       int32_t keys)
 {
     int64_t row_dim = kv->kv_lora_rank + kv->rope_dim;
     const unsigned char *base = proa_kv_layer_at(kv, &block, 0);
     proa_dtype dtype = kv->dtype;
     if (dtype == PROA_DTYPE_E4M3) {
-        proa_kv_block_to_bf16(kv, base, keys, w->rows);
+        proa_kv_block_to_bf16(isa, kv, base, keys, w->rows);
         base = (const unsigned char *)w->rows;
         dtype = PROA_DTYPE_BF16;
     }
@@ -111,12 +112,12 @@ static void pack_block(const proa_mla_work *w, const proa_kv_layer *kv, int32_t 
     w->kernels->pack_values(w->values, w->cols, &lora, keys);
 }
 
-static void walk(const proa_mla_work *w, const proa_mla_absorbed_args *a, const chunk *c)
+static void walk(const proa_mla_work *w, proa_isa isa, const proa_mla_absorbed_args *a, const chunk *c)
 {
     size_t bytes = (size_t)w->depth * w->kernels->element_bytes;
     int32_t end_position = c->segment->position_first + c->end;
     for (int32_t first = 0; first < end_position; first += PROA_MLA_SPLIT) {
-        pack_block(w, a->kv, c->segment->blocks[first / PROA_MLA_SPLIT],
+        pack_block(w, isa, a->kv, c->segment->blocks[first / PROA_MLA_SPLIT],
                    proa_min_i32(end_position - first, PROA_MLA_SPLIT));
         for (int32_t t = c->first; t < c->end; t++) {
             int32_t count = c->segment->position_first + t - first + 1;
@@ -163,7 +164,7 @@ static void absorbed_task(void *context, int task, int thread)
         proa_mla_work_at(job->host, thread, job->chunk_rows * a->heads,
                          padded_depth(a->kv->kv_lora_rank, a->kv->rope_dim), a->kv->kv_lora_rank, a->scale);
     start(&work, a, &c);
-    walk(&work, a, &c);
+    walk(&work, job->host->isa, a, &c);
     finish_chunk(job, &work, &c);
 }
 

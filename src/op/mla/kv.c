@@ -3,7 +3,6 @@
 
 #include "op/host.h"
 #include "op/lanes.h"
-#include "op/mla/kv_block.h"
 
 static void store_bf16(const float *from, int32_t count, void *memory)
 {
@@ -91,23 +90,6 @@ static void load_row(const proa_kv_layer *kv, const proa_kv_row *row, const unsi
         PROA_VECTORISED
         for (int32_t i = 0; i < count; i++)
             kv_lora[first + i] = proa_lane_load_e4m3(from[first + i]) * scale;
-    }
-}
-
-void proa_kv_block_to_bf16(const proa_kv_layer *kv, const unsigned char *rows, int32_t count, uint16_t *to)
-{
-    const proa_kv_row row = proa_kv_layer_row(kv);
-    for (int32_t j = 0; j < count; j++, rows += row.bytes, to += kv->kv_lora_rank + kv->rope_dim) {
-        const float *scales = (const float *)(const void *)(rows + row.scales);
-        for (int32_t g = 0; g < row.groups; g++) {
-            int32_t first = g * PROA_KV_SCALE_GROUP, left = kv->kv_lora_rank - first;
-            int32_t end = first + (left < PROA_KV_SCALE_GROUP ? left : PROA_KV_SCALE_GROUP);
-            float scale = scales[g];
-            PROA_VECTORISED
-            for (int32_t i = first; i < end; i++)
-                to[i] = proa_lane_to_bf16(proa_lane_load_e4m3(rows[i]) * scale);
-        }
-        memcpy(to + kv->kv_lora_rank, rows + row.k_pe, (size_t)kv->rope_dim * sizeof *to);
     }
 }
 

@@ -5,6 +5,7 @@
 #include "op/mla/kv_row.h"
 
 /* `count` neighbouring E4M3 rows to [count, kv_lora_rank + rope_dim] bf16; no bit is lost. */
-void proa_kv_block_to_bf16(const proa_kv_layer *kv, const unsigned char *rows, int32_t count, uint16_t *to);
+void proa_kv_block_to_bf16(proa_isa isa, const proa_kv_layer *kv, const unsigned char *rows, int32_t count,
+                           uint16_t *to);
 
 #endif
