@@ -177,8 +177,12 @@ def test_the_cpu_shows_what_its_thread_does(server, tmp_path):
     one.process.wait()
     text = path.read_text()
     assert not text.endswith("]\n")  # and it opens all the same
-    path.write_text(text + "]")
-    spans = read_trace(path)
+    started_again = server("--device", "cpu", "--model-path", MODEL, "--served-model-name", "tiny", "--trace", path)
+    assert started_again is not one
+    kept = tmp_path / "trace.1.json"  # what led to the end is still there
+    assert kept.read_text() == text and path.read_text().count('"name":"step"') == 0
+    kept.write_text(text + "]")
+    spans = read_trace(kept)
     assert {"step", "schedule", "build inputs", "forward", "sample", "complete", "deliver"} == {s["name"] for s in spans}
     assert len([s for s in spans if s["name"] == "step"]) == 4
 
