@@ -41,8 +41,8 @@ wrap() {
 # -S: what else the machine's Python has installed, plugins of another pytest among it, is not looked at.
 suite() {
     PYTHONPATH=$site PYTHONDONTWRITEBYTECODE=1 PROA_TEST_BUILD=${PROA_TEST_BUILD:-$wrapped} PROA_TEST_DATA=${PROA_TEST_DATA:-$here} \
-        PROA_TEST_DEVICE=${PROA_TEST_DEVICE:-cuda} timeout -k 20 "${HTTP_SECONDS:-300}" "$python" -S -m pytest --long --durations=5 \
-        --basetemp="$out/tmp_$1" --junitxml="$out/http_$1.xml" "$here/tests/system/test_$1.py" >"$out/http_$1.log" 2>&1
+        PROA_TEST_DEVICE=${PROA_TEST_DEVICE:-cuda} timeout -k 20 "${HTTP_SECONDS:-300}" "$python" -S -m pytest -v --long --durations=5 \
+        -o faulthandler_timeout=90 --basetemp="$out/tmp_$1" --junitxml="$out/http_$1.xml" "$here/tests/system/test_$1.py" >"$out/http_$1.log" 2>&1
 }
 
 if ! find_site; then
@@ -50,20 +50,29 @@ if ! find_site; then
     exit 1
 fi
 wrap
-declare -A pids
+declare -A names
+trap 'kill $(jobs -p) 2>/dev/null' EXIT
+trap 'exit 1' INT TERM
 for name in ${SUITES:-$all}; do
     suite "$name" &
-    pids[$name]=$!
+    names[$!]=$name
 done
-for name in ${SUITES:-$all}; do
-    if wait "${pids[$name]}"; then
-        echo "passed http $name: $(tail -1 "$out/http_$name.log")"
+# As they end. One that a timeout ends has written what it was at; the logs of its servers stay in OUT/tmp_NAME, as those of any that fails.
+while [ ${#names[@]} -gt 0 ]; do
+    wait -n -p ended
+    status=$?
+    name=${names[$ended]} log=$out/http_${names[$ended]}.log
+    unset "names[$ended]"
+    if [ $status -eq 0 ]; then
+        echo "passed http $name: $(tail -1 "$log")"
+        rm -rf "$out/tmp_$name"
+    elif [ $status -ge 124 ]; then
+        echo "FAILED http $name: not over after ${HTTP_SECONDS:-300} s, or killed, at: $(grep '::' "$log" | tail -1)"
+        bad=1
     else
-        echo "FAILED http $name: $(tail -1 "$out/http_$name.log")"
-        grep -E "^(FAILED|ERROR) " "$out/http_$name.log"
+        echo "FAILED http $name: $(tail -1 "$log")"
         bad=1
     fi
-    grep "^SKIPPED " "$out/http_$name.log"
-    rm -rf "$out/tmp_$name"
+    grep -E "^(FAILED|ERROR|SKIPPED) " "$log"
 done
 exit $bad
