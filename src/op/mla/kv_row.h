@@ -4,13 +4,14 @@
  *   E4M3        | kv_lora e4m3 [kv_lora_rank] | scales float32 [ceil(kv_lora_rank / 128)] | k_pe bf16 [rope_dim] | zeros |
  *
  * An E4M3 row ends at a multiple of 16 bytes: 656 of 512 + 4 * 4 + 64 * 2 in DeepSeek-R1, where a BF16 row has 1,152. It is FlashMLA's
- * "FP8 with scale" row, but that its scales are powers of two, as MLA's latents after kv_a_layernorm allow:
+ * "FP8 with scale" row, but that its scales are powers of two:
  *
  *   s = the least 2^e with max |x| / 2^e <= 448 over the 128 latents of a group, -117 <= e <= 119 (a group of zeros: 2^-117)
  *   q = e4m3(x / s), to nearest even; x is the latent as a BF16 cache would hold it; k_pe is not quantised
  *
- * So q * s is exactly a bf16 number, normal and finite (e4m3's least is 2^-9, its largest 448), and x / s is exact too: whoever reads the
- * cache sees bf16 numbers, the same ones on every device, and kernels for BF16 work behind a load that multiplies.
+ * So q * s is exactly a bf16 number, normal and finite (e4m3's least is 2^-9, its largest 448), and x / s is exact, or
+ * so small that it becomes 0: whoever reads the cache sees bf16 numbers, the same ones on every device, and kernels for BF16 work behind a load
+ * that multiplies.
  */
 #ifndef PROA_OP_MLA_KV_ROW_H
 #define PROA_OP_MLA_KV_ROW_H
