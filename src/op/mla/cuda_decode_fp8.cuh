@@ -37,6 +37,11 @@ enum {
     MLA_FP8_SCALES = 512, /* where they begin, a float for each of four units */
     MLA_FP8_K_PE = 528,
 };
+static_assert((int)MLA_FP8_SCALES == (int)MLA_LATENT &&
+                  MLA_FP8_K_PE == MLA_FP8_SCALES + (int)MLA_LATENT / (int)PROA_KV_SCALE_GROUP * 4 &&
+                  MLA_FP8_ROW == MLA_FP8_K_PE + 64 * 2 && (int)MLA_FP8_ROW % (int)PROA_KV_ROW_ALIGNMENT == 0,
+              "an E4M3 row of 512 + 64 values, as proa_kv_row_of has it");
+static_assert((int)PROA_KV_SCALE_GROUP == 128, "a unit's columns share a scale");
 
 /* Items of a warp's walk: queries, or a block of keys. An item is its row in the map of the cache; queries are the complement of theirs. */
 constexpr int32_t MLA_NO_ITEM = INT32_MIN;
@@ -92,8 +97,8 @@ __device__ __forceinline__ void mla_copy_codes(const MlaMaps &maps, MlaShared &m
         copy_tile(m.slots[slot.at], maps.cache + 1, 0, row, &m.slot_full[slot.at]);
 }
 
-/* A warp's 16 rows of a unit, in places 0 .. 15: a lane widens its piece of those of places `first`, and 4, 8 and 12 further, which are 16 rows
- * apart. Rows that differ by 1 and by 4 stand side by side, since pieces of such rows are in different banks, of codes and of columns. */
+/* A warp's 16 rows of a unit, in places 0 .. 15: a lane widens its piece of those of a place from 0 to 3, and 4, 8 and 12 further, which are 16
+ * rows apart. Rows that differ by 1 and by 4 stand side by side, since pieces of such rows are in different banks, of codes and of columns. */
 __device__ __forceinline__ int32_t mla_row_at(int32_t warp, int32_t place)
 {
     return ((warp % 2 * 2 + place / 2 % 2) ^ (place % 2 != 0 ? 5 : 0)) + warp / 2 * 8 + place / 4 * 16;
