@@ -379,10 +379,14 @@ __device__ __forceinline__ void mla_value(const MlaDecode &d, MlaShared &m, int3
             product_pin(o[0]);
             product_pin(o[1]);
         }
-        const MlaEnd &end = m.end[(note.what & MLA_NOTE_TURN) != 0];
-        const MlaFactors factors = {{end.old[row], end.old[row + 8]},
-                                    {end.added[row], end.added[row + 8]},
-                                    {end.inverse[row], end.inverse[row + 8]}};
+        MlaFactors factors = {};
+        const bool ends = (note.what & (MLA_NOTE_OUT | MLA_NOTE_PART)) != 0;
+        if (ends) { /* else score may be writing the next end */
+            const MlaEnd &end = m.end[(note.what & MLA_NOTE_TURN) != 0];
+            factors = {{end.old[row], end.old[row + 8]},
+                       {end.added[row], end.added[row + 8]},
+                       {end.inverse[row], end.inverse[row + 8]}};
+        }
         __syncwarp();
         if (threadIdx.x % ARRIVAL_LANES == 0) {
             if (keys == 0)
@@ -392,7 +396,7 @@ __device__ __forceinline__ void mla_value(const MlaDecode &d, MlaShared &m, int3
         }
         left.advance(4);
         right.advance(4);
-        if ((note.what & (MLA_NOTE_OUT | MLA_NOTE_PART)) != 0)
+        if (ends)
             mla_end_split(d, note, factors, o, row, side);
     }
 }
