@@ -72,6 +72,59 @@ template <int BN> struct StagingPitch {
     static constexpr int BYTES = BN * 2 + 16;
 };
 
+/* This warpgroup's [64, BN] in shared memory: boxes of 64 columns, in the 128-byte swizzle. */
+template <int BN> struct StagedTile {
+    static constexpr int BOX_BYTES = 64 * 128;
+    static constexpr int BYTES = (BN + 63) / 64 * BOX_BYTES;
+};
+
+/* As bf16 through shared memory to y, whose map has such boxes: the copy goes on while the warpgroup makes its next tile. Where there is no
+ * next one (`more`), and where boxes do not fit, in a tile of other columns or a group's last rows, the threads write y themselves. After
+ * the last tile: store_wait(). */
+template <int BN>
+__device__ __forceinline__ void
+store_tile_boxes(const CUtensorMap &map, bool more, __nv_bfloat16 *y, int64_t row_stride, int32_t n,
+                 const Tile &tile, int32_t group_row, const float (&total)[BN / 2], uint8_t *staging)
+{
+    using Staged = StagedTile<BN>;
+    const int32_t thread = (int32_t)threadIdx.x % 128, id = 1 + (int32_t)threadIdx.x / 128,
+                  lane = thread % 32;
+    if (thread == 0)
+        store_wait_read();
+    warpgroup_meet(id); /* the last tile has left */
+    const int32_t to = thread / 32 * 16 + lane % 16;
+    uint8_t *row = staging + to * 128;
+#pragma unroll
+    for (int i = 0; i < BN / 2; i += 8) {
+        const uint32_t pieces[4] = {
+            packed_bf16(total[i], total[i + 1]), packed_bf16(total[i + 2], total[i + 3]),
+            packed_bf16(total[i + 4], total[i + 5]), packed_bf16(total[i + 6], total[i + 7])};
+        const int32_t piece = i / 4 + lane / 16;
+        store_matrices(row + i / 32 * Staged::BOX_BYTES + ((piece % 8 ^ to % 8) << 4), pieces);
+    }
+    copy_fence();
+    warpgroup_meet(id);
+    const int32_t rows = min(64, tile.rows - group_row);
+    if (BN % 64 == 0 && more && rows == 64) {
+        if (thread == 0) {
+            for (int i = 0; i < BN / 64; i++)
+                if (tile.column + i * 64 < n)
+                    store_box(&map, tile.column + i * 64, tile.row + group_row,
+                              staging + i * Staged::BOX_BYTES);
+            store_commit();
+        }
+        return;
+    }
+    const int32_t columns = min(BN, n - tile.column);
+    for (int32_t at = thread; at < 64 * (BN / 8); at += 128) {
+        const int32_t r = at / (BN / 8), piece = at % (BN / 8);
+        if (r < rows && piece * 8 < columns)
+            *(uint4 *)(y + (int64_t)(tile.row + group_row + r) * row_stride + tile.column + piece * 8) =
+                *(const uint4 *)(staging + piece / 8 * Staged::BOX_BYTES + r * 128 +
+                                 ((piece % 8 ^ r % 8) << 4));
+    }
+}
+
 /* This warpgroup's [64, BN] as bf16 through shared memory to y, which has whole pieces of 16 bytes then. y is that of the tile's
  * group; row_stride in elements, a multiple of 8, as n is. */
 template <int BN>

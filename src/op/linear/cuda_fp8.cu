@@ -4,15 +4,17 @@
 #include "op/cuda/launch.cuh"
 #include "op/linear/cuda_fp8.cuh"
 
+#include <math.h>
+
 namespace
 {
 
 typedef cudaError_t launch_function(cudaStream_t stream, int32_t blocks, const CUtensorMap *x,
-                                    const CUtensorMap *w, const proa::Fp8Gemm *g);
+                                    const CUtensorMap *w, const CUtensorMap *y, const proa::Fp8Gemm *g);
 
 template <int BM, int BN>
 cudaError_t launch(cudaStream_t stream, int32_t blocks, const CUtensorMap *x, const CUtensorMap *w,
-                   const proa::Fp8Gemm *g)
+                   const CUtensorMap *y, const proa::Fp8Gemm *g)
 {
     constexpr int BYTES = proa::Fp8Layout<BM, BN>::BYTES;
     const cudaError_t result =
@@ -20,7 +22,7 @@ cudaError_t launch(cudaStream_t stream, int32_t blocks, const CUtensorMap *x, co
     if (result != cudaSuccess)
         return result;
     return proa_cuda_follow(stream, proa::fp8_gemm<BM, BN>, dim3((unsigned)blocks), BM * 2 + 128, BYTES, *x,
-                            *w, *g);
+                            *w, *y, *g);
 }
 
 /* ns that a block takes for 128 of K when nothing but its own latency holds it up, as measured on an H100 with the 2112 x 7168
@@ -41,6 +43,8 @@ enum { VARIANTS = sizeof variants / sizeof *variants };
 
 const double BYTES_NS =
     3000; /* that memory gives; what is read more than once comes from the second-level cache */
+const double IDLE =
+    0.5; /* the power of the share of idle blocks that memory loses while the last wave of tiles runs */
 const double CACHE_NS = 8500;
 const double SHOWING = 0.15;
 
@@ -53,8 +57,10 @@ double cost_ns(const variant *v, const proa_cuda_fp8_linear_args *a, int32_t blo
     const int64_t tiles = down * across * a->rows.groups;
     const double waves = (double)((tiles + blocks - 1) / blocks);
     const double step = v->step_ns * (double)a->k / 128;
-    const double memory =
+    const double bytes =
         (double)a->rows.groups * ((double)a->n * a->k + (double)rows * a->k + 2.0 * (double)rows * a->n);
+    /* how many rows groups have, and so how full the last wave is, is known only on the GPU */
+    const double memory = a->rows.first == NULL ? bytes * pow(waves * blocks / (double)tiles, IDLE) : bytes;
     const double cache = (double)tiles * (v->tile.rows + v->tile.columns) * (double)a->k;
     const double parts[3] = {waves * step, memory / BYTES_NS, cache / CACHE_NS};
     double longest = 0, all = 0;
@@ -93,7 +99,7 @@ proa_status proa_cuda_fp8_linear(proa_gpu *gpu, const proa_cuda_fp8_linear_args 
 {
     proa_status status = check(a, err);
     const variant *v = choose(gpu, a);
-    CUtensorMap x_map, w_map;
+    CUtensorMap x_map, w_map, y_map;
     if (status == PROA_OK && v == NULL)
         status = proa_error_set(err, PROA_ERR_INVALID, "no FP8 kernel has tiles of %d x %d", a->tile.rows,
                                 a->tile.columns);
@@ -111,7 +117,15 @@ proa_status proa_cuda_fp8_linear(proa_gpu *gpu, const proa_cuda_fp8_linear_args 
                                .size = {a->k, (int64_t)a->rows.groups * a->n},
                                .stride = {a->k},
                                .box = {proa::FP8_K, v->tile.columns}};
+    const proa_tensor_map y = {.base = a->y,
+                               .element_bytes = 2,
+                               .rank = 2,
+                               .size = {a->n, a->rows.first == NULL ? a->rows.rows : a->rows_max},
+                               .stride = {a->y_stride * 2},
+                               .box = {64, 64}};
     status = proa_tensor_map_make(&x, &x_map, err);
+    if (status == PROA_OK)
+        status = proa_tensor_map_make(&y, &y_map, err);
     if (status == PROA_OK)
         status = proa_tensor_map_make(&w, &w_map, err);
     if (status != PROA_OK)
@@ -125,7 +139,7 @@ proa_status proa_cuda_fp8_linear(proa_gpu *gpu, const proa_cuda_fp8_linear_args 
                              .y = (__nv_bfloat16 *)a->y,
                              .y_stride = a->y_stride};
     return proa_cuda_status(
-        v->launch(proa_cuda_stream(gpu), proa_gpu_facts_of(gpu)->multiprocessors, &x_map, &w_map, &g),
+        v->launch(proa_cuda_stream(gpu), proa_gpu_facts_of(gpu)->multiprocessors, &x_map, &w_map, &y_map, &g),
         "an FP8 product", err);
 }
 

@@ -4,10 +4,15 @@
  *   W  e4m3 [groups, n, k], float32 scales [groups, ceil(n / 128), ceil(k / 128)]
  *   y  bf16 [rows, n]
  *
- * Persistent blocks walk tiles of [BM, BN]. One thread of a block fills a ring of stages by the tensor memory accelerator, a stage a
- * 128 of K; warpgroups of 64 rows each multiply a stage into a fresh accumulator, and add it, scaled, to the tile's: DeepSeek-V3's
+ * Persistent blocks walk tiles of [BM, BN]. Two threads of a block fill a ring of stages by the tensor memory accelerator, a stage a
+ * 128 of K: one copies W, the other x and its scales; warpgroups of 64 rows each multiply a stage into a fresh accumulator, and add it, scaled, to the tile's: DeepSeek-V3's
  * two-level accumulation (technical report, 3.3.2). A sum's order is that of K whatever the tile is, so that a row has the same bits in
  * any batch and by any of the kernels (law 2).
+ *
+ * What holds it up (H100, H200; docs/benchmarks.md): to 256 rows memory, and for few tiles of a long K a stage's own latency, about 180 ns;
+ * from 4,096 rows on the limit of power: clocks fall from 1,980 to 1,450 .. 1,600 MHz within a tenth of a second. Lost there: two parts of a
+ * sum in registers at 128 x 128 (+-0), x shared by the two blocks of a cluster (+-0 to 4 %; few rows: +7 %), tiles of 112 and 144 columns,
+ * whose second scale costs more than the fuller last wave gains (+10 to 20 %), and of 16 (+5 %).
  */
 #ifndef PROA_OP_LINEAR_CUDA_FP8_CUH
 #define PROA_OP_LINEAR_CUDA_FP8_CUH
@@ -34,14 +39,13 @@ template <int BM, int BN> struct Fp8Layout {
     static constexpr int X_BYTES = BM * FP8_K;
     static constexpr int W_BYTES = BN * FP8_K;
     static constexpr int SCALE_BYTES = BM * 4;
-    static constexpr int Y_PITCH = StagingPitch<BN>::BYTES;
-    static constexpr int Y_BYTES = (BM * Y_PITCH + 1023) / 1024 * 1024;
+    static constexpr int Y_BYTES = BM / 64 * StagedTile<BN>::BYTES;
     static constexpr int STAGE_BYTES = X_BYTES + W_BYTES + SCALE_BYTES;
     static constexpr int LIMIT =
-        232448 - 1024 - 256; /* of a block's shared memory, less alignment and barriers */
+        232448 - 1024 - 512; /* of a block's shared memory, less alignment and barriers */
     static constexpr int FITTING = (LIMIT - Y_BYTES) / STAGE_BYTES;
-    static constexpr int STAGES = FITTING < 10 ? FITTING : 10;
-    static constexpr int BYTES = STAGES * STAGE_BYTES + Y_BYTES + 1024 + 256;
+    static constexpr int STAGES = FITTING < 20 ? FITTING : 20;
+    static constexpr int BYTES = STAGES * STAGE_BYTES + Y_BYTES + 1024 + 512;
     /* One part is added while the tensor cores make the next one. Registers bound it; two warpgroups hide one another's sums anyway. */
     static constexpr bool TWO_PARTS = BN <= 96;
     static_assert(STAGES >= 3, "a ring of fewer hides nothing");
@@ -54,7 +58,7 @@ __device__ __forceinline__ void fp8_product(float (&d)[BN / 2], const uint8_t *x
     product_fence();
 #pragma unroll
     for (int i = 0; i < 4; i++) /* 32 of K each */
-        product_e4m3(d, a + 2 * i, b + 2 * i, i);
+        product_e4m3(d, descriptor_step(a, 2 * i), descriptor_step(b, 2 * i), i);
     product_commit();
 }
 
@@ -137,21 +141,35 @@ __device__ __forceinline__ int32_t fp8_fill_ahead(const CUtensorMap &w_map, cons
     return stages;
 }
 
-/* One thread: a tile's stages, as they become free; the first `ahead` have their weights. */
+/* One thread: the weights of a tile's stages, as they become free; the first `ahead` have them. */
 template <int BM, int BN>
-__device__ __forceinline__ void fp8_fill(const CUtensorMap &x_map, const CUtensorMap &w_map, const Fp8Gemm &g,
-                                         const Fp8Memory<BM, BN> &m, const Tile &tile, int32_t steps,
-                                         int32_t ahead, Ring &ring)
+__device__ __forceinline__ void fp8_fill_w(const CUtensorMap &w_map, const Fp8Gemm &g,
+                                           const Fp8Memory<BM, BN> &m, const Tile &tile, int32_t steps,
+                                           int32_t ahead, Ring &ring)
+{
+    using Layout = Fp8Layout<BM, BN>;
+    for (int32_t i = 0; i < steps; i++) {
+        if (i >= ahead) {
+            barrier_wait(m.empty + ring.stage, ring.phase ^ 1);
+            barrier_expect(m.full + ring.stage, Layout::STAGE_BYTES);
+            copy_tile(m.w_tiles + ring.stage * Layout::W_BYTES, &w_map, i * FP8_K,
+                      tile.group * g.n + tile.column, m.full + ring.stage);
+        }
+        ring.template advance<Layout::STAGES>();
+    }
+}
+
+/* Another one, of a warp of its own so that neither waits for what the other's copies take to start: the rows of x and their scales. What
+ * comes before the first thread expects it is counted all the same. */
+template <int BM, int BN>
+__device__ __forceinline__ void fp8_fill_x(const CUtensorMap &x_map, const Fp8Gemm &g,
+                                           const Fp8Memory<BM, BN> &m, const Tile &tile, int32_t steps,
+                                           Ring &ring)
 {
     using Layout = Fp8Layout<BM, BN>;
     for (int32_t i = 0; i < steps; i++) {
         uint64_t *arrived = m.full + ring.stage;
-        if (i >= ahead) {
-            barrier_wait(m.empty + ring.stage, ring.phase ^ 1);
-            barrier_expect(arrived, Layout::STAGE_BYTES);
-            copy_tile(m.w_tiles + ring.stage * Layout::W_BYTES, &w_map, i * FP8_K,
-                      tile.group * g.n + tile.column, arrived);
-        }
+        barrier_wait(m.empty + ring.stage, ring.phase ^ 1);
         copy_tile(m.x_tiles + ring.stage * Layout::X_BYTES, &x_map, i * FP8_K, tile.row, arrived);
         copy_bytes(m.scales + ring.stage * BM, g.x_scale + i * g.scale_stride + tile.row, Layout::SCALE_BYTES,
                    arrived);
@@ -171,6 +189,10 @@ __device__ __forceinline__ void fp8_sum(const Fp8Gemm &g, const Fp8Memory<BM, BN
     const float *w0 = g.w_scale + (int64_t)(tile.group * scale_rows + scale_row) * steps;
     const float *w1 = scale_row + 1 < scale_rows ? w0 + steps : w0;
     const int32_t border = (scale_row + 1) * FP8_SCALE_N - tile.column;
+    if ((int32_t)threadIdx.x % 32 * 32 < steps) {
+        prefetch_near(w0 + (int32_t)threadIdx.x % 32 * 32);
+        prefetch_near(w1 + (int32_t)threadIdx.x % 32 * 32);
+    }
 #pragma unroll
     for (int i = 0; i < BN / 2; i++)
         total[i] = 0;
@@ -178,8 +200,8 @@ __device__ __forceinline__ void fp8_sum(const Fp8Gemm &g, const Fp8Memory<BM, BN
         part.w0 = __ldg(w0 + step);
         part.w1 = __ldg(w1 + step);
         barrier_wait(m.full + ring.stage, ring.phase);
-        part.x0 = m.scales[ring.stage * BM + row];
-        part.x1 = m.scales[ring.stage * BM + row + 8];
+        part.x0 = shared_float(m.scales + ring.stage * BM + row);
+        part.x1 = shared_float(m.scales + ring.stage * BM + row + 8);
         part.stage = ring.stage;
         fp8_product<BN>(part.sum, m.x_tiles + ring.stage * Layout::X_BYTES + group_row * FP8_K,
                         m.w_tiles + ring.stage * Layout::W_BYTES);
@@ -219,7 +241,8 @@ __device__ __forceinline__ void fp8_sum(const Fp8Gemm &g, const Fp8Memory<BM, BN
 
 template <int BM, int BN>
 __global__ void __launch_bounds__(BM * 2 + 128, 1)
-    fp8_gemm(const __grid_constant__ CUtensorMap x_map, const __grid_constant__ CUtensorMap w_map, Fp8Gemm g)
+    fp8_gemm(const __grid_constant__ CUtensorMap x_map, const __grid_constant__ CUtensorMap w_map,
+             const __grid_constant__ CUtensorMap y_map, Fp8Gemm g)
 {
     using Layout = Fp8Layout<BM, BN>;
     constexpr int WORKERS = BM / 64; /* warpgroups that multiply */
@@ -227,8 +250,9 @@ __global__ void __launch_bounds__(BM * 2 + 128, 1)
     const Fp8Memory<BM, BN> m(raw);
     const int32_t warpgroup = __shfl_sync(~0u, (int32_t)threadIdx.x / 128, 0);
     const int32_t steps = (g.k + FP8_K - 1) / FP8_K;
+    const bool copies_w = threadIdx.x == WORKERS * 128, copies_x = threadIdx.x == WORKERS * 128 + 32;
 
-    if (threadIdx.x == 0) {
+    if (copies_w) {
         prefetch_map(&x_map);
         prefetch_map(&w_map);
         for (int i = 0; i < Layout::STAGES; i++) {
@@ -249,26 +273,31 @@ __global__ void __launch_bounds__(BM * 2 + 128, 1)
     if (warpgroup == WORKERS) {
         if (WORKERS > 1)
             registers_fewer<40>();
-        if (threadIdx.x != WORKERS * 128)
-            return;
-        int32_t ahead = 0;
-        bool more = walk.step(g.rows, g.n, &tile);
-        if (known && more)
-            ahead = fp8_fill_ahead<BM, BN>(w_map, g, m, tile, steps);
-        if (known)
+        if (copies_w) {
+            bool more = walk.step(g.rows, g.n, &tile);
+            int32_t ahead = known && more ? fp8_fill_ahead<BM, BN>(w_map, g, m, tile, steps) : 0;
+            for (; more; more = walk.step(g.rows, g.n, &tile), ahead = 0)
+                fp8_fill_w<BM, BN>(w_map, g, m, tile, steps, ahead, ring);
+        }
+        if (copies_x) {
             follow_wait();
-        for (; more; more = walk.step(g.rows, g.n, &tile), ahead = 0)
-            fp8_fill<BM, BN>(x_map, w_map, g, m, tile, steps, ahead, ring);
-        return;
-    }
-    follow_wait();
-    if (WORKERS > 1)
-        registers_more<232>();
-    const int32_t group_row = warpgroup * 64;
-    while (walk.step(g.rows, g.n, &tile)) {
-        float total[BN / 2];
-        fp8_sum<BM, BN>(g, m, tile, group_row, steps, ring, total);
-        store_tile<BN>(g.y, g.y_stride, g.n, tile, group_row, total, m.staging + group_row * Layout::Y_PITCH);
+            while (walk.step(g.rows, g.n, &tile))
+                fp8_fill_x<BM, BN>(x_map, g, m, tile, steps, ring);
+        }
+    } else {
+        follow_wait();
+        if (WORKERS > 1)
+            registers_more<232>();
+        const int32_t group_row = warpgroup * 64;
+        Tile next;
+        for (bool more_tiles = walk.step(g.rows, g.n, &tile); more_tiles; tile = next) {
+            float total[BN / 2];
+            fp8_sum<BM, BN>(g, m, tile, group_row, steps, ring, total);
+            more_tiles = walk.step(g.rows, g.n, &next);
+            store_tile_boxes<BN>(y_map, more_tiles, g.y, g.y_stride, g.n, tile, group_row, total,
+                                 m.staging + warpgroup * StagedTile<BN>::BYTES);
+        }
+        store_wait();
     }
 }
 

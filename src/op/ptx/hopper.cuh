@@ -22,6 +22,14 @@ __device__ __forceinline__ uint32_t shared_address(const void *p)
     return (uint32_t)__cvta_generic_to_shared(p);
 }
 
+/* Of shared memory, whatever the compiler knows of p. */
+__device__ __forceinline__ float shared_float(const float *p)
+{
+    float value;
+    asm volatile("ld.shared.f32 %0, [%1];" : "=f"(value) : "r"(shared_address(p)) : "memory");
+    return value;
+}
+
 /* ---- mbarriers ---- */
 
 __device__ __forceinline__ void barrier_init(uint64_t *barrier, uint32_t arrivals)
@@ -104,6 +112,32 @@ __device__ __forceinline__ void copy_tile(void *to, const CUtensorMap *map, int3
                  : "memory");
 }
 
+/* The other way: a box of shared memory to (x, y), as far as the tensor goes. */
+__device__ __forceinline__ void store_box(const CUtensorMap *map, int32_t x, int32_t y, const void *from)
+{
+    asm volatile(
+        "cp.async.bulk.tensor.2d.global.shared::cta.tile.bulk_group [%0, {%1, %2}], [%3];" ::"l"(map), "r"(x),
+        "r"(y), "r"(shared_address(from))
+        : "memory");
+}
+
+__device__ __forceinline__ void store_commit()
+{
+    asm volatile("cp.async.bulk.commit_group;" ::: "memory");
+}
+
+/* This thread's boxes have been read from shared memory, which may be written again. */
+__device__ __forceinline__ void store_wait_read()
+{
+    asm volatile("cp.async.bulk.wait_group.read 0;" ::: "memory");
+}
+
+/* And they are written. */
+__device__ __forceinline__ void store_wait()
+{
+    asm volatile("cp.async.bulk.wait_group 0;" ::: "memory");
+}
+
 /* Ordinary writes to shared memory, before a barrier after which products or copies touch what was written. */
 __device__ __forceinline__ void copy_fence()
 {
@@ -121,6 +155,12 @@ __device__ __forceinline__ void prefetch_tile(const CUtensorMap *map, int32_t x,
 __device__ __forceinline__ void prefetch_line(const void *p)
 {
     asm volatile("prefetch.global.L2 [%0];" ::"l"(p));
+}
+
+/* And to the first-level one. */
+__device__ __forceinline__ void prefetch_near(const void *p)
+{
+    asm volatile("prefetch.global.L1 [%0];" ::"l"(p));
 }
 
 /* Contiguous bytes, a multiple of 16, both ends aligned to 16. */
