@@ -32,7 +32,8 @@ golden() {
     done
 }
 
-# Tokens and logprobs do not show what ran beside them, how prompts were cut, or whether there was a graph: those of one KV cache are all alike.
+# Answers do not show what ran beside them, how prompts were cut, or whether there was a graph: those of one KV cache are all alike. (Of logprobs
+# too, so say the soak below and test_determinism.)
 answers() {
     local cache name flags want
     while read -r cache name flags; do
