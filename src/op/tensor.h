@@ -80,7 +80,7 @@ typedef struct proa_rows {
  * kv_lora after kv_a_layernorm, k_pe after RoPE, interleaved pairs in the checkpoint's order. op/mla/kv_row.h has a row's bytes. */
 typedef struct proa_kv_layer {
     void *base;       /* [blocks][64] rows, aligned to 16 bytes */
-    proa_dtype dtype; /* F32 (exact), BF16 or E4M3 (default) */
+    proa_dtype dtype; /* F32 (exact precision), BF16 or E4M3 (default precision) */
     int32_t kv_lora_rank;
     int32_t rope_dim;
 } proa_kv_layer;

@@ -31,7 +31,7 @@ typedef struct fixture {
     void *kv_a, *w, *slots, *positions, *cos_table, *sin_table;
 } fixture;
 
-/* Of the norm's weights, 32 neighbours each: from a scale's least to its most, with others in one group, and none. */
+/* Of the norm's weights, 32 neighbours each: small and large ones in one group, and none. */
 static const float sizes[] = {1, 1e-3f, 300, 1e-30f, 3e30f, 0, 20};
 enum { SIZES = sizeof sizes / sizeof *sizes };
 
@@ -138,12 +138,24 @@ static void compare_row(const fixture *f, int32_t cell, const unsigned char *got
                      got[i], want[i]);
 }
 
+/* The row stays no number in the cache. */
+static void put_nan(const fixture *f, int32_t row)
+{
+    static const uint16_t nan_bits = 0x7fc0;
+    proa_error err = {0};
+    gpu_good(proa_gpu_upload(f->gpu, (uint16_t *)f->kv_a + (int64_t)row * (f->s.lora + f->s.rope) + 1,
+                             &nan_bits, sizeof nan_bits, &err),
+             &err);
+    gpu_good(proa_gpu_sync(f->gpu, &err), &err);
+}
+
 static void test_append(void **state)
 {
     proa_gpu *gpu = gpu_of(state);
     for (size_t i = 0; i < sizeof shapes / sizeof *shapes; i++) {
         fixture f;
         open_fixture(&f, gpu, shapes[i]);
+        put_nan(&f, 4);
         void *bf16 = append(&f, false), *fp8 = append(&f, true);
         unsigned char *wide = read_cache(&f, bf16, false), *codes = read_cache(&f, fp8, true);
         const proa_kv_row row = row_of(&f, true);

@@ -89,15 +89,18 @@ static void store_codes(unsigned char *to, const proa_kv_row *row, int32_t lora,
     for (int32_t g = 0; g < row->groups; g++) {
         const int32_t first = g * PROA_KV_SCALE_GROUP,
                       end = first + PROA_KV_SCALE_GROUP < lora ? first + PROA_KV_SCALE_GROUP : lora;
-        float most = 0, inverse;
-        uint32_t bits;
-        for (int32_t i = first; i < end; i++)
-            most = fmaxf(most, fabsf(x[i]));
-        memcpy(&bits, &most, sizeof bits);
-        const uint32_t scale = proa_kv_scale_bits(bits), inverse_bits = proa_kv_inverse_bits(scale);
+        uint32_t most = 0;
+        float inverse;
+        for (int32_t i = first; i < end; i++) {
+            const float magnitude = fabsf(x[i]);
+            uint32_t bits;
+            memcpy(&bits, &magnitude, sizeof bits);
+            most = bits > most ? bits : most;
+        }
+        const uint32_t scale = proa_kv_scale_bits(most), inverse_bits = proa_kv_inverse_bits(scale);
         memcpy(&inverse, &inverse_bits, sizeof inverse);
         for (int32_t i = first; i < end; i++)
-            to[i] = proa_f32_to_e4m3(x[i] * inverse);
+            to[i] = scale == PROA_KV_SCALE_INFINITE ? PROA_KV_CODE_ONE : proa_f32_to_e4m3(x[i] * inverse);
         memcpy(to + row->scales + g * (int32_t)sizeof scale, &scale, sizeof scale);
     }
 }

@@ -70,7 +70,9 @@ static void a_scale_is_the_least_power_of_two(void **state)
     assert_true(float_of(proa_kv_scale_bits(bits_of(1))) == 0x1p-8f);
     assert_true(float_of(proa_kv_scale_bits(bits_of(448))) == 1);
     assert_true(float_of(proa_kv_scale_bits(bits_of(450))) == 2);
-    assert_true(float_of(proa_kv_scale_bits(bits_of(INFINITY))) == 0x1p119f);
+    assert_true(float_of(proa_kv_scale_bits(bits_of(0x1.fep127f))) == 0x1p119f);
+    assert_true(isinf(float_of(proa_kv_scale_bits(bits_of(INFINITY)))));
+    assert_true(isinf(float_of(proa_kv_scale_bits(bits_of(NAN) & 0x7fffffffu))));
 }
 
 /* Every code times every scale is a bf16 number that is normal or zero. */

@@ -372,7 +372,8 @@ static void append_equals_ref(void **state)
     fixture_free(&host);
 }
 
-/* FP8 rows: values of every size, groups of zeros, one that has a NaN, one beyond every scale; ref and cpu write the same bytes. */
+/* FP8 rows: values of every size, groups of zeros, one beyond every scale, and those that have a NaN or an infinity, which stay no numbers; ref
+ * and cpu write the same bytes. */
 static void fp8_append_equals_ref(void **state)
 {
     (void)state;
@@ -400,9 +401,14 @@ static void fp8_append_equals_ref(void **state)
     fixture_same_bits("cache", cache[1], cache[0], bytes);
     proa_kv_layer kv = {cache[1], PROA_DTYPE_E4M3, LORA, ROPE};
     const unsigned char *at = proa_kv_layer_at(&kv, blocks, 3 + 9);
-    assert_int_equal(at[5], 0x7f);
+    const uint32_t infinite = PROA_KV_SCALE_INFINITE;
+    assert_memory_equal(at + LORA, &infinite, sizeof infinite);
+    assert_memory_not_equal(at + LORA + sizeof infinite, &infinite,
+                            sizeof infinite); /* the row's other group */
+    assert_int_equal(at[5], PROA_KV_CODE_ONE);
+    assert_int_equal(at[6], PROA_KV_CODE_ONE);
     at = proa_kv_layer_at(&kv, blocks, 3 + 10);
-    assert_int_equal(at[5], 0xfe);
+    assert_memory_equal(at + LORA, &infinite, sizeof infinite);
     for (int32_t i = 168; i < 176; i++) /* behind the k_pe */
         assert_int_equal(at[i], 0);
     free(cache[0]);

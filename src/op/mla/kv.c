@@ -20,7 +20,7 @@ static void load_bf16(const void *memory, int32_t count, float *to)
         to[i] = proa_lane_load_bf16(from[i]);
 }
 
-/* The bits of the largest magnitude, which a NaN does not count for; floats of one sign are in the order of their bits. */
+/* The bits of the largest magnitude; floats of one sign are in the order of their bits, NaNs last. */
 static uint32_t largest_bits(const float *values, int32_t count)
 {
     uint32_t most = 0;
@@ -29,7 +29,6 @@ static uint32_t largest_bits(const float *values, int32_t count)
         uint32_t bits;
         memcpy(&bits, &rounded, sizeof bits);
         bits &= 0x7fffffffu;
-        bits = bits > 0x7f800000u ? 0 : bits;
         most = bits > most ? bits : most;
     }
     return most;
@@ -39,8 +38,12 @@ static void quantise_group(const float *from, int32_t count, uint8_t *to, float 
 {
     uint32_t bits = proa_kv_scale_bits(largest_bits(from, count)), inverse_bits = proa_kv_inverse_bits(bits);
     float inverse;
-    memcpy(&inverse, &inverse_bits, sizeof inverse);
     memcpy(scale, &bits, sizeof bits);
+    if (bits == PROA_KV_SCALE_INFINITE) {
+        memset(to, PROA_KV_CODE_ONE, (size_t)count);
+        return;
+    }
+    memcpy(&inverse, &inverse_bits, sizeof inverse);
     PROA_VECTORISED
     for (int32_t i = 0; i < count; i++)
         to[i] = proa_lane_to_e4m3(proa_lane_round_bf16(from[i]) * inverse);

@@ -2,7 +2,7 @@
  *
  * A code s eeee mmm is moved to the bits s 0000eeee mmm0000 of a bf16: that is its value by 2^-120, of codes below e4m3's normal numbers
  * too, since a bf16 product takes subnormal operands as they are. Two exact products follow: by 2^120, and by the group's scale. (One by
- * both would have to reach 2^239.) The code of a NaN is read as 480 by the scale; the writer saturates, so that no number has that code.
+ * both would have to reach 2^239.) The code of a NaN would be read as 480; nobody writes it.
  */
 #ifndef PROA_OP_MLA_KV_ROW_CUH
 #define PROA_OP_MLA_KV_ROW_CUH

@@ -9,7 +9,9 @@
  *   s = the least 2^e with max |x| / 2^e <= 448 over the 128 latents of a group, -117 <= e <= 119 (a group of zeros: 2^-117)
  *   q = e4m3(x / s), to nearest even; x is the latent as a BF16 cache would hold it; k_pe is not quantised
  *
- * So q * s is exactly a bf16 number, normal and finite (e4m3's least is 2^-9, its largest 448), and x / s is exact, or
+ * A group that has an infinity or a NaN has the scale infinity and codes of 1: it stays no number, and whoever asked for it is told so.
+ *
+ * So else q * s is exactly a bf16 number, normal and finite (e4m3's least is 2^-9, its largest 448), and x / s is exact, or
  * so small that it becomes 0: whoever reads the cache sees bf16 numbers, the same ones on every device, and kernels for BF16 work behind a load
  * that multiplies.
  */
@@ -29,6 +31,8 @@ enum {
     PROA_KV_ROW_ALIGNMENT = 16,
     PROA_KV_SCALE_LEAST = -117, /* of e in 2^e */
     PROA_KV_SCALE_MOST = 119,
+    PROA_KV_SCALE_INFINITE = 0x7f800000, /* bits of a scale */
+    PROA_KV_CODE_ONE = 0x38,
 };
 
 /* What a cache is asked to hold. */
@@ -98,9 +102,11 @@ static inline unsigned char *proa_kv_layer_at(const proa_kv_layer *kv, const int
            (block * PROA_KV_BLOCK_TOKENS + position % PROA_KV_BLOCK_TOKENS) * proa_kv_layer_row(kv).bytes;
 }
 
-/* A group's scale, as the bits of a float, from the bits of its largest magnitude (which a NaN does not count for). */
+/* A group's scale, as the bits of a float, from the bits of its largest magnitude; from those of an infinity or a NaN: infinity. */
 PROA_KV_ROW_INLINE uint32_t proa_kv_scale_bits(uint32_t amax_bits)
 {
+    if (amax_bits >= (uint32_t)PROA_KV_SCALE_INFINITE)
+        return PROA_KV_SCALE_INFINITE;
     /* 448 is 1.75 * 2^8: a mantissa up to 1.75 asks for 8 less than the exponent, a larger one for 7 less */
     int32_t exponent = (int32_t)(amax_bits >> 23) - 8 + ((amax_bits & 0x7fffffu) > 0x600000u);
     if (exponent < PROA_KV_SCALE_LEAST + 127)
@@ -110,7 +116,7 @@ PROA_KV_ROW_INLINE uint32_t proa_kv_scale_bits(uint32_t amax_bits)
     return (uint32_t)exponent << 23;
 }
 
-/* 1 / s, as the bits of a float, of such a scale. */
+/* 1 / s, as the bits of a float, of such a scale that is finite. */
 PROA_KV_ROW_INLINE uint32_t proa_kv_inverse_bits(uint32_t scale_bits)
 {
     return (254u << 23) - scale_bits;

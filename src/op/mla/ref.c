@@ -30,14 +30,15 @@ static void quantise_group(const float *from, int32_t count, unsigned char *to, 
     float amax = 0;
     for (int32_t i = 0; i < count; i++) {
         float magnitude = fabsf(proa_round_bf16(from[i]));
-        if (magnitude > amax) /* no NaN */
-            amax = magnitude;
+        if (!(magnitude <= amax)) /* a NaN too, which nothing replaces */
+            amax = isnan(amax) ? amax : magnitude;
     }
     uint32_t bits = proa_kv_scale_bits(bits_of(amax));
-    float inverse = float_of(proa_kv_inverse_bits(bits));
     memcpy(scale, &bits, sizeof bits);
     for (int32_t i = 0; i < count; i++)
-        to[i] = proa_f32_to_e4m3(proa_round_bf16(from[i]) * inverse);
+        to[i] = bits == PROA_KV_SCALE_INFINITE
+                    ? PROA_KV_CODE_ONE
+                    : proa_f32_to_e4m3(proa_round_bf16(from[i]) * float_of(proa_kv_inverse_bits(bits)));
 }
 
 static void store_values(proa_dtype dtype, const float *from, int32_t count, unsigned char *to)

@@ -45,16 +45,16 @@ __device__ __forceinline__ proa_kv_row row_of(bool fp8, int32_t kv_lora_rank, in
 __device__ __forceinline__ void store_codes(uint8_t *to, const proa_kv_row &row, int32_t thread, bool inside,
                                             float (&x)[VECTOR])
 {
-    float most = 0;
+    uint32_t most = 0; /* bits of magnitudes, which have the order of those: a NaN's are the largest */
 #pragma unroll
     for (int i = 0; i < VECTOR; i++) {
         x[i] = round_bf16(x[i]);
-        most = fmaxf(most, fabsf(x[i])); /* a NaN does not count */
+        most = max(most, __float_as_uint(fabsf(x[i])));
     }
 #pragma unroll
     for (int i = GROUP_THREADS / 2; i > 0; i /= 2)
-        most = fmaxf(most, __shfl_xor_sync(~0u, most, i));
-    const uint32_t scale = proa_kv_scale_bits(__float_as_uint(most));
+        most = max(most, __shfl_xor_sync(~0u, most, i));
+    const uint32_t scale = proa_kv_scale_bits(most);
     const float inverse = __uint_as_float(proa_kv_inverse_bits(scale));
     if (!inside)
         return;
@@ -62,7 +62,9 @@ __device__ __forceinline__ void store_codes(uint8_t *to, const proa_kv_row &row,
     uint8_t *bytes = (uint8_t *)&codes;
 #pragma unroll
     for (int i = 0; i < VECTOR; i++)
-        bytes[i] = (uint8_t)__nv_cvt_float_to_fp8(x[i] * inverse, __NV_SATFINITE, __NV_E4M3);
+        bytes[i] = scale == PROA_KV_SCALE_INFINITE
+                       ? PROA_KV_CODE_ONE
+                       : (uint8_t)__nv_cvt_float_to_fp8(x[i] * inverse, __NV_SATFINITE, __NV_E4M3);
     *(uint2 *)(to + thread * VECTOR) = codes;
     if (thread % GROUP_THREADS == 0)
         ((uint32_t *)(to + row.scales))[thread / GROUP_THREADS] = scale;
