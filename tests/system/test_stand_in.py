@@ -229,3 +229,10 @@ def test_bench_slice_says_what_has_no_room(run, tmp_path):
     assert "- 256 at 8192: the KV cache of all layers, 3.4 GB, does not fit" in text
     [row] = found["table"]
     assert row["fits"] is False and "step_ms" not in row
+
+
+def test_a_slice_does_not_record_the_load_of_experts(run, tmp_path):
+    result = run("eval", "--device", "cuda", "--load-format", "dummy", "--slice-experts", 8, "--model-path", MODEL, "--limit", 1,
+                 "--expert-load", tmp_path / "load.json")
+    assert result.returncode == 1, result.stderr
+    assert "without --slice-experts" in result.stderr

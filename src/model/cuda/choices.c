@@ -82,8 +82,10 @@ proa_status proa_cuda_choices_fetch(proa_cuda_choices *c, int32_t rows, proa_err
     const int32_t *from = proa_cuda_forward_choices(c->forward, &c->staged_stride);
     PROA_ASSERT(rows <= c->staged_stride);
     PROA_ASSERT(c->kept_rows + rows <= c->rows_max);
-    c->staged_rows = rows;
-    return proa_gpu_download(c->gpu, c->staged, from, bytes_of(&c->config, c->staged_stride), err);
+    const proa_status status =
+        proa_gpu_download(c->gpu, c->staged, from, bytes_of(&c->config, c->staged_stride), err);
+    c->staged_rows = status == PROA_OK ? rows : 0;
+    return status;
 }
 
 void proa_cuda_choices_take(proa_cuda_choices *c)

@@ -254,6 +254,11 @@ void proa_cuda_forward_bytes(const proa_cuda_forward *f, uint64_t *buffers, uint
     *cache = f->cache_bytes;
 }
 
+bool proa_cuda_forward_placed(const proa_cuda_forward *f)
+{
+    return f->placed;
+}
+
 const int32_t *proa_cuda_forward_choices(const proa_cuda_forward *f, int32_t *rows)
 {
     PROA_ASSERT(!f->placed); /* else they are places, not the model's experts */

@@ -108,7 +108,8 @@ proa_status proa_cuda_forward_prepare(proa_cuda_forward *forward, const proa_cud
 proa_status proa_cuda_forward_run(proa_cuda_forward *forward, proa_error *err);
 const float *proa_cuda_forward_logits(const proa_cuda_forward *forward);
 /* What the routers choose in that step: [layers, *rows of the step with its padding, num_experts_per_tok] on the GPU; of MoE layers alone. Not
- * with `where`. */
+ * with `where`: then they are places. */
+bool proa_cuda_forward_placed(const proa_cuda_forward *forward);
 const int32_t *proa_cuda_forward_choices(const proa_cuda_forward *forward, int32_t *rows);
 
 /* Rows 0 .. tokens - 1 of block `from`, in every layer, to block `to`. Queued. */

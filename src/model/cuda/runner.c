@@ -136,12 +136,7 @@ static proa_status launch(runner *r, const proa_cuda_step *step, proa_gpu_graph 
 
 static proa_status fetch_choices(runner *r, proa_error *err)
 {
-    if (r->choices == NULL)
-        return PROA_OK;
-    proa_status status = proa_cuda_trace_mark(r->trace, PROA_CUDA_DOWNLOAD, err);
-    if (status == PROA_OK)
-        status = proa_cuda_choices_fetch(r->choices, r->piece.rows, err);
-    return status == PROA_OK ? proa_cuda_trace_mark(r->trace, PROA_CUDA_NOTHING, err) : status;
+    return proa_cuda_choices_fetch(r->choices, r->piece.rows, err);
 }
 
 /* Queues the piece and forgets it. A graph's rows all have logits, and are all of the step. */
@@ -275,6 +270,8 @@ static proa_status step(void *context, const proa_step *step, float **logits, pr
         status = fetch_logits(r, err);
     if (status == PROA_OK && (r->sampler == NULL || r->logit_rows == 0))
         status = finish(r, err);
+    if (status != PROA_OK)
+        proa_cuda_choices_begin(r->choices); /* nothing is told of it */
     *logits = r->logits;
     return status;
 }
@@ -297,6 +294,8 @@ static proa_status sample(void *context, const proa_sample_args *args, proa_erro
     if (status == PROA_OK)
         memcpy(args->results, proa_cuda_sampler_results(r->sampler),
                (size_t)args->rows * sizeof *args->results);
+    else
+        proa_cuda_choices_begin(r->choices);
     return status;
 }
 
@@ -324,6 +323,10 @@ static proa_status set_expert_tap(void *context, proa_forward_expert_tap tap, vo
         status = finish(r, err);
     proa_cuda_choices_free(r->choices);
     r->choices = NULL;
+    if (status == PROA_OK && tap != NULL && proa_cuda_forward_placed(r->forward))
+        return proa_error_set(
+            err, PROA_ERR_UNSUPPORTED,
+            "a slice's experts stand for others: their load is recorded without --slice-experts");
     return status == PROA_OK && tap != NULL && r->config->n_routed_experts > 0
                ? proa_cuda_choices_create(r->gpu, r->forward, r->config, r->limits.rows_max, tap, tap_context,
                                           &r->choices, err)
