@@ -277,6 +277,8 @@ static void install(proa_ep_group *r)
         proa_ep_group_team_begin(r, number_of(&epoch), lives);
     pthread_mutex_lock(&r->lock);
     r->installing = false;
+    if (!is_wanted(r, &epoch)) /* left meanwhile: what failed may have done so for that */
+        return;
     if (status == PROA_ERR_TOO_LONG) {
         proa_log(PROA_LOG_ERROR, "ranks", "%s: no step is made until more ranks are back", err.text);
         return;
@@ -287,8 +289,6 @@ static void install(proa_ep_group *r)
         r->stopped = true;
         return;
     }
-    if (!is_wanted(r, &epoch))
-        return;
     proa_ep_group_rebalance_install(r);
     r->installed = r->speaks = r->unproven = true;
     r->stats.views++;
