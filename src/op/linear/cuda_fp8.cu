@@ -103,7 +103,7 @@ proa_status proa_cuda_fp8_linear(proa_gpu *gpu, const proa_cuda_fp8_linear_args 
     if (status == PROA_OK && v == NULL)
         status = proa_error_set(err, PROA_ERR_INVALID, "no FP8 kernel has tiles of %d x %d", a->tile.rows,
                                 a->tile.columns);
-    if (status != PROA_OK)
+    if (status != PROA_OK || (a->rows.first == NULL && a->rows.rows == 0))
         return status;
     const proa_tensor_map x = {.base = a->x.q,
                                .element_bytes = 1,
