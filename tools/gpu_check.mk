@@ -11,6 +11,8 @@
 #   gpu-bench      one rank's share of DeepSeek-R1, op by op (SHAPE=text: those steps alone); slice.svg is their roofline; slice_trace.json has a step of each, for ui.perfetto.dev;
 #                  the decode steps of 128 sequences with an FP8 KV cache; decode attention over such a cache beside bf16
 OUT ?= out
+SHELL := bash
+.SHELLFLAGS := -o pipefail -c
 export LD_LIBRARY_PATH := $(CURDIR)/lib:$(LD_LIBRARY_PATH)
 tests = $(notdir $(wildcard bin/gpu_test_*))
 # racecheck does not follow a lane that arrives at a barrier for its warp, nor see what wgmma reads: the kernels that multiply are checked as built for it

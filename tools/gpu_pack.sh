@@ -48,8 +48,9 @@ done
 for wheel in "$wheels"/*.whl; do
     [ -f "$wheel" ] || continue
     case $wheel in
-    *-none-any.whl) tag=any ;;
-    *) tag=$(sed 's/.*-\(cp[0-9]*\)-cp[0-9]*-.*/\1/' <<<"$wheel") ;;
+    *-none-any.whl | *-abi3-*) tag=any ;;
+    *-cp[0-9]*-cp[0-9]*-*) tag=$(sed 's/.*-\(cp[0-9]*\)-cp[0-9]*-.*/\1/' <<<"$wheel") ;;
+    *) echo "${wheel##*/}: for which Python is it?" >&2 && exit 1 ;;
     esac
     python3 -m zipfile -e "$wheel" "$folder/site/$tag"
 done

@@ -106,9 +106,9 @@ typedef enum proa_wire_balance {
 
 enum { PROA_WIRE_DP_MAX = 1024 };
 
-/* worker -> frontend: the first message of a request link, and again when it changes. */
 enum { PROA_WIRE_DIGEST_FLAGS = 15 }; /* bits of a model_digest into which flags go that change tokens */
 
+/* worker -> frontend: the first message of a request link, and again when it changes. */
 typedef struct proa_wire_card {
     uint8_t leg;   /* what this worker is for */
     bool draining; /* takes nothing new */
