@@ -72,6 +72,19 @@ static void *device_bytes(size_t bytes)
     return p;
 }
 
+/* Random keys; says on which GPU. */
+static Pool open_pool(int32_t blocks)
+{
+    Pool pool = {NULL, blocks, 576};
+    cudaDeviceProp device;
+    CHECK(cudaGetDeviceProperties(&device, 0));
+    printf("%s, %d multiprocessors\n", device.name, device.multiProcessorCount);
+    pool.cache = device_bytes((size_t)pool.blocks * BLOCK * 576 * 2);
+    fill<<<4096, 256>>>((__nv_bfloat16 *)pool.cache, (int64_t)pool.blocks * BLOCK * 576, 3, 1.0f);
+    CHECK(cudaDeviceSynchronize());
+    return pool;
+}
+
 /* Sequences of these lengths over blocks of the pool in a random order that starts at `salt`. */
 static Case make_case(const Pool *pool, int32_t sequences, const int32_t *lengths, int32_t s_q, int32_t heads,
                       int32_t lora, uint64_t salt)

@@ -236,13 +236,7 @@ int main(int argc, char **argv)
 {
     const bool small = argc > 1 && strcmp(argv[1], "small") == 0,
                timing = argc > 1 && strcmp(argv[1], "bench") == 0;
-    Pool pool = {NULL, small ? 256 : 65536, 576};
-    cudaDeviceProp device;
-    CHECK(cudaGetDeviceProperties(&device, 0));
-    printf("%s, %d multiprocessors\n", device.name, device.multiProcessorCount);
-    pool.cache = device_bytes((size_t)pool.blocks * BLOCK * 576 * 2);
-    fill<<<4096, 256>>>((__nv_bfloat16 *)pool.cache, (int64_t)pool.blocks * BLOCK * 576, 3, 1.0f);
-    CHECK(cudaDeviceSynchronize());
+    const Pool pool = open_pool(small ? 256 : 65536);
 
     widening();
     if (!small) {
