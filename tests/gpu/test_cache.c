@@ -1,7 +1,7 @@
 /* test_cache.c - rows of the KV cache on a GPU: an FP8 row is the quantised bf16 row to the bit, as kv_row.h has it and as the CPU's, and what is
  * gathered from either is what stands there, as bf16 and in the FP8 of activations. */
 #include "gpu_test.h"
-#include "op/mla/mla.h"
+#include "kv_row_reference.h"
 #include "op/quantise/cuda.h"
 #include "op/rope/cuda.h"
 
@@ -105,24 +105,13 @@ static unsigned char *read_cache(const fixture *f, const void *cache, bool fp8)
 /* The bf16 row at `from`, as the CPU appends it to an FP8 cache of one block. */
 static void quantise_row(const fixture *f, const unsigned char *from, unsigned char *to)
 {
-    const int32_t block = 0, lora = f->s.lora;
-    const proa_host host = {.precision = PROA_PRECISION_DEFAULT};
-    const proa_kv_layer kv = {
-        .base = to, .dtype = PROA_DTYPE_E4M3, .kv_lora_rank = lora, .rope_dim = f->s.rope};
-    const proa_segment segment = {.row_count = 1, .blocks = &block};
     float x[LORA_MAX + ROPE_MAX];
-    for (int32_t i = 0; i < lora + f->s.rope; i++) {
+    for (int32_t i = 0; i < f->s.lora + f->s.rope; i++) {
         uint16_t bits;
         memcpy(&bits, from + 2 * i, sizeof bits);
         x[i] = proa_bf16_to_f32(bits);
     }
-    proa_kv_append_ref(&host, &(proa_kv_append_args){.segments = &segment,
-                                                     .segment_count = 1,
-                                                     .kv_lora = x,
-                                                     .kv_lora_stride = lora,
-                                                     .k_pe = x + lora,
-                                                     .k_pe_stride = f->s.rope,
-                                                     .kv = &kv});
+    kv_row_reference(f->s.lora, f->s.rope, x, to);
 }
 
 static void compare_row(const fixture *f, int32_t cell, const unsigned char *got, const unsigned char *want)

@@ -1,8 +1,8 @@
 /* cache.c - op/rope/cuda.h: rotation, new rows of the cache, rows of the cache for prompts. */
+#include "../gpu/kv_row_reference.h"
 #include "stand_in.h"
 
 #include "base/number.h"
-#include "op/mla/kv_row.h"
 #include "op/rope/cuda.h"
 
 #include <math.h>
@@ -83,35 +83,14 @@ void stand_in_cache_row(const proa_gpu *gpu, const void *row, bool fp8, int32_t 
     }
 }
 
-/* x holds bf16 values. */
-static void store_codes(unsigned char *to, const proa_kv_row *row, int32_t lora, const float *x)
-{
-    for (int32_t g = 0; g < row->groups; g++) {
-        const int32_t first = g * PROA_KV_SCALE_GROUP,
-                      end = first + PROA_KV_SCALE_GROUP < lora ? first + PROA_KV_SCALE_GROUP : lora;
-        uint32_t most = 0;
-        float inverse;
-        for (int32_t i = first; i < end; i++) {
-            const float magnitude = fabsf(x[i]);
-            uint32_t bits;
-            memcpy(&bits, &magnitude, sizeof bits);
-            most = bits > most ? bits : most;
-        }
-        const uint32_t scale = proa_kv_scale_bits(most), inverse_bits = proa_kv_inverse_bits(scale);
-        memcpy(&inverse, &inverse_bits, sizeof inverse);
-        for (int32_t i = first; i < end; i++)
-            to[i] = scale == PROA_KV_SCALE_INFINITE ? PROA_KV_CODE_ONE : proa_f32_to_e4m3(x[i] * inverse);
-        memcpy(to + row->scales + g * (int32_t)sizeof scale, &scale, sizeof scale);
-    }
-}
-
 static void append_row(proa_gpu *gpu, const proa_cuda_kv_append_args *a, int32_t row)
 {
     const int32_t lora = a->kv_lora_rank, slot = a->slots[row];
     const proa_kv_row place = row_of(a->fp8, lora, a->rope_dim);
     const uint16_t *x = (const uint16_t *)a->kv_a + row * a->stride;
     unsigned char *to = (unsigned char *)a->cache + (int64_t)slot * place.bytes;
-    float h[LORA_MAX], w[LORA_MAX], sum = 0;
+    float h[LORA_MAX + ROPE_MAX], w[LORA_MAX], sum = 0;
+    uint16_t k_pe[ROPE_MAX];
     if (slot < 0)
         return;
     stand_in_check(gpu, to, place.bytes, 16, "a row of the cache");
@@ -122,13 +101,12 @@ static void append_row(proa_gpu *gpu, const proa_cuda_kv_append_args *a, int32_t
     const float factor = 1.0f / sqrtf(sum / (float)lora + a->eps);
     for (int32_t i = 0; i < lora; i++)
         h[i] = proa_round_bf16(h[i] * factor * w[i]);
+    rotate(gpu, &a->table, row, a->rope_dim, x + lora, k_pe);
+    stand_in_widen(h + lora, k_pe, a->rope_dim);
     if (a->fp8)
-        store_codes(to, &place, lora, h);
+        kv_row_reference(lora, a->rope_dim, h, to);
     else
-        stand_in_narrow(to, h, lora);
-    rotate(gpu, &a->table, row, a->rope_dim, x + lora, (uint16_t *)(void *)(to + place.k_pe));
-    const int32_t end = place.k_pe + 2 * a->rope_dim;
-    memset(to + end, 0, (size_t)(place.bytes - end));
+        stand_in_narrow(to, h, lora + a->rope_dim);
 }
 
 static void run_append(proa_gpu *gpu, const void *args)
