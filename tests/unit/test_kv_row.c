@@ -37,42 +37,28 @@ static void rows_lie_as_drawn(void **state)
     assert_int_equal(proa_kv_cache_dtype(PROA_KV_CACHE_E4M3, PROA_PRECISION_DEFAULT), PROA_DTYPE_E4M3);
 }
 
-static float float_of(uint32_t bits)
-{
-    float f;
-    memcpy(&f, &bits, sizeof f);
-    return f;
-}
-
-static uint32_t bits_of(float f)
-{
-    uint32_t bits;
-    memcpy(&bits, &f, sizeof bits);
-    return bits;
-}
-
 /* Of every finite bf16 magnitude: the least power of two that takes it to 448 or below, unless that is out of range. */
 static void a_scale_is_the_least_power_of_two(void **state)
 {
     (void)state;
     for (uint32_t half = 0; half < 0x7f80; half++) {
         float x = proa_bf16_to_f32((uint16_t)half);
-        float s = float_of(proa_kv_scale_bits(bits_of(x)));
+        float s = proa_bits_to_f32(proa_kv_scale_bits(proa_f32_to_bits(x)));
         int e;
         assert_true(frexpf(s, &e) == 0.5f);
         e--;
         assert_in_range(e + 200, PROA_KV_SCALE_LEAST + 200, PROA_KV_SCALE_MOST + 200);
         assert_true(e == PROA_KV_SCALE_MOST || (double)x / s <= 448);
         assert_true(e == PROA_KV_SCALE_LEAST || (double)x / s > 224);
-        assert_true((double)s * float_of(proa_kv_inverse_bits(bits_of(s))) == 1);
+        assert_true((double)s * proa_bits_to_f32(proa_kv_inverse_bits(proa_f32_to_bits(s))) == 1);
     }
-    assert_true(float_of(proa_kv_scale_bits(0)) == 0x1p-117f);
-    assert_true(float_of(proa_kv_scale_bits(bits_of(1))) == 0x1p-8f);
-    assert_true(float_of(proa_kv_scale_bits(bits_of(448))) == 1);
-    assert_true(float_of(proa_kv_scale_bits(bits_of(450))) == 2);
-    assert_true(float_of(proa_kv_scale_bits(bits_of(0x1.fep127f))) == 0x1p119f);
-    assert_true(isinf(float_of(proa_kv_scale_bits(bits_of(INFINITY)))));
-    assert_true(isinf(float_of(proa_kv_scale_bits(bits_of(NAN) & 0x7fffffffu))));
+    assert_true(proa_bits_to_f32(proa_kv_scale_bits(0)) == 0x1p-117f);
+    assert_true(proa_bits_to_f32(proa_kv_scale_bits(proa_f32_to_bits(1))) == 0x1p-8f);
+    assert_true(proa_bits_to_f32(proa_kv_scale_bits(proa_f32_to_bits(448))) == 1);
+    assert_true(proa_bits_to_f32(proa_kv_scale_bits(proa_f32_to_bits(450))) == 2);
+    assert_true(proa_bits_to_f32(proa_kv_scale_bits(proa_f32_to_bits(0x1.fep127f))) == 0x1p119f);
+    assert_true(isinf(proa_bits_to_f32(proa_kv_scale_bits(proa_f32_to_bits(INFINITY)))));
+    assert_true(isinf(proa_bits_to_f32(proa_kv_scale_bits(proa_f32_to_bits(NAN) & 0x7fffffffu))));
 }
 
 /* Every code times every scale is a bf16 number that is normal or zero. */

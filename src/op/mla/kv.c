@@ -1,6 +1,8 @@
 /* kv.c - rows into the blocked cache and back, over threads. Bound: the rows' bytes. */
 #include "op/mla/mla.h"
 
+#include "base/number.h"
+
 #include "op/host.h"
 #include "op/lanes.h"
 
@@ -25,10 +27,7 @@ static uint32_t largest_bits(const float *values, int32_t count)
 {
     uint32_t most = 0;
     for (int32_t i = 0; i < count; i++) {
-        float rounded = proa_lane_round_bf16(values[i]);
-        uint32_t bits;
-        memcpy(&bits, &rounded, sizeof bits);
-        bits &= 0x7fffffffu;
+        uint32_t bits = proa_f32_to_bits(proa_lane_round_bf16(values[i])) & 0x7fffffffu;
         most = bits > most ? bits : most;
     }
     return most;
@@ -36,14 +35,13 @@ static uint32_t largest_bits(const float *values, int32_t count)
 
 static void quantise_group(const float *from, int32_t count, uint8_t *to, float *scale)
 {
-    uint32_t bits = proa_kv_scale_bits(largest_bits(from, count)), inverse_bits = proa_kv_inverse_bits(bits);
-    float inverse;
-    memcpy(scale, &bits, sizeof bits);
+    uint32_t bits = proa_kv_scale_bits(largest_bits(from, count));
+    *scale = proa_bits_to_f32(bits);
     if (bits == PROA_KV_SCALE_INFINITE) {
         memset(to, PROA_KV_CODE_ONE, (size_t)count);
         return;
     }
-    memcpy(&inverse, &inverse_bits, sizeof inverse);
+    float inverse = proa_bits_to_f32(proa_kv_inverse_bits(bits));
     PROA_VECTORISED
     for (int32_t i = 0; i < count; i++)
         to[i] = proa_lane_to_e4m3(proa_lane_round_bf16(from[i]) * inverse);

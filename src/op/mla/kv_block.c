@@ -1,6 +1,8 @@
 /* kv_block.c - see kv_block.h. Nothing is rounded, so all instruction sets write the same bits. */
 #include "op/mla/kv_block.h"
 
+#include "base/number.h"
+
 #include "op/lanes.h"
 
 PROA_BODY void to_bf16(const proa_kv_layer *kv, const unsigned char *rows, int32_t count, uint16_t *to)
@@ -14,9 +16,7 @@ PROA_BODY void to_bf16(const proa_kv_layer *kv, const unsigned char *rows, int32
             float scale = scales[g];
             PROA_VECTORISED
             for (int32_t i = first; i < end; i++) {
-                float value = proa_lane_load_e4m3(rows[i]) * scale;
-                uint32_t bits;
-                memcpy(&bits, &value, sizeof bits);
+                uint32_t bits = proa_f32_to_bits(proa_lane_load_e4m3(rows[i]) * scale);
                 to[i] = (uint16_t)(bits >> 16); /* the others are zeros */
             }
         }

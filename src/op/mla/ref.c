@@ -6,23 +6,11 @@
  * they weigh the values, not in l. */
 #include "op/mla/mla.h"
 
+#include "base/number.h"
+
 #include "op/host.h"
 
 #include <math.h>
-
-static float float_of(uint32_t bits)
-{
-    float value;
-    memcpy(&value, &bits, sizeof value);
-    return value;
-}
-
-static uint32_t bits_of(float value)
-{
-    uint32_t bits;
-    memcpy(&bits, &value, sizeof bits);
-    return bits;
-}
 
 /* Up to 128 latents to e4m3, as they would stand in a BF16 cache; their scale to `scale`. */
 static void quantise_group(const float *from, int32_t count, unsigned char *to, unsigned char *scale)
@@ -33,12 +21,13 @@ static void quantise_group(const float *from, int32_t count, unsigned char *to, 
         if (!(magnitude <= amax)) /* a NaN too, which nothing replaces */
             amax = isnan(amax) ? amax : magnitude;
     }
-    uint32_t bits = proa_kv_scale_bits(bits_of(amax));
+    uint32_t bits = proa_kv_scale_bits(proa_f32_to_bits(amax));
     memcpy(scale, &bits, sizeof bits);
     for (int32_t i = 0; i < count; i++)
-        to[i] = bits == PROA_KV_SCALE_INFINITE
-                    ? PROA_KV_CODE_ONE
-                    : proa_f32_to_e4m3(proa_round_bf16(from[i]) * float_of(proa_kv_inverse_bits(bits)));
+        to[i] =
+            bits == PROA_KV_SCALE_INFINITE
+                ? PROA_KV_CODE_ONE
+                : proa_f32_to_e4m3(proa_round_bf16(from[i]) * proa_bits_to_f32(proa_kv_inverse_bits(bits)));
 }
 
 static void store_values(proa_dtype dtype, const float *from, int32_t count, unsigned char *to)
